@@ -1,0 +1,2 @@
+//! The deltasync server.
+pub mod store;
