@@ -1,0 +1,229 @@
+//! Commits between wire and checked types.
+
+use std::collections::BTreeSet;
+
+use super::{collection, required, version};
+use crate::limits::{
+    COMMIT_BYTES_MAX, COMMIT_MUTATIONS_MAX, COMMIT_PRECONDITIONS_MAX, ID_LEN_MAX, SUBJECT_LEN_MAX,
+};
+use crate::types::{
+    CollectionName, Commit, Committed, Condition, Epoch, Key, Malformed, Mutation, Op,
+    Precondition, SortKey, Value, Version,
+};
+use crate::v1;
+
+// === Commit ===
+
+impl TryFrom<v1::CommitRequest> for Commit {
+    type Error = Malformed;
+
+    fn try_from(request: v1::CommitRequest) -> Result<Self, Malformed> {
+        let mutations = mutations(request.mutations)?;
+        let count = request.preconditions.len();
+        if count > COMMIT_PRECONDITIONS_MAX {
+            let reason = format!("{count}, the limit is {COMMIT_PRECONDITIONS_MAX}");
+            return Err(Malformed::new("preconditions", reason));
+        }
+        let parse = |(index, wire): (usize, v1::Precondition)| {
+            Precondition::try_from(wire).map_err(|e| e.within_element("preconditions", index))
+        };
+        let preconditions =
+            request.preconditions.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        id(&request.idempotency_key, "idempotency_key")?;
+        Ok(Self { mutations, preconditions, idempotency_key: request.idempotency_key })
+    }
+}
+
+impl From<Commit> for v1::CommitRequest {
+    fn from(commit: Commit) -> Self {
+        Self {
+            mutations: commit.mutations.into_iter().map(Into::into).collect(),
+            preconditions: commit.preconditions.into_iter().map(Into::into).collect(),
+            idempotency_key: commit.idempotency_key,
+        }
+    }
+}
+
+/// Checks an id of a client, an import or a retry: at most 128 bytes, perhaps empty.
+pub fn id(id: &str, field: &str) -> Result<(), Malformed> {
+    if id.len() > ID_LEN_MAX {
+        let reason = format!("{} bytes, the limit is {ID_LEN_MAX}", id.len());
+        return Err(Malformed::new(field, reason));
+    }
+    Ok(())
+}
+
+/// Checks the mutations of one commit: each of them, their number, their size together, and
+/// that no item occurs twice.
+pub fn mutations(wire: Vec<v1::Mutation>) -> Result<Vec<Mutation>, Malformed> {
+    let count = wire.len();
+    if count == 0 || count > COMMIT_MUTATIONS_MAX {
+        let reason = format!("{count} of them, 1 to {COMMIT_MUTATIONS_MAX} are allowed");
+        return Err(Malformed::new("mutations", reason));
+    }
+    let parse = |(index, wire): (usize, v1::Mutation)| {
+        Mutation::try_from(wire).map_err(|e| e.within_element("mutations", index))
+    };
+    let mutations: Vec<Mutation> =
+        wire.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let size: usize = mutations.iter().map(|mutation| size_of(&mutation.op)).sum();
+    if size > COMMIT_BYTES_MAX {
+        let reason = format!("{size} bytes together, the limit is {COMMIT_BYTES_MAX}");
+        return Err(Malformed::new("mutations", reason));
+    }
+    let mut seen: BTreeSet<(&CollectionName, &Key)> = BTreeSet::new();
+    for (index, mutation) in mutations.iter().enumerate() {
+        let Some(key) = mutation.op.key() else { continue };
+        if !seen.insert((&mutation.collection, key)) {
+            let reason = "occurs twice in this commit; say only the last state";
+            return Err(Malformed::new("key", reason).within_element("mutations", index));
+        }
+    }
+    Ok(mutations)
+}
+
+/// Bytes that count towards the limit of a commit.
+fn size_of(op: &Op) -> usize {
+    match op {
+        Op::Put { key, value, sort_key } => {
+            let sort_key = sort_key.as_ref().map_or(0, |sort_key| sort_key.as_bytes().len());
+            key.as_bytes().len() + value.as_bytes().len() + sort_key
+        }
+        Op::Delete { key } => key.as_bytes().len(),
+        Op::Reorder { key, sort_key } => key.as_bytes().len() + sort_key.as_bytes().len(),
+        Op::Follow { subject } | Op::Unfollow { subject } => subject.len(),
+    }
+}
+
+// === Mutation ===
+
+impl TryFrom<v1::Mutation> for Mutation {
+    type Error = Malformed;
+
+    fn try_from(mutation: v1::Mutation) -> Result<Self, Malformed> {
+        let collection = collection(&mutation.collection)?;
+        if collection.is_inbox() {
+            return Err(Malformed::new("collection", "names below \"inbox/\" are the server's"));
+        }
+        let op = match required(mutation.op, "op")? {
+            v1::mutation::Op::Put(put) => Op::Put {
+                key: Key::new(put.key)?,
+                value: Value::new(put.value)?,
+                sort_key: put.sort_key.map(SortKey::new).transpose()?,
+            },
+            v1::mutation::Op::Delete(delete) => Op::Delete { key: Key::new(delete.key)? },
+            v1::mutation::Op::Reorder(reorder) => Op::Reorder {
+                key: Key::new(reorder.key)?,
+                sort_key: SortKey::new(reorder.sort_key)?,
+            },
+            v1::mutation::Op::Follow(follow) => Op::Follow { subject: subject(follow.subject)? },
+            v1::mutation::Op::Unfollow(unfollow) => {
+                Op::Unfollow { subject: subject(unfollow.subject)? }
+            }
+        };
+        Ok(Self { collection, op })
+    }
+}
+
+fn subject(subject: String) -> Result<String, Malformed> {
+    if subject.is_empty() || subject.len() > SUBJECT_LEN_MAX {
+        let reason = format!("{} bytes, 1 to {SUBJECT_LEN_MAX} are allowed", subject.len());
+        return Err(Malformed::new("subject", reason));
+    }
+    Ok(subject)
+}
+
+impl From<Mutation> for v1::Mutation {
+    fn from(mutation: Mutation) -> Self {
+        let op = match mutation.op {
+            Op::Put { key, value, sort_key } => v1::mutation::Op::Put(v1::PutItem {
+                key: key.to_bytes(),
+                value: value.to_bytes(),
+                sort_key: sort_key.map(|sort_key| sort_key.to_bytes()),
+            }),
+            Op::Delete { key } => v1::mutation::Op::Delete(v1::DeleteItem { key: key.to_bytes() }),
+            Op::Reorder { key, sort_key } => v1::mutation::Op::Reorder(v1::ReorderItem {
+                key: key.to_bytes(),
+                sort_key: sort_key.to_bytes(),
+            }),
+            Op::Follow { subject } => v1::mutation::Op::Follow(v1::Follow { subject }),
+            Op::Unfollow { subject } => v1::mutation::Op::Unfollow(v1::Unfollow { subject }),
+        };
+        Self { collection: mutation.collection.as_str().to_owned(), op: Some(op) }
+    }
+}
+
+// === Precondition ===
+
+impl TryFrom<v1::Precondition> for Precondition {
+    type Error = Malformed;
+
+    fn try_from(precondition: v1::Precondition) -> Result<Self, Malformed> {
+        use v1::precondition::Condition as Wire;
+        let condition = match required(precondition.condition, "condition")? {
+            Wire::HeadEquals(equals) => head_equals(equals)?,
+            Wire::ItemVersionEquals(equals) => Condition::ItemVersionEquals(
+                Key::new(equals.key)?,
+                version(equals.version, "version")?,
+            ),
+            Wire::ItemAbsent(key) => Condition::ItemAbsent(Key::new(key)?),
+            Wire::ItemPresent(key) => Condition::ItemPresent(Key::new(key)?),
+        };
+        Ok(Self { collection: collection(&precondition.collection)?, condition })
+    }
+}
+
+/// Epoch 0 with version 0 = the collection does not exist; epoch 0 = any epoch.
+pub fn head_equals(wire: v1::HeadEquals) -> Result<Condition, Malformed> {
+    let at = version(wire.version, "version")?;
+    match (Epoch::new(wire.epoch), at) {
+        (None, Version::ZERO) => Ok(Condition::CollectionAbsent),
+        (epoch, at) => Ok(Condition::HeadEquals(epoch, at)),
+    }
+}
+
+impl From<Precondition> for v1::Precondition {
+    fn from(precondition: Precondition) -> Self {
+        use v1::precondition::Condition as Wire;
+        let head = |epoch, version| Wire::HeadEquals(v1::HeadEquals { epoch, version });
+        let condition = match precondition.condition {
+            Condition::CollectionAbsent => head(0, 0),
+            Condition::HeadEquals(epoch, version) => {
+                head(epoch.map_or(0, Epoch::get), version.get())
+            }
+            Condition::ItemVersionEquals(key, version) => {
+                let key = key.to_bytes();
+                Wire::ItemVersionEquals(v1::ItemVersionEquals { key, version: version.get() })
+            }
+            Condition::ItemAbsent(key) => Wire::ItemAbsent(key.to_bytes()),
+            Condition::ItemPresent(key) => Wire::ItemPresent(key.to_bytes()),
+        };
+        Self { collection: precondition.collection.as_str().to_owned(), condition: Some(condition) }
+    }
+}
+
+// === Committed ===
+
+impl From<Committed> for v1::CommittedCollection {
+    fn from(committed: Committed) -> Self {
+        Self {
+            collection: committed.collection.as_str().to_owned(),
+            epoch: committed.epoch.map_or(0, Epoch::get),
+            prev_version: committed.prev_version.get(),
+            version: committed.version.get(),
+        }
+    }
+}
+
+impl TryFrom<v1::CommittedCollection> for Committed {
+    type Error = Malformed;
+
+    fn try_from(committed: v1::CommittedCollection) -> Result<Self, Malformed> {
+        Ok(Self {
+            collection: collection(&committed.collection)?,
+            epoch: Epoch::new(committed.epoch),
+            prev_version: version(committed.prev_version, "prev_version")?,
+            version: version(committed.version, "version")?,
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! The words of the protocol as checked types. Pure. Past `convert` nothing re-validates: a
+//! [`Key`] is not empty and not too long, a [`Version`] fits 63 bits, an [`Epoch`] is not zero.
+
+mod log;
+mod names;
+mod read;
+mod write;
+
+pub use log::{
+    Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,
+};
+pub use names::{CollectionName, Key, Malformed, SortKey, Value};
+pub use read::{
+    AcceptedTarget, Event, Failure, Goodbye, GoodbyeReason, ListItems, ListOrder, Outcome, Plan,
+    Position, Pull, Scope, Subscribe, Target,
+};
+pub use write::{Commit, Committed, Condition, Mutation, Op, Precondition};
