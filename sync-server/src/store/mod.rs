@@ -10,6 +10,13 @@ use bytes::Bytes;
 pub mod disk;
 pub mod memory;
 
+/// Bytes of a row's key. The longest keys that `keys` builds stay below; the disk engine proves
+/// from this number that its index never outgrows a synced file.
+pub const KEY_BYTES_MAX: usize = 3_328;
+
+/// Bytes of a row's value. Far above any row of ours: it only keeps lengths in 32 bits.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Ordered rows with atomic batches. One writer calls [`apply`](Store::apply) and
 /// [`sync`](Store::sync); any number of readers call the rest at the same time.
 pub trait Store: Send + Sync + 'static {
@@ -184,6 +191,13 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
+}
+
+/// A row beyond the limits is a bug of the caller, which must have refused its cause long before.
+fn check_row(key: &[u8], value: Option<&Bytes>) {
+    assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes", key.len());
+    let len = value.map_or(0, Bytes::len);
+    assert!(len <= VALUE_BYTES_MAX, "a value of {len} bytes");
 }
 
 /// The first key behind all keys that begin with `prefix`; `None` = no such key.
