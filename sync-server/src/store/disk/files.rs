@@ -1,0 +1,230 @@
+//! The data directory: one process at a time, a store that exists as a whole or not at all,
+//! leftovers of killed starts, and sled's own `open` with its habits.
+//!
+//! ```text
+//! DIR/lock          held as long as the store is open
+//! DIR/store.new/    a store being created; renamed when it is complete and synced
+//! DIR/store/        format · high-water · and sled's own: conf, db, snap.*, blobs/
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use super::super::StoreError;
+use super::high_water::{HighWater, Mark};
+use super::layout::{self, Ledger, STATE_KEY};
+use super::{DiskOptions, io_error, sled_error};
+
+/// How often a lock that another process holds is tried again.
+const LOCK_RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// Who replaces the panic hook puts the old one back before the next one comes.
+static HOOK: Mutex<()> = Mutex::new(());
+
+/// Names in the data directory.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    dir: PathBuf,
+    store: PathBuf,
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Makes sure that the data directory exists.
+    pub(super) fn new(dir: &Path) -> Result<Self, StoreError> {
+        let doing = io_error("creating the data directory");
+        let new = !dir.exists();
+        fs::create_dir_all(dir)
+            .and_then(|()| if new { sync_parent(dir) } else { Ok(()) })
+            .map_err(doing)?;
+        Ok(Self { dir: dir.to_owned(), store: dir.join("store") })
+    }
+
+    pub(super) fn high_water(&self) -> PathBuf {
+        self.store.join("high-water")
+    }
+
+    /// Takes the directory for this process. A process that was just killed lets go of its
+    /// files a moment after its parent knows, so waiting a little is part of a restart.
+    pub(super) fn lock(&self, wait: Duration) -> Result<File, StoreError> {
+        let open =
+            OpenOptions::new().create(true).truncate(false).write(true).open(self.dir.join("lock"));
+        let lock = open.map_err(io_error("opening the lock file"))?;
+        let started = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) if started.elapsed() < wait => {
+                    thread::sleep(LOCK_RETRY_EVERY);
+                }
+                Err(TryLockError::WouldBlock) => return Err(self.in_use()),
+                Err(TryLockError::Error(source)) => return Err(io_error("locking")(source)),
+            }
+        }
+    }
+
+    /// Creates the store unless it exists. The new one appears by a rename, so a kill or a
+    /// power cut leaves either nothing or a store with all its parts.
+    pub(super) fn create(&self, options: &DiskOptions) -> Result<(), StoreError> {
+        if self.store.exists() {
+            return Ok(());
+        }
+        let doing = "creating the store";
+        let new = Self { dir: self.dir.clone(), store: self.dir.join("store.new") };
+        if new.store.exists() {
+            warn!(dir = %new.store.display(), "removing a store that was never completed");
+            fs::remove_dir_all(&new.store).map_err(io_error(doing))?;
+        }
+        fs::create_dir(&new.store).map_err(io_error(doing))?;
+        let ledger = Ledger::new(rand::random());
+        new.create_parts(&ledger, options)?;
+        new.sync()
+            .and_then(|()| fs::rename(&new.store, &self.store))
+            .and_then(|()| sync_dir(&self.dir))
+            .map_err(io_error(doing))
+    }
+
+    fn create_parts(&self, ledger: &Ledger, options: &DiskOptions) -> Result<(), StoreError> {
+        let doing = "creating the store";
+        let db = self.open_sled(options)?;
+        db.insert(STATE_KEY, ledger.encode()).map_err(|error| sled_error(doing, error))?;
+        db.flush().map_err(|error| sled_error(doing, error))?;
+        drop(db);
+        let mark = Mark { store: ledger.store, sequence: ledger.sequence };
+        HighWater::create(&self.high_water(), mark).map_err(io_error(doing))?;
+        let mut format = File::create_new(self.format()).map_err(io_error(doing))?;
+        writeln!(format, "{}", layout::FORMAT).map_err(io_error(doing))
+    }
+
+    /// Refuses what a newer program wrote, before anything touches it.
+    pub(super) fn check_format(&self) -> Result<(), StoreError> {
+        let text = match fs::read_to_string(self.format()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            text => text.map_err(io_error("reading the format number"))?,
+        };
+        let known = layout::FORMAT;
+        match text.trim().parse::<u32>() {
+            Ok(found) if found > known => Err(StoreError::NewerFormat { found, known }),
+            Ok(1..) => Ok(()),
+            _ => Err(self.damaged("format", "no format number: this is not a whole store")),
+        }
+    }
+
+    /// Removes what a start that was killed leaves behind. sled takes an unfinished snapshot
+    /// for its newest one and refuses to open for ever; the snapshot before it is still there.
+    pub(super) fn remove_leftovers(&self) -> Result<(), StoreError> {
+        let doing = "removing leftovers of a killed start";
+        for entry in fs::read_dir(&self.store).map_err(io_error(doing))? {
+            let path = entry.map_err(io_error(doing))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                warn!(file = %path.display(), "removing an unfinished snapshot");
+                fs::remove_file(&path).map_err(io_error(doing))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens sled; its panics on damaged files become errors.
+    pub(super) fn open_sled(&self, options: &DiskOptions) -> Result<sled::Db, StoreError> {
+        let config = sled::Config::new()
+            .path(&self.store)
+            .segment_size(layout::SEGMENT_BYTES)
+            .cache_capacity(options.cache_bytes)
+            .use_compression(false)
+            // Its background thread syncs as well and drops the errors, and Linux reports a
+            // failed write-back once: our sync, a moment later, would call lost pages safe.
+            .flush_every_ms(None);
+        let started = Instant::now();
+        loop {
+            match quietly(|| config.open()) {
+                Ok(Err(sled::Error::Io(error))) if is_locked(&error) => {
+                    if started.elapsed() >= options.lock_wait {
+                        return Err(self.in_use());
+                    }
+                    thread::sleep(LOCK_RETRY_EVERY);
+                }
+                Ok(opened) => return opened.map_err(|error| sled_error("opening", error)),
+                Err(panic) => return Err(self.damaged("db", &format!("sled panics: {panic}"))),
+            }
+        }
+    }
+
+    /// Syncs every file of the store and the directories that name them.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.store)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        sync_dir(&self.store)
+    }
+
+    /// Files in `blobs/`, which sled never syncs.
+    pub(super) fn unsynced_files(&self) -> io::Result<u64> {
+        match fs::read_dir(self.store.join("blobs")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+            files => Ok(files?.count() as u64),
+        }
+    }
+
+    /// `StoreError::Damaged` for a file of the store.
+    pub(super) fn damaged(&self, file: &str, reason: &str) -> StoreError {
+        let place = self.store.join(file).display().to_string();
+        StoreError::Damaged { place, reason: reason.to_owned() }
+    }
+
+    fn format(&self) -> PathBuf {
+        self.store.join("format")
+    }
+
+    fn in_use(&self) -> StoreError {
+        StoreError::InUse { path: self.dir.display().to_string() }
+    }
+}
+
+/// Runs `open`; a panic becomes its message. The message is not printed as if the program had
+/// crashed: for as long as `open` runs, the panic hook leaves this thread out.
+fn quietly<T>(open: impl FnOnce() -> T) -> Result<T, String> {
+    let _alone = HOOK.lock();
+    let before: std::sync::Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync> =
+        panic::take_hook().into();
+    let others = before.clone();
+    let opener = thread::current().id();
+    panic::set_hook(Box::new(move |info| {
+        if thread::current().id() == opener {
+            debug!(%info, "panic while opening sled");
+        } else {
+            others(info);
+        }
+    }));
+    let result = panic::catch_unwind(AssertUnwindSafe(open));
+    drop(panic::take_hook());
+    panic::set_hook(Box::new(move |info| before(info)));
+    result.map_err(|panic| match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => panic.downcast_ref::<&str>().map_or("?".into(), ToString::to_string),
+    })
+}
+
+/// sled reports a lock that another process holds as an error of no kind.
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::Other && error.to_string().contains("could not acquire lock")
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        _ => sync_dir(Path::new(".")),
+    }
+}

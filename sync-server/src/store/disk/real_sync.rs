@@ -1,0 +1,68 @@
+//! Makes sled's sync a sync. On Linux sled 0.34 calls `sync_file_range`, which starts writing
+//! and promises nothing. This file defines that C symbol for the whole program, so the linker
+//! never looks into libc for it, and does what sled believes the call does.
+//!
+//! Syncing a second descriptor after sled's `flush` would protect acknowledged writes as well,
+//! but not sled itself: it reuses the segments of replaced pages as soon as it believes the
+//! newer pages to be stable, so a power cut between that and our sync could leave neither.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Real syncs of this process. [`DiskStore`](super::DiskStore) checks that it grows with every
+/// sync, so a build in which the symbol is not used stops at the first write.
+static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+/// How many real syncs there were; `None` where sled calls a real sync by itself.
+pub(super) fn count() -> Option<u64> {
+    cfg!(target_os = "linux").then(|| SYNCS.load(Ordering::Acquire))
+}
+
+#[cfg(target_os = "linux")]
+#[allow(
+    unsafe_code,
+    reason = "sled 0.34 offers no other way to put a real sync where it believes there is one"
+)]
+mod symbol {
+    use std::ffi::{c_int, c_uint};
+    use std::sync::atomic::Ordering;
+
+    unsafe extern "C" {
+        fn fdatasync(fd: c_int) -> c_int;
+    }
+
+    /// Same signature and same way to fail (-1 and `errno`) as the function that it replaces.
+    #[unsafe(no_mangle)]
+    extern "C" fn sync_file_range(fd: c_int, _: i64, _: i64, _: c_uint) -> c_int {
+        #[cfg(test)]
+        let fd = super::tests::fd_or_failure(fd);
+        // SAFETY: fdatasync takes any number and touches no memory of ours; the caller's
+        // descriptor is open for the whole call because sled holds the file.
+        let result = unsafe { fdatasync(fd) };
+        if result == 0 {
+            super::SYNCS.fetch_add(1, Ordering::Release);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::{Path, PathBuf};
+
+    use parking_lot::Mutex;
+
+    /// Directories whose files can not be synced.
+    static FAILING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+    /// From now on, syncs of files under `dir` fail.
+    pub(in super::super) fn fail_syncs_under(dir: &Path) {
+        FAILING.lock().push(dir.canonicalize().unwrap());
+    }
+
+    pub(super) fn fd_or_failure(fd: i32) -> i32 {
+        let failing = FAILING.lock();
+        let file = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        let fails = file.is_ok_and(|file| failing.iter().any(|dir| file.starts_with(dir)));
+        if fails { -1 } else { fd }
+    }
+}
