@@ -1,2 +1,4 @@
 //! The deltasync server.
+pub mod core;
+pub mod engine;
 pub mod store;

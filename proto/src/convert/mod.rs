@@ -11,11 +11,12 @@ use crate::types::{
 };
 use crate::v1;
 
+mod ask;
 mod read;
 mod write;
 
 pub use read::page_size;
-pub use write::{head_equals, id, mutations};
+pub use write::{decode_committed, encode_committed, head_equals, id, mutations};
 
 /// What a message must hold for a reader to make sense of it.
 fn required<T>(field: Option<T>, name: &str) -> Result<T, Malformed> {
@@ -99,8 +100,9 @@ impl TryFrom<v1::Cursor> for Cursor {
             .ok_or_else(|| Malformed::new("epoch", "must not be 0 in a cursor with a version"))?;
         let at = version(cursor.version, "version")?;
         let base = version(cursor.base, "base")?;
-        // `advanced_to` drops a base that is not above the version: no load is under way then.
-        Ok(Self { epoch, version: at, base }.advanced_to(at))
+        // A base below the version can only mean that pages were under way.
+        let base = if base == Version::ZERO { base } else { base.max(at) };
+        Ok(Self { epoch, version: at, base })
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::{collection, required, version};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_MUTATIONS_MAX, COMMIT_PRECONDITIONS_MAX, ID_LEN_MAX, SUBJECT_LEN_MAX,
@@ -66,7 +69,7 @@ pub fn mutations(wire: Vec<v1::Mutation>) -> Result<Vec<Mutation>, Malformed> {
     };
     let mutations: Vec<Mutation> =
         wire.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-    let size: usize = mutations.iter().map(|mutation| size_of(&mutation.op)).sum();
+    let size: usize = mutations.iter().map(|mutation| mutation.op.size()).sum();
     if size > COMMIT_BYTES_MAX {
         let reason = format!("{size} bytes together, the limit is {COMMIT_BYTES_MAX}");
         return Err(Malformed::new("mutations", reason));
@@ -80,19 +83,6 @@ pub fn mutations(wire: Vec<v1::Mutation>) -> Result<Vec<Mutation>, Malformed> {
         }
     }
     Ok(mutations)
-}
-
-/// Bytes that count towards the limit of a commit.
-fn size_of(op: &Op) -> usize {
-    match op {
-        Op::Put { key, value, sort_key } => {
-            let sort_key = sort_key.as_ref().map_or(0, |sort_key| sort_key.as_bytes().len());
-            key.as_bytes().len() + value.as_bytes().len() + sort_key
-        }
-        Op::Delete { key } => key.as_bytes().len(),
-        Op::Reorder { key, sort_key } => key.as_bytes().len() + sort_key.as_bytes().len(),
-        Op::Follow { subject } | Op::Unfollow { subject } => subject.len(),
-    }
 }
 
 // === Mutation ===
@@ -226,4 +216,18 @@ impl TryFrom<v1::CommittedCollection> for Committed {
             version: version(committed.version, "version")?,
         })
     }
+}
+
+/// Encodes the answer of a commit as a receipt keeps it.
+#[must_use]
+pub fn encode_committed(collections: &[Committed]) -> Bytes {
+    let collections = collections.iter().cloned().map(Into::into).collect();
+    v1::CommitResponse { collections, replayed: false }.encode_to_vec().into()
+}
+
+/// Decodes the answer of a commit from its receipt.
+pub fn decode_committed(encoded: Bytes) -> Result<Vec<Committed>, Malformed> {
+    let response = v1::CommitResponse::decode(encoded)
+        .map_err(|error| Malformed::new("receipt", error.to_string()))?;
+    response.collections.into_iter().map(Committed::try_from).collect()
 }

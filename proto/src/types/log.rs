@@ -23,7 +23,8 @@ pub struct Cursor {
     pub epoch: Epoch,
     /// Newest version that the holder has.
     pub version: Version,
-    /// Above `version`: a first load is under way that began at this head.
+    /// 0: the holder was caught up here. Equal to `version`: a catch-up of several pages is under
+    /// way. Above it: a first load is under way that began at this head.
     pub base: Version,
 }
 
@@ -237,11 +238,18 @@ impl Cursor {
         self.base > self.version
     }
 
-    /// The same load or log, further on: `base` falls away once `version` has reached it.
+    /// Whether the holder was caught up when it was handed this cursor: only then does it
+    /// surely have every value of a version up to `version`. Between pages it may not: a row
+    /// moves ahead in the log when its item changes again.
     #[must_use]
-    pub fn advanced_to(self, version: Version) -> Self {
-        let base = if self.base > version { self.base } else { Version::ZERO };
-        Self { epoch: self.epoch, version, base }
+    pub fn is_caught_up(&self) -> bool {
+        self.base == Version::ZERO
+    }
+
+    /// The cursor behind a page that ends at `version` and is not the last one.
+    #[must_use]
+    pub fn between_pages(self, version: Version) -> Self {
+        Self { epoch: self.epoch, version, base: self.base.max(version) }
     }
 }
 

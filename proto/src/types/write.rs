@@ -106,4 +106,18 @@ impl Op {
             Self::Follow { .. } | Self::Unfollow { .. } => None,
         }
     }
+
+    /// Bytes that count towards the limit of a commit: key, sort key, value, subject.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Put { key, value, sort_key } => {
+                let sort_key = sort_key.as_ref().map_or(0, |sort_key| sort_key.as_bytes().len());
+                key.as_bytes().len() + value.as_bytes().len() + sort_key
+            }
+            Self::Delete { key } => key.as_bytes().len(),
+            Self::Reorder { key, sort_key } => key.as_bytes().len() + sort_key.as_bytes().len(),
+            Self::Follow { subject } | Self::Unfollow { subject } => subject.len(),
+        }
+    }
 }

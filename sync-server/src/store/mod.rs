@@ -8,7 +8,9 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub mod disk;
+pub mod keys;
 pub mod memory;
+pub mod rows;
 
 /// Bytes of a row's key. The longest keys that `keys` builds stay below; the disk engine proves
 /// from this number that its index never outgrows a synced file.

@@ -1,0 +1,10 @@
+//! The rules. Pure: no tonic, no sled, no tokio, no clock, no dice; rows, time and random
+//! numbers come in as arguments, plans come out as values.
+
+pub mod check;
+pub mod page;
+pub mod plan;
+pub mod read;
+pub mod retention;
+pub mod window;
+pub mod workspace;

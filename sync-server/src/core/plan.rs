@@ -1,0 +1,522 @@
+//! What a commit does. Pure: no store, no clock, no dice. A commit is judged against everything
+//! planned before it in its group; it either changes the workspace as a whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sync_proto::convert::{decode_change, decode_committed, encode_change, encode_committed};
+use sync_proto::digest::{Digest, Segment};
+use sync_proto::types::{
+    Change, ChangeKind, CollectionName, Commit, Committed, Condition, Epoch, Head, Key, Mutation,
+    Op, Precondition, SortKey, Timestamp, Value, Version,
+};
+
+use super::workspace::{Needs, Slot, Stored, Working, Workspace};
+use crate::store::StoreError;
+use crate::store::keys::CollectionId;
+use crate::store::rows::{KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
+
+/// A commit to plan.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// A commit by itself.
+    Commit {
+        /// What to do.
+        commit: Commit,
+        /// Tells another request under the same idempotency key apart.
+        fingerprint: [u8; 16],
+    },
+    /// A commit of an import.
+    Import {
+        /// Which import.
+        import_id: String,
+        /// Number of the commit in the import, from 1.
+        sequence: u64,
+        /// What to do.
+        mutations: Vec<Mutation>,
+    },
+}
+
+/// What a planned commit answers once its group is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// One per collection named, by name.
+    pub collections: Vec<Committed>,
+    /// The answer of an earlier call; nothing was changed.
+    pub replayed: bool,
+}
+
+/// Why a commit was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A precondition does not hold.
+    #[error("preconditions[{index}]: {reason}")]
+    Precondition {
+        /// Which one.
+        index: usize,
+        /// What was found instead.
+        reason: String,
+    },
+    /// A reorder names an item that does not exist.
+    #[error("mutations[{index}].reorder.key: there is no such item")]
+    ReorderOfMissing {
+        /// Which mutation.
+        index: usize,
+    },
+    /// Audiences are not kept by this server.
+    #[error("mutations[{index}]: this server does not offer follow and unfollow")]
+    NoAudiences {
+        /// Which mutation.
+        index: usize,
+    },
+    /// The idempotency key belongs to another request.
+    #[error("idempotency_key: was used within the window with another request")]
+    KeyReused,
+    /// An import skipped a number.
+    #[error("sequence: {found}, the next one of this import is {wanted}")]
+    ImportGap {
+        /// The number sent.
+        found: u64,
+        /// The number that must come next.
+        wanted: u64,
+    },
+    /// What was loaded makes no sense.
+    #[error("the store is damaged")]
+    Damaged(#[source] StoreError),
+}
+
+/// The moment and the chance of a group.
+#[allow(missing_debug_implementations, reason = "holds a closure")]
+pub struct Moment<'a> {
+    /// The server's clock.
+    pub now: Timestamp,
+    /// How long a receipt protects.
+    pub receipt_window: Duration,
+    /// A fresh random epoch.
+    pub mint: &'a mut dyn FnMut() -> Epoch,
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Says which rows planning it needs.
+    pub fn needs(&self, needs: &mut Needs) {
+        let mutations = match self {
+            Self::Commit { commit, .. } => {
+                for precondition in &commit.preconditions {
+                    precondition_needs(precondition, needs);
+                }
+                if !commit.idempotency_key.is_empty() {
+                    needs.receipt(ReceiptKind::Commit, &commit.idempotency_key);
+                }
+                &commit.mutations
+            }
+            Self::Import { import_id, mutations, .. } => {
+                needs.receipt(ReceiptKind::Import, import_id);
+                mutations
+            }
+        };
+        for mutation in mutations {
+            needs.collection(&mutation.collection);
+            if let Some(key) = mutation.op.key() {
+                needs.item(&mutation.collection, key);
+            }
+        }
+    }
+
+    /// How many mutations it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Commit { commit, .. } => commit.mutations.len(),
+            Self::Import { mutations, .. } => mutations.len(),
+        }
+    }
+
+    /// Bytes of keys, sort keys and values.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Commit { commit, .. } => &commit.mutations,
+            Self::Import { mutations, .. } => mutations,
+        }
+        .iter()
+        .map(|mutation| mutation.op.size())
+        .sum()
+    }
+
+    /// Whether it has no mutations; a checked request always has some.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn precondition_needs(precondition: &Precondition, needs: &mut Needs) {
+    match &precondition.condition {
+        Condition::CollectionAbsent | Condition::HeadEquals(..) => {
+            needs.collection(&precondition.collection);
+        }
+        Condition::ItemVersionEquals(key, _)
+        | Condition::ItemAbsent(key)
+        | Condition::ItemPresent(key) => needs.item(&precondition.collection, key),
+    }
+}
+
+// === impl Workspace ===
+
+impl Workspace {
+    /// Plans one request on top of what is planned so far.
+    pub fn plan(&mut self, request: &Request, at: &mut Moment<'_>) -> Result<Answer, Refusal> {
+        match request {
+            Request::Commit { commit, fingerprint } => self.plan_commit(commit, fingerprint, at),
+            Request::Import { import_id, sequence, mutations } => {
+                self.plan_import(import_id, *sequence, mutations, at)
+            }
+        }
+    }
+
+    fn plan_commit(
+        &mut self,
+        commit: &Commit,
+        fingerprint: &[u8; 16],
+        at: &mut Moment<'_>,
+    ) -> Result<Answer, Refusal> {
+        let receipt = (ReceiptKind::Commit, commit.idempotency_key.clone());
+        if let Some(earlier) = self.receipts.get(&receipt).and_then(|slot| slot.now.as_ref())
+            && !expired(earlier, at)
+        {
+            return replay(earlier, fingerprint);
+        }
+        for (index, precondition) in commit.preconditions.iter().enumerate() {
+            self.check(precondition).map_err(|reason| Refusal::Precondition { index, reason })?;
+        }
+        let answer = self.plan_mutations(&commit.mutations, at)?;
+        if let Some(slot) = self.receipts.get_mut(&receipt) {
+            slot.now = Some(Receipt {
+                time: at.now,
+                fingerprint: *fingerprint,
+                payload: encode_committed(&answer.collections),
+            });
+        }
+        Ok(answer)
+    }
+
+    fn plan_import(
+        &mut self,
+        import_id: &str,
+        sequence: u64,
+        mutations: &[Mutation],
+        at: &mut Moment<'_>,
+    ) -> Result<Answer, Refusal> {
+        let receipt = (ReceiptKind::Import, import_id.to_owned());
+        let slot = self.receipts.get(&receipt).expect("needs() asked for the receipt");
+        let done = slot.now.as_ref().map_or(Ok(0), import_sequence)?;
+        if sequence <= done {
+            return Ok(Answer { collections: Vec::new(), replayed: true });
+        }
+        if sequence != done + 1 {
+            return Err(Refusal::ImportGap { found: sequence, wanted: done + 1 });
+        }
+        let answer = self.plan_mutations(mutations, at)?;
+        let payload = Bytes::copy_from_slice(&sequence.to_be_bytes());
+        let now = Receipt { time: at.now, fingerprint: [0; 16], payload };
+        self.receipts.get_mut(&receipt).expect("looked up above").now = Some(now);
+        Ok(answer)
+    }
+
+    /// What is wrong with a precondition, if anything.
+    fn check(&self, precondition: &Precondition) -> Result<(), String> {
+        let name = &precondition.collection;
+        let meta = self.meta(name);
+        match &precondition.condition {
+            Condition::CollectionAbsent => match meta {
+                None => Ok(()),
+                Some(meta) => Err(format!("the collection exists at {}", meta.head.version)),
+            },
+            Condition::HeadEquals(epoch, version) => match meta.map(|meta| meta.head) {
+                Some(head)
+                    if head.version == *version
+                        && epoch.is_none_or(|epoch| epoch == head.epoch) =>
+                {
+                    Ok(())
+                }
+                Some(head) => Err(format!("the collection stands at {}", head.cursor())),
+                None => Err("the collection does not exist".to_owned()),
+            },
+            Condition::ItemVersionEquals(key, version) => match self.live(name, key) {
+                Some(item) if item.key.version == *version => Ok(()),
+                Some(item) => Err(format!("the item has version {}", item.key.version)),
+                None => Err("there is no such item".to_owned()),
+            },
+            Condition::ItemAbsent(key) => match self.live(name, key) {
+                None => Ok(()),
+                Some(item) => Err(format!("the item exists at version {}", item.key.version)),
+            },
+            Condition::ItemPresent(key) => match self.live(name, key) {
+                Some(_) => Ok(()),
+                None => Err("there is no such item".to_owned()),
+            },
+        }
+    }
+
+    fn plan_mutations(
+        &mut self,
+        mutations: &[Mutation],
+        at: &mut Moment<'_>,
+    ) -> Result<Answer, Refusal> {
+        let mut effects: BTreeMap<&CollectionName, Vec<(&Key, Effect)>> = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        for (index, mutation) in mutations.iter().enumerate() {
+            names.insert(&mutation.collection);
+            if let Some((key, effect)) = self.effect(index, mutation)? {
+                effects.entry(&mutation.collection).or_default().push((key, effect));
+            }
+        }
+        // Everything is judged; from here on nothing can refuse, so nothing is half done.
+        let before: BTreeMap<_, _> = names.iter().map(|name| (*name, self.version(name))).collect();
+        for (name, effects) in effects {
+            self.apply(name, effects, at);
+        }
+        let committed = |name: &&CollectionName| Committed {
+            collection: (*name).clone(),
+            epoch: self.meta(name).map(|meta| meta.head.epoch),
+            prev_version: before[*name],
+            version: self.version(name),
+        };
+        Ok(Answer { collections: names.iter().map(committed).collect(), replayed: false })
+    }
+
+    fn version(&self, name: &CollectionName) -> Version {
+        self.meta(name).map_or(Version::ZERO, |meta| meta.head.version)
+    }
+
+    /// What a mutation changes; `None` = nothing.
+    fn effect<'m>(
+        &self,
+        index: usize,
+        mutation: &'m Mutation,
+    ) -> Result<Option<(&'m Key, Effect)>, Refusal> {
+        let live = |key| self.live(&mutation.collection, key);
+        match &mutation.op {
+            Op::Put { key, value, sort_key } => {
+                let effect = match live(key) {
+                    None => Some(Effect::Put {
+                        value: value.clone(),
+                        sort_key: sort_key.clone().unwrap_or_default(),
+                        same_value: false,
+                    }),
+                    Some(old) => put_over(old, value, sort_key.as_ref())?,
+                };
+                Ok(effect.map(|effect| (key, effect)))
+            }
+            Op::Delete { key } => Ok(live(key).map(|_| (key, Effect::Delete))),
+            Op::Reorder { key, sort_key } => {
+                let old = live(key).ok_or(Refusal::ReorderOfMissing { index })?;
+                if old.key.sort_key == *sort_key {
+                    return Ok(None);
+                }
+                let value = value_of(old)?;
+                let sort_key = sort_key.clone();
+                Ok(Some((key, Effect::Put { value, sort_key, same_value: true })))
+            }
+            Op::Follow { .. } | Op::Unfollow { .. } => Err(Refusal::NoAudiences { index }),
+        }
+    }
+
+    fn apply(&mut self, name: &CollectionName, effects: Vec<(&Key, Effect)>, at: &mut Moment<'_>) {
+        let working = self.collections.get_mut(name).expect("needs() asked for the collection");
+        if working.meta.now.is_none() {
+            working.id = Some(CollectionId(self.next_id));
+            self.next_id += 1;
+            working.meta.now = Some(Meta { name: name.clone(), head: newborn((at.mint)()) });
+        }
+        let head = &mut working.meta.now.as_mut().expect("set above").head;
+        head.version = head.version.next();
+        // A clock that went back must not let a younger tombstone look older.
+        head.commit_time = head.commit_time.max(at.now);
+        let (version, time) = (head.version, head.commit_time);
+        for (key, effect) in effects {
+            working.put(key, effect, version, time);
+        }
+    }
+}
+
+// === impl Working ===
+
+impl Working {
+    fn put(&mut self, key: &Key, effect: Effect, version: Version, time: Timestamp) {
+        let old = self.stored(key).cloned();
+        let new = match effect {
+            Effect::Put { value, sort_key, same_value } => {
+                live_row(key, old.as_ref(), &value, sort_key, same_value, version, time)
+            }
+            Effect::Delete => tombstone_row(key, old.as_ref(), version, time),
+        };
+        let head = &mut self.meta.now.as_mut().expect("a planned collection exists").head;
+        let segment = self.segments.entry(Segment::of_key(key)).or_insert(Slot::loaded(None));
+        let sum = segment.now.get_or_insert_default();
+        if let Some(old) = &old {
+            count(head, key, old, u64::wrapping_sub);
+            head.digest -= old.key.digest;
+            *sum -= old.key.digest;
+        }
+        count(head, key, &new, u64::wrapping_add);
+        head.digest += new.key.digest;
+        *sum += new.key.digest;
+        self.items.entry(key.clone()).or_insert(Slot::loaded(None)).now = Some(new);
+    }
+}
+
+/// What a mutation changes.
+enum Effect {
+    Put { value: Value, sort_key: SortKey, same_value: bool },
+    Delete,
+}
+
+fn put_over(
+    old: &Stored,
+    value: &Value,
+    sort_key: Option<&SortKey>,
+) -> Result<Option<Effect>, Refusal> {
+    let same_value = value_of(old)? == *value;
+    let sort_key = sort_key.unwrap_or(&old.key.sort_key).clone();
+    if same_value && sort_key == old.key.sort_key {
+        return Ok(None);
+    }
+    Ok(Some(Effect::Put { value: value.clone(), sort_key, same_value }))
+}
+
+fn value_of(stored: &Stored) -> Result<Value, Refusal> {
+    let damaged = |reason: String| {
+        Refusal::Damaged(StoreError::Damaged {
+            place: format!("the log row of version {}", stored.key.version),
+            reason,
+        })
+    };
+    let change = decode_change(stored.log.change.clone()).map_err(|e| damaged(e.to_string()))?;
+    match change.kind {
+        ChangeKind::Put { value: Some(value), .. } => Ok(value),
+        ChangeKind::Put { value: None, .. } | ChangeKind::Delete | ChangeKind::LeftScope => {
+            Err(damaged("holds no value".to_owned()))
+        }
+    }
+}
+
+fn newborn(epoch: Epoch) -> Head {
+    Head {
+        epoch,
+        version: Version::ZERO,
+        floor: Version::ZERO,
+        items: 0,
+        tombstones: 0,
+        bytes: 0,
+        digest: Digest::EMPTY,
+        commit_time: Timestamp::default(),
+    }
+}
+
+fn live_row(
+    key: &Key,
+    old: Option<&Stored>,
+    value: &Value,
+    sort_key: SortKey,
+    same_value: bool,
+    version: Version,
+    time: Timestamp,
+) -> Stored {
+    let alive = old.filter(|old| old.key.kind == RowKind::Live);
+    let created = alive.map_or(version, |old| old.key.created);
+    let value_version = alive.filter(|_| same_value).map_or(version, |old| old.key.value_version);
+    let change = Change {
+        key: key.clone(),
+        version,
+        created,
+        kind: ChangeKind::Put {
+            value: Some(value.clone()),
+            sort_key: sort_key.clone(),
+            value_version,
+        },
+    };
+    Stored {
+        log: LogRow { kind: RowKind::Live, created, value_version, change: encode_change(&change) },
+        key: KeyRow {
+            kind: RowKind::Live,
+            version,
+            created,
+            value_version,
+            time,
+            value_len: u32::try_from(value.as_bytes().len()).expect("a value is at most 1 MiB"),
+            digest: Digest::of_item(key, version, &sort_key, value.as_bytes()),
+            sort_key,
+        },
+    }
+}
+
+fn tombstone_row(key: &Key, old: Option<&Stored>, version: Version, time: Timestamp) -> Stored {
+    let created = old.map_or(version, |old| old.key.created);
+    let change = Change { key: key.clone(), version, created, kind: ChangeKind::Delete };
+    Stored {
+        log: LogRow {
+            kind: RowKind::Tombstone,
+            created,
+            value_version: version,
+            change: encode_change(&change),
+        },
+        key: KeyRow {
+            kind: RowKind::Tombstone,
+            version,
+            created,
+            value_version: version,
+            time,
+            value_len: 0,
+            digest: Digest::EMPTY,
+            sort_key: SortKey::default(),
+        },
+    }
+}
+
+/// Adds a row to the counters of its collection, or takes it out.
+fn count(head: &mut Head, key: &Key, stored: &Stored, step: impl Fn(u64, u64) -> u64) {
+    match stored.key.kind {
+        RowKind::Live => {
+            head.items = step(head.items, 1);
+            head.bytes = step(head.bytes, item_bytes(key, &stored.key));
+        }
+        RowKind::Tombstone => head.tombstones = step(head.tombstones, 1),
+    }
+}
+
+/// Bytes of a live item: its key, sort key and value.
+#[must_use]
+pub fn item_bytes(key: &Key, row: &KeyRow) -> u64 {
+    let names = key.as_bytes().len() + row.sort_key.as_bytes().len();
+    u64::try_from(names).expect("limits keep names small") + u64::from(row.value_len)
+}
+
+fn expired(receipt: &Receipt, at: &Moment<'_>) -> bool {
+    let age = at.now.as_millis().saturating_sub(receipt.time.as_millis());
+    u128::from(age) >= at.receipt_window.as_millis()
+}
+
+fn replay(earlier: &Receipt, fingerprint: &[u8; 16]) -> Result<Answer, Refusal> {
+    if earlier.fingerprint != *fingerprint {
+        return Err(Refusal::KeyReused);
+    }
+    let collections = decode_committed(earlier.payload.clone()).map_err(|error| {
+        let place = "the receipt of an idempotency key".to_owned();
+        Refusal::Damaged(StoreError::Damaged { place, reason: error.to_string() })
+    })?;
+    Ok(Answer { collections, replayed: true })
+}
+
+/// How far an import has come.
+pub fn import_sequence(receipt: &Receipt) -> Result<u64, Refusal> {
+    let bytes: [u8; 8] = receipt.payload.as_ref().try_into().map_err(|_| {
+        let place = "the receipt of an import".to_owned();
+        Refusal::Damaged(StoreError::Damaged { place, reason: "not a number".to_owned() })
+    })?;
+    Ok(u64::from_be_bytes(bytes))
+}

@@ -1,0 +1,340 @@
+//! The rows that a group of commits touches: as they were, and as planned so far. Pure. When the
+//! group is planned, the difference between the two is the batch to write and the undo that
+//! shows readers the durable state until the batch is durable.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sync_proto::digest::{Digest, Segment};
+use sync_proto::types::{CollectionName, Key, SortKey, Version};
+
+use crate::store::keys::{
+    self, CollectionId, key_key, log_key, meta_key, name_key, order_key, segment_key, tombstone_key,
+};
+use crate::store::rows::{KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
+use crate::store::{Batch, StoreError};
+
+/// Rows as they were before a batch that is applied but not yet durable. A row that did not
+/// exist is `None`.
+pub type Undo = BTreeMap<Vec<u8>, Option<Bytes>>;
+
+/// What a group of commits touches.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    pub(super) collections: BTreeMap<CollectionName, Working>,
+    pub(super) receipts: BTreeMap<(ReceiptKind, String), Slot<Receipt>>,
+    pub(super) next_id: u64,
+    next_id_before: u64,
+}
+
+/// A collection that a group touches.
+#[derive(Debug)]
+pub(super) struct Working {
+    pub(super) id: Option<CollectionId>,
+    pub(super) meta: Slot<Meta>,
+    pub(super) items: BTreeMap<Key, Slot<Stored>>,
+    pub(super) segments: BTreeMap<Segment, Slot<Digest>>,
+}
+
+/// A row before the group and as planned so far.
+#[derive(Debug, Clone)]
+pub(super) struct Slot<T> {
+    pub(super) before: Option<T>,
+    pub(super) now: Option<T>,
+}
+
+/// The two rows of a key: an item or a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) key: KeyRow,
+    pub(super) log: LogRow,
+}
+
+/// What a planned group changes.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// The writes, to be applied atomically.
+    pub batch: Batch,
+    /// The same rows as they were.
+    pub undo: Undo,
+    /// Collections that moved, with their new state.
+    pub moved: Vec<(CollectionId, Meta)>,
+    /// The id that the next new collection gets.
+    pub next_id: u64,
+    /// How many receipts were added (a receipt that replaces another does not count).
+    pub receipts_added: u64,
+}
+
+/// What rows a group needs to be planned.
+#[derive(Debug, Default)]
+pub struct Needs {
+    items: BTreeMap<CollectionName, Vec<Key>>,
+    receipts: Vec<(ReceiptKind, String)>,
+}
+
+// === impl Needs ===
+
+impl Needs {
+    /// The collection, whichever of its items.
+    pub fn collection(&mut self, name: &CollectionName) {
+        if !self.items.contains_key(name) {
+            self.items.insert(name.clone(), Vec::new());
+        }
+    }
+
+    /// An item of a collection.
+    pub fn item(&mut self, name: &CollectionName, key: &Key) {
+        self.collection(name);
+        self.items.get_mut(name).expect("inserted above").push(key.clone());
+    }
+
+    /// A receipt.
+    pub fn receipt(&mut self, kind: ReceiptKind, name: &str) {
+        self.receipts.push((kind, name.to_owned()));
+    }
+}
+
+// === impl Workspace ===
+
+impl Workspace {
+    /// Loads what is needed. `find` gives the newest state of a collection, `get` a row.
+    pub fn load(
+        needs: Needs,
+        next_id: u64,
+        find: impl Fn(&CollectionName) -> Option<(CollectionId, Meta)>,
+        mut get: impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let mut workspace = Self { next_id, next_id_before: next_id, ..Self::default() };
+        for (name, keys) in needs.items {
+            let working = match find(&name) {
+                Some((id, meta)) => Working::load(id, meta, keys, &mut get)?,
+                None => Working::absent(),
+            };
+            workspace.collections.insert(name, working);
+        }
+        for (kind, name) in needs.receipts {
+            let row = get(&keys::receipt_key(kind, &name))?;
+            let receipt = row.map(Receipt::decode).transpose()?;
+            workspace.receipts.insert((kind, name), Slot::loaded(receipt));
+        }
+        Ok(workspace)
+    }
+
+    /// The item as planned so far, if it is live.
+    pub(super) fn live(&self, name: &CollectionName, key: &Key) -> Option<&Stored> {
+        self.collections.get(name)?.live(key)
+    }
+
+    /// The collection as planned so far.
+    pub(super) fn meta(&self, name: &CollectionName) -> Option<&Meta> {
+        self.collections.get(name)?.meta.now.as_ref()
+    }
+
+    /// The difference between what was loaded and what is planned.
+    #[must_use]
+    pub fn finish(self) -> Planned {
+        let mut planned = Planned { next_id: self.next_id, ..Planned::default() };
+        for (name, working) in self.collections {
+            let Some(id) = working.id else { continue };
+            if working.meta.before == working.meta.now {
+                continue;
+            }
+            let meta = working.meta.now.clone().expect("a commit never removes a collection");
+            working.write_rows(id, &mut planned);
+            if working.meta.before.is_none() {
+                let id_row = Bytes::copy_from_slice(&id.0.to_be_bytes());
+                planned.set(name_key(&name), None, Some(id_row));
+            }
+            planned.set(
+                meta_key(id),
+                working.meta.before.as_ref().map(Meta::encode),
+                Some(meta.encode()),
+            );
+            planned.moved.push((id, meta));
+        }
+        for ((kind, name), slot) in self.receipts {
+            planned.write_receipt(kind, &name, slot);
+        }
+        if self.next_id != self.next_id_before {
+            let row = |id: u64| Some(Bytes::copy_from_slice(&id.to_be_bytes()));
+            planned.set(keys::next_id_key(), row(self.next_id_before), row(self.next_id));
+        }
+        planned
+    }
+}
+
+// === impl Working ===
+
+impl Working {
+    fn absent() -> Self {
+        Self {
+            id: None,
+            meta: Slot::loaded(None),
+            items: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        }
+    }
+
+    fn load(
+        id: CollectionId,
+        meta: Meta,
+        keys: Vec<Key>,
+        get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let mut working = Self { id: Some(id), meta: Slot::loaded(Some(meta)), ..Self::absent() };
+        for key in keys {
+            if working.items.contains_key(&key) {
+                continue;
+            }
+            let stored = load_item(id, &key, get)?;
+            let segment = Segment::of_key(&key);
+            if let std::collections::btree_map::Entry::Vacant(slot) =
+                working.segments.entry(segment)
+            {
+                let row = get(&segment_key(id, segment))?;
+                slot.insert(Slot::loaded(row.map(|row| segment_sum(&row)).transpose()?));
+            }
+            working.items.insert(key, Slot::loaded(stored));
+        }
+        Ok(working)
+    }
+
+    pub(super) fn live(&self, key: &Key) -> Option<&Stored> {
+        self.stored(key).filter(|stored| stored.key.kind == RowKind::Live)
+    }
+
+    pub(super) fn stored(&self, key: &Key) -> Option<&Stored> {
+        self.items.get(key)?.now.as_ref()
+    }
+
+    fn write_rows(&self, id: CollectionId, planned: &mut Planned) {
+        for (key, slot) in &self.items {
+            if slot.before != slot.now {
+                write_item(id, key, slot, planned);
+            }
+        }
+        for (segment, slot) in &self.segments {
+            let row = |digest: &Digest| Bytes::copy_from_slice(&digest.to_be_bytes());
+            // An empty sum is no row, so that a segment that lost its last item costs nothing.
+            let kept = slot.now.as_ref().filter(|digest| **digest != Digest::EMPTY);
+            planned.set(segment_key(id, *segment), slot.before.as_ref().map(row), kept.map(row));
+        }
+    }
+}
+
+// === impl Slot ===
+
+impl<T: Clone> Slot<T> {
+    pub(super) fn loaded(row: Option<T>) -> Self {
+        Self { before: row.clone(), now: row }
+    }
+}
+
+// === impl Planned ===
+
+impl Planned {
+    fn set(&mut self, key: Vec<u8>, before: Option<Bytes>, after: Option<Bytes>) {
+        if before == after {
+            return;
+        }
+        match after {
+            Some(value) => self.batch.put(key.clone(), value),
+            None => self.batch.remove(key.clone()),
+        }
+        let clash = self.undo.insert(key, before);
+        assert!(clash.is_none(), "a row is planned once");
+    }
+
+    fn write_receipt(&mut self, kind: ReceiptKind, name: &str, slot: Slot<Receipt>) {
+        if slot.before == slot.now {
+            return;
+        }
+        let age = |receipt: &Receipt| keys::receipt_age_key(receipt.time, kind, name);
+        let same_age = slot.before.as_ref().map(age) == slot.now.as_ref().map(age);
+        if !same_age {
+            if let Some(before) = &slot.before {
+                self.set(age(before), Some(Bytes::new()), None);
+            }
+            if let Some(now) = &slot.now {
+                self.set(age(now), None, Some(Bytes::new()));
+            }
+        }
+        self.receipts_added += u64::from(slot.before.is_none());
+        self.set(
+            keys::receipt_key(kind, name),
+            slot.before.as_ref().map(Receipt::encode),
+            slot.now.as_ref().map(Receipt::encode),
+        );
+    }
+}
+
+fn load_item(
+    id: CollectionId,
+    key: &Key,
+    get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
+) -> Result<Option<Stored>, StoreError> {
+    let Some(row) = get(&key_key(id, key))? else { return Ok(None) };
+    let key_row = KeyRow::decode(row)?;
+    let log = get(&log_key(id, key_row.version, key))?.ok_or_else(|| StoreError::Damaged {
+        place: format!("collection {}, version {}", id.0, key_row.version),
+        reason: "a key points to a log row that is not there".to_owned(),
+    })?;
+    Ok(Some(Stored { key: key_row, log: LogRow::decode(log)? }))
+}
+
+/// Reads a segment row.
+pub fn segment_sum(row: &Bytes) -> Result<Digest, StoreError> {
+    let sixteen: [u8; 16] = row.as_ref().try_into().map_err(|_| StoreError::Damaged {
+        place: "a segment row".to_owned(),
+        reason: format!("{} bytes, a digest has 16", row.len()),
+    })?;
+    Ok(Digest::from_be_bytes(sixteen))
+}
+
+fn write_item(id: CollectionId, key: &Key, slot: &Slot<Stored>, planned: &mut Planned) {
+    let log_at = |stored: &Stored| log_key(id, stored.key.version, key);
+    if let Some(before) = &slot.before {
+        planned.set(log_at(before), Some(before.log.encode()), None);
+    }
+    if let Some(now) = &slot.now {
+        planned.set(log_at(now), None, Some(now.log.encode()));
+    }
+    planned.set(
+        key_key(id, key),
+        slot.before.as_ref().map(|stored| stored.key.encode()),
+        slot.now.as_ref().map(|stored| stored.key.encode()),
+    );
+    move_marker(slot.before.as_ref(), slot.now.as_ref(), planned, |stored| {
+        sort_key_of(stored).map(|sort_key| order_key(id, sort_key, key))
+    });
+    move_marker(slot.before.as_ref(), slot.now.as_ref(), planned, |stored| {
+        tombstone_of(stored).map(|(time, version)| tombstone_key(id, time, version, key))
+    });
+}
+
+/// Moves a row that has a place but no content, if its place changed.
+fn move_marker(
+    before: Option<&Stored>,
+    now: Option<&Stored>,
+    planned: &mut Planned,
+    place: impl Fn(&Stored) -> Option<Vec<u8>>,
+) {
+    let (before, now) = (before.and_then(&place), now.and_then(&place));
+    if before == now {
+        return;
+    }
+    if let Some(place) = before {
+        planned.set(place, Some(Bytes::new()), None);
+    }
+    if let Some(place) = now {
+        planned.set(place, None, Some(Bytes::new()));
+    }
+}
+
+fn sort_key_of(stored: &Stored) -> Option<&SortKey> {
+    (stored.key.kind == RowKind::Live).then_some(&stored.key.sort_key)
+}
+
+fn tombstone_of(stored: &Stored) -> Option<(sync_proto::types::Timestamp, Version)> {
+    (stored.key.kind == RowKind::Tombstone).then_some((stored.key.time, stored.key.version))
+}

@@ -1,0 +1,253 @@
+//! Windows and look-ups that do not move a cursor: items in key order or list order, items by
+//! key, collections by name.
+
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use sync_proto::convert::decode_change;
+use sync_proto::limits::PAGE_BYTES_MAX;
+use sync_proto::types::{ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, Value};
+
+use super::ledger::Ledger;
+use super::view::View;
+use crate::core::window::{self, TokenRefusal};
+use crate::store::keys::{CollectionId, Row, key_key, key_range, log_key, order_range};
+use crate::store::rows::{KeyRow, LogRow, RowKind};
+use crate::store::{Direction, KeyRange, Store, StoreError};
+
+/// Rows that one page passes at most, also when few of them are what was asked for.
+const SCAN_ROWS_MAX: usize = 10_000;
+
+/// Bytes of a row's key before the part that positions it: tag and collection id.
+const ROW_HEADER_LEN: usize = 9;
+
+/// A window of items.
+#[derive(Debug)]
+pub struct Window {
+    /// In the order asked for.
+    pub items: Vec<Item>,
+    /// For the next page; empty = this was the last.
+    pub next: Bytes,
+    /// The collection at that moment.
+    pub head: Head,
+}
+
+/// Items by key.
+#[derive(Debug)]
+pub struct Found {
+    /// In the order of the keys: the item, or the key that is gone. Perhaps fewer than asked.
+    pub results: Vec<Result<Item, Key>>,
+    /// The collection at that moment.
+    pub head: Head,
+}
+
+/// Why there is no window.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListError {
+    /// There is no such collection.
+    #[error("there is no such collection")]
+    NotFound,
+    /// The page token cannot be continued.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    /// Storage failed.
+    #[error("storage failed")]
+    Store(#[from] StoreError),
+}
+
+// === impl Ledger ===
+
+impl<S: Store> Ledger<S> {
+    /// A window of a collection.
+    pub fn list_items(&self, asked: &ListItems) -> Result<Window, ListError> {
+        let (id, meta, view) = self.view(&asked.collection).ok_or(ListError::NotFound)?;
+        let head = meta.head;
+        let question = window::question(asked);
+        let position = window::position(&asked.page_token, head.epoch, question)?;
+        let range = window_range(asked, id, position);
+        let direction = if asked.descending { Direction::Backward } else { Direction::Forward };
+        let (places, more) = places(asked, &range, direction, &view)?;
+
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        let mut last = None;
+        let mut cut = false;
+        for (key, place) in places {
+            if let Some(key) = key {
+                let Some(item) = item(id, &key, asked.keys_only, &view)? else { continue };
+                bytes += item_size(&item);
+                if !items.is_empty() && bytes > PAGE_BYTES_MAX {
+                    cut = true;
+                    break;
+                }
+                items.push(item);
+            }
+            last = Some(place);
+            if items.len() == asked.page_size {
+                cut = true;
+                break;
+            }
+        }
+        let next = match last {
+            Some(place) if cut || more => {
+                window::token(head.epoch, question, &place[ROW_HEADER_LEN..])
+            }
+            Some(_) | None => Bytes::new(),
+        };
+        Ok(Window { items, next, head })
+    }
+
+    /// Items by key, as many as fit.
+    pub fn get_items(
+        &self,
+        name: &CollectionName,
+        keys: &[Key],
+        keys_only: bool,
+    ) -> Result<Found, ListError> {
+        let (id, meta, view) = self.view(name).ok_or(ListError::NotFound)?;
+        let mut results = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let result = item(id, key, keys_only, &view)?.ok_or_else(|| key.clone());
+            bytes += result.as_ref().map_or(key.as_bytes().len(), item_size);
+            if !results.is_empty() && bytes > PAGE_BYTES_MAX {
+                break;
+            }
+            results.push(result);
+        }
+        Ok(Found { results, head: meta.head })
+    }
+
+    /// Collections by name: those behind `after` whose names begin with `prefix`, at most `most`
+    /// of them.
+    pub fn list_collections(
+        &self,
+        prefix: &str,
+        after: Option<&CollectionName>,
+        most: usize,
+    ) -> Vec<(CollectionName, Head)> {
+        let heads = self.heads.read();
+        let range = match after {
+            Some(after) => heads.by_name.range((Bound::Excluded(after), Bound::Unbounded)),
+            None => heads.by_name.range(..),
+        };
+        range
+            .skip_while(|(name, _)| name.as_str() < prefix)
+            .take_while(|(name, _)| name.as_str().starts_with(prefix))
+            .take(most)
+            .map(|(name, (_, meta))| (name.clone(), meta.head))
+            .collect()
+    }
+}
+
+/// The rows behind `position` in the order asked for.
+fn window_range(asked: &ListItems, id: CollectionId, position: Option<&[u8]>) -> KeyRange {
+    let whole = match asked.order {
+        ListOrder::Key => key_range(id, &asked.key_prefix),
+        ListOrder::SortKey => order_range(id),
+    };
+    let Some(position) = position else { return whole };
+    let header = &whole.start[..ROW_HEADER_LEN];
+    let mut place = [header, position].concat();
+    if asked.descending {
+        KeyRange { start: whole.start, end: Some(place) }
+    } else {
+        // The smallest key behind `place`.
+        place.push(0);
+        KeyRange { start: place, end: whole.end }
+    }
+}
+
+type Place = (Option<Key>, Vec<u8>);
+
+/// The next rows with the keys that they stand for (`None`: not one that was asked for), and
+/// whether there may be more behind them.
+fn places<S: Store>(
+    asked: &ListItems,
+    range: &KeyRange,
+    direction: Direction,
+    view: &View<'_, S>,
+) -> Result<(Vec<Place>, bool), StoreError> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut wanted = 0;
+    let mut rows = 0;
+    let mut more = false;
+    let mut broken = None;
+    view.scan(range, direction, &mut |place, value| {
+        if wanted > asked.page_size || rows >= SCAN_ROWS_MAX {
+            more = true;
+            return ControlFlow::Break(());
+        }
+        rows += 1;
+        let key = match Row::decode(place, value) {
+            Ok(Row::Key { key, row, .. }) => (row.kind == RowKind::Live).then_some(key),
+            Ok(Row::Order { key, .. }) => {
+                key.as_bytes().starts_with(&asked.key_prefix).then_some(key)
+            }
+            Ok(_) => None,
+            Err(error) => {
+                broken = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
+        wanted += usize::from(key.is_some());
+        // Rows that were passed over only matter as the place where the next page begins.
+        match places.last_mut() {
+            Some(last) if key.is_none() && last.0.is_none() => last.1 = place.to_vec(),
+            Some(_) | None => places.push((key, place.to_vec())),
+        }
+        ControlFlow::Continue(())
+    })?;
+    broken.map_or(Ok((places, more)), Err)
+}
+
+fn item<S: Store>(
+    id: CollectionId,
+    key: &Key,
+    keys_only: bool,
+    view: &View<'_, S>,
+) -> Result<Option<Item>, StoreError> {
+    let Some(row) = view.get(&key_key(id, key))? else { return Ok(None) };
+    let row = KeyRow::decode(row)?;
+    if row.kind == RowKind::Tombstone {
+        return Ok(None);
+    }
+    let value = if keys_only { None } else { Some(value(id, key, &row, view)?) };
+    Ok(Some(Item {
+        key: key.clone(),
+        value,
+        value_size: row.value_len,
+        sort_key: row.sort_key,
+        version: row.version,
+        created: row.created,
+        value_version: row.value_version,
+    }))
+}
+
+fn value<S: Store>(
+    id: CollectionId,
+    key: &Key,
+    row: &KeyRow,
+    view: &View<'_, S>,
+) -> Result<Value, StoreError> {
+    let damaged = |reason: String| StoreError::Damaged {
+        place: format!("collection {}, version {}", id.0, row.version),
+        reason,
+    };
+    let log = view
+        .get(&log_key(id, row.version, key))?
+        .ok_or_else(|| damaged("a key points to a log row that is not there".to_owned()))?;
+    let change = decode_change(LogRow::decode(log)?.change).map_err(|e| damaged(e.to_string()))?;
+    match change.kind {
+        ChangeKind::Put { value: Some(value), .. } => Ok(value),
+        ChangeKind::Put { value: None, .. } | ChangeKind::Delete | ChangeKind::LeftScope => {
+            Err(damaged("a live item holds no value".to_owned()))
+        }
+    }
+}
+
+fn item_size(item: &Item) -> usize {
+    let value = item.value.as_ref().map_or(0, |value| value.as_bytes().len());
+    item.key.as_bytes().len() + item.sort_key.as_bytes().len() + value
+}

@@ -1,0 +1,9 @@
+//! The engine: a ledger that keeps the rules over a store ([`ledger`]), one writer thread that
+//! groups commits ([`writer`]), and heads that readers wait on ([`hub`]).
+
+pub mod hub;
+pub mod ledger;
+pub mod listing;
+pub mod reading;
+pub mod view;
+pub mod writer;

@@ -1,0 +1,100 @@
+//! The durable state of a store while a newer batch is applied but not yet synced. Old rows of
+//! that batch lie in an undo; a view reads the store through it, so that nobody is shown what a
+//! power cut could take back.
+
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLockReadGuard;
+
+use crate::core::workspace::Undo;
+use crate::store::{Direction, KeyRange, Store, StoreError};
+
+/// The durable rows. While it lives, no batch is applied: read a page, then let it go.
+#[derive(Debug)]
+pub struct View<'a, S> {
+    store: &'a S,
+    undo: Arc<Undo>,
+    _no_apply: RwLockReadGuard<'a, ()>,
+}
+
+// === impl View ===
+
+impl<'a, S: Store> View<'a, S> {
+    pub(super) fn new(store: &'a S, undo: Arc<Undo>, no_apply: RwLockReadGuard<'a, ()>) -> Self {
+        Self { store, undo, _no_apply: no_apply }
+    }
+
+    /// The durable row at `key`.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self.undo.get(key) {
+            Some(before) => Ok(before.clone()),
+            None => self.store.get(key),
+        }
+    }
+
+    /// Visits the durable rows of `range` until `visit` breaks.
+    pub fn scan(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let bounds = (
+            Bound::Included(range.start.as_slice()),
+            range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
+        );
+        let undone = self.undo.range::<[u8], _>(bounds);
+        match direction {
+            Direction::Forward => self.merge(range, direction, undone, visit),
+            Direction::Backward => self.merge(range, direction, undone.rev(), visit),
+        }
+    }
+
+    /// Visits stored rows and undone rows in one order; of two with one key, the undone.
+    fn merge<'u>(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        undone: impl Iterator<Item = (&'u Vec<u8>, &'u Option<Bytes>)>,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut undone = undone.peekable();
+        let comes_first = |undone: &[u8], stored: &[u8]| match direction {
+            Direction::Forward => undone < stored,
+            Direction::Backward => undone > stored,
+        };
+        let mut broken = false;
+        self.store.scan(range, direction, &mut |key, value| {
+            while let Some((earlier, row)) = undone.next_if(|(next, _)| comes_first(next, key)) {
+                if let Some(row) = row
+                    && visit(earlier, row.clone()).is_break()
+                {
+                    broken = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match undone.next_if(|(next, _)| next.as_slice() == key) {
+                Some((_, Some(before))) => visit(key, before.clone()),
+                Some((_, None)) => ControlFlow::Continue(()),
+                None => visit(key, value),
+            };
+            broken = flow.is_break();
+            flow
+        })?;
+        if !broken {
+            for (key, row) in undone {
+                if let Some(row) = row
+                    && visit(key, row.clone()).is_break()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}

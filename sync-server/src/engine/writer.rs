@@ -1,0 +1,336 @@
+//! The single writer: one thread that drains what is queued, plans it in order, persists one
+//! batch, syncs once, then announces the heads, then replies. While nothing is queued it forgets
+//! what may be forgotten. A failure of storage stops it for good: what is unknown is not guessed.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::hub::Hub;
+use super::ledger::{DeleteRefusal, Ledger};
+use crate::core::plan::{Answer, Refusal, Request};
+use crate::store::{Store, StoreError};
+
+/// Writes waiting for the writer. Past this, callers wait: that wait is the back-pressure.
+const QUEUE_LEN_MAX: usize = 1024;
+
+/// Commits of one group.
+const GROUP_COMMITS_MAX: usize = 512;
+
+/// Mutations of one group; a commit that alone has more goes by itself.
+const GROUP_MUTATIONS_MAX: usize = 5_000;
+
+/// Bytes of one group; a commit that alone has more goes by itself.
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of all commits that are queued or being written. Past this, callers wait.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Under load, at least this long between two steps of a purge.
+const PURGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// With nothing to do, this long between two looks for something to purge.
+const PURGE_ROUND: Duration = Duration::from_secs(1);
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The request was refused; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The collection was not deleted.
+    #[error(transparent)]
+    NotDeleted(#[from] DeleteRefusal),
+    /// The disk is almost full; nothing changed.
+    #[error("the disk of the server is almost full")]
+    Full,
+    /// The engine is stopping; nothing changed.
+    #[error("the server is stopping")]
+    Stopping,
+    /// Storage failed: whether the write happened is unknown. The server stops.
+    #[error("storage failed; whether the write happened is not known")]
+    Unknown,
+}
+
+/// Hands writes to the writer thread.
+#[derive(Debug, Clone)]
+pub struct Writes {
+    queue: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+}
+
+/// The writer thread, for whoever ends it.
+#[derive(Debug)]
+pub struct Writer {
+    stop: mpsc::Sender<Job>,
+    thread: Option<JoinHandle<()>>,
+    failure: Arc<Mutex<Option<StoreError>>>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Commit(Ticket),
+    Delete(CollectionName, Option<Condition>, oneshot::Sender<Result<Head, WriteError>>),
+    Stop,
+}
+
+/// A commit with whoever waits for it.
+#[derive(Debug)]
+struct Ticket {
+    request: Request,
+    reply: oneshot::Sender<Result<Answer, WriteError>>,
+    /// Its share of the bytes that may be queued; given back when it is answered.
+    _room: OwnedSemaphorePermit,
+}
+
+/// What the thread owns.
+struct Thread<S> {
+    ledger: Arc<Ledger<S>>,
+    hub: Arc<Hub>,
+    jobs: mpsc::Receiver<Job>,
+    /// Only to wait with a deadline.
+    runtime: Handle,
+    /// A job that did not fit into the last group.
+    held: Option<Job>,
+    last_purge: Instant,
+}
+
+// === impl Writes ===
+
+impl Writes {
+    /// Waits until the request is durable, or refused.
+    pub async fn commit(&self, request: Request) -> Result<Answer, WriteError> {
+        let size = u32::try_from(request.size().min(QUEUE_BYTES_MAX)).expect("below 4 GiB");
+        let room = Arc::clone(&self.room).acquire_many_owned(size).await;
+        let room = room.expect("the semaphore is never closed");
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Commit(Ticket { request, reply, _room: room });
+        self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+
+    /// Waits until the collection is durably gone, or was not deleted.
+    pub async fn delete_collection(
+        &self,
+        name: CollectionName,
+        condition: Option<Condition>,
+    ) -> Result<Head, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Delete(name, condition, reply);
+        self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Starts the thread, from within a tokio runtime. When storage fails, `fatal` is cancelled and [`Writer::stop`] tells.
+    pub fn start<S: Store>(
+        ledger: Arc<Ledger<S>>,
+        hub: Arc<Hub>,
+        fatal: CancellationToken,
+    ) -> std::io::Result<(Self, Writes)> {
+        let (queue, jobs) = mpsc::channel(QUEUE_LEN_MAX);
+        let failure = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&failure);
+        let runtime = Handle::current();
+        let thread = Thread { ledger, hub, jobs, runtime, held: None, last_purge: Instant::now() };
+        let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
+            if let Err(error) = thread.run() {
+                tracing::error!(error = &error as &dyn std::error::Error, "storage failed");
+                *told.lock() = Some(error);
+                fatal.cancel();
+            }
+        })?;
+        let writer = Self { stop: queue.clone(), thread: Some(thread), failure };
+        Ok((writer, Writes { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)) }))
+    }
+
+    /// Finishes what is queued and ends the thread. Blocks; call it off the async workers.
+    pub fn stop(mut self) -> Result<(), StoreError> {
+        // Fails only when the thread has ended by itself.
+        let asked = self.stop.blocking_send(Job::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            return Err(StoreError::Io {
+                doing: "writing",
+                source: std::io::Error::other("the writer panicked: a broken invariant"),
+            });
+        }
+        match self.failure.lock().take() {
+            Some(error) => Err(error),
+            None => {
+                debug_assert!(asked.is_ok(), "the writer ends early only by a failure");
+                Ok(())
+            }
+        }
+    }
+}
+
+// === impl Thread ===
+
+impl<S: Store> Thread<S> {
+    fn run(mut self) -> Result<(), StoreError> {
+        loop {
+            let Some(job) = self.next()? else { return Ok(()) };
+            match job {
+                Job::Commit(ticket) => self.commit(ticket)?,
+                Job::Delete(name, condition, reply) => {
+                    self.delete(&name, condition.as_ref(), reply)?;
+                }
+                Job::Stop => return self.finish(),
+            }
+            if self.last_purge.elapsed() >= PURGE_PAUSE {
+                self.purge_step()?;
+            }
+        }
+    }
+
+    /// The next job; `None` when nobody can send any more. Purges while there is none.
+    fn next(&mut self) -> Result<Option<Job>, StoreError> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
+        loop {
+            match self.jobs.try_recv() {
+                Ok(job) => return Ok(Some(job)),
+                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
+                Err(mpsc::error::TryRecvError::Empty) => {}
+            }
+            if self.last_purge.elapsed() >= PURGE_ROUND {
+                while self.jobs.is_empty() && self.purge_step()? {}
+            }
+            if let Some(job) = self.wait() {
+                return Ok(Some(job));
+            }
+            if self.jobs.is_closed() && self.jobs.is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits for a job, but not longer than to the next look for something to purge.
+    fn wait(&mut self) -> Option<Job> {
+        let rest = PURGE_ROUND.saturating_sub(self.last_purge.elapsed());
+        let job = async { tokio::time::timeout(rest, self.jobs.recv()).await };
+        self.runtime.block_on(job).ok().flatten()
+    }
+
+    fn purge_step(&mut self) -> Result<bool, StoreError> {
+        let more = self.ledger.purge_step(Timestamp::now());
+        self.last_purge = Instant::now();
+        more
+    }
+
+    fn commit(&mut self, ticket: Ticket) -> Result<(), StoreError> {
+        let mut requests = Vec::new();
+        let mut replies = Vec::new();
+        for Ticket { request, reply, _room } in self.group(ticket) {
+            requests.push(request);
+            replies.push((reply, _room));
+        }
+        let mut mint = || loop {
+            if let Some(epoch) = Epoch::new(rand::random()) {
+                return epoch;
+            }
+        };
+        match self.ledger.commit(&requests, Timestamp::now(), &mut mint) {
+            Ok(group) => {
+                // Announce before replying: a writer that reads its own write must find it
+                // announced, and nobody is told of what is not durable.
+                self.hub.announce(&group.moved);
+                for ((reply, _room), answer) in replies.into_iter().zip(group.answers) {
+                    // A caller that went away does not need the answer.
+                    drop(reply.send(answer.map_err(WriteError::Refused)));
+                }
+                Ok(())
+            }
+            Err(StoreError::Full { .. }) => {
+                for (reply, _room) in replies {
+                    drop(reply.send(Err(WriteError::Full)));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for (reply, _room) in replies {
+                    drop(reply.send(Err(WriteError::Unknown)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What is queued behind this commit and goes with it.
+    fn group(&mut self, first: Ticket) -> Vec<Ticket> {
+        let mut mutations = first.request.len();
+        let mut bytes = first.request.size();
+        let mut group = vec![first];
+        while group.len() < GROUP_COMMITS_MAX {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            match job {
+                Job::Commit(next)
+                    if mutations + next.request.len() <= GROUP_MUTATIONS_MAX
+                        && bytes + next.request.size() <= GROUP_BYTES_MAX =>
+                {
+                    mutations += next.request.len();
+                    bytes += next.request.size();
+                    group.push(next);
+                }
+                Job::Commit(_) | Job::Delete(..) | Job::Stop => {
+                    self.held = Some(job);
+                    break;
+                }
+            }
+        }
+        group
+    }
+
+    fn delete(
+        &mut self,
+        name: &CollectionName,
+        condition: Option<&Condition>,
+        reply: oneshot::Sender<Result<Head, WriteError>>,
+    ) -> Result<(), StoreError> {
+        match self.ledger.delete_collection(name, condition) {
+            Ok(answer) => {
+                if answer.is_ok() {
+                    self.hub.announce(std::slice::from_ref(name));
+                }
+                drop(reply.send(answer.map_err(WriteError::NotDeleted)));
+                Ok(())
+            }
+            Err(StoreError::Full { .. }) => {
+                drop(reply.send(Err(WriteError::Full)));
+                Ok(())
+            }
+            Err(error) => {
+                drop(reply.send(Err(WriteError::Unknown)));
+                Err(error)
+            }
+        }
+    }
+
+    /// Commits what was queued before the end, refuses what comes after.
+    fn finish(mut self) -> Result<(), StoreError> {
+        self.jobs.close();
+        while let Some(job) = self.held.take().or_else(|| self.jobs.try_recv().ok()) {
+            match job {
+                Job::Commit(ticket) => self.commit(ticket)?,
+                Job::Delete(name, condition, reply) => {
+                    self.delete(&name, condition.as_ref(), reply)?;
+                }
+                Job::Stop => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! Every byte that the server keeps, in one place. Pure. All numbers are big-endian, so that
+//! the order of bytes is the order of meanings. Tags are never renumbered.
+//!
+//! ```text
+//! tag  key after the tag                              value
+//! 01   name                                           id:8
+//! 02   id:8                                           Meta
+//! 03   id:8 version:8 key                             LogRow (header, then the change as it is sent)
+//! 04   id:8 key                                       KeyRow
+//! 05   id:8 escaped(sort key) key                     -
+//! 06   id:8 segment:2                                 digest:16
+//! 07   id:8 time:8 version:8 key                      -            (tombstones by age)
+//! 08   id:8                                           -            (deleted, rows still to be purged)
+//! 09   kind:1 name                                    Receipt      (idempotency keys, imports)
+//! 0a   time:8 kind:1 name                             -            (receipts by age)
+//! 0b   01                                             next id:8
+//! 0b   02                                             row format:4
+//!
+//! Meta    = epoch:8 head:8 floor:8 items:8 tombstones:8 bytes:8 digest:16 time:8 name
+//! LogRow  = kind:1 created:8 value version:8 change
+//! KeyRow  = kind:1 version:8 created:8 value version:8 time:8 value length:4 digest:16 sort key
+//! Receipt = time:8 fingerprint:16 payload
+//! kind    = 1 live, 2 tombstone   (in receipts: 1 commit, 2 import)
+//! escaped = 00 becomes 00 ff; ends with 00 01, so that shorter sort keys come first
+//! ```
+//!
+//! Collection ids are numbers that are never reused: a name cannot collide with another or
+//! reach outside of its own rows.
+
+use bytes::Bytes;
+use sync_proto::digest::{Digest, Segment};
+use sync_proto::types::{CollectionName, Key, SortKey, Timestamp, Version};
+
+use super::rows::{Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
+use super::{KeyRange, StoreError};
+
+/// Format of the rows described here. A store with a higher number is refused.
+pub const ROW_FORMAT: u32 = 1;
+
+const NAME: u8 = 0x01;
+const META: u8 = 0x02;
+const LOG: u8 = 0x03;
+const KEY: u8 = 0x04;
+const ORDER: u8 = 0x05;
+const SEGMENT: u8 = 0x06;
+const TOMBSTONE: u8 = 0x07;
+const DOOMED: u8 = 0x08;
+const RECEIPT: u8 = 0x09;
+const RECEIPT_AGE: u8 = 0x0a;
+const STORE: u8 = 0x0b;
+
+pub(super) const ESCAPE: u8 = 0x00;
+pub(super) const ESCAPED_ZERO: u8 = 0xff;
+pub(super) const END_OF_SORT_KEY: u8 = 0x01;
+
+/// A collection's number in the store; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CollectionId(pub u64);
+
+/// A row of the store, told apart by its tag. What a full scan meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the picture above is the documentation")]
+pub enum Row {
+    Name { name: String, id: CollectionId },
+    Meta { id: CollectionId, meta: Meta },
+    Log { id: CollectionId, version: Version, key: Key, row: LogRow },
+    Key { id: CollectionId, key: Key, row: KeyRow },
+    Order { id: CollectionId, sort_key: SortKey, key: Key },
+    Segment { id: CollectionId, segment: Segment, digest: Digest },
+    Tombstone { id: CollectionId, time: Timestamp, version: Version, key: Key },
+    Doomed { id: CollectionId },
+    Receipt { kind: ReceiptKind, name: String, receipt: Receipt },
+    ReceiptAge { time: Timestamp, kind: ReceiptKind, name: String },
+    NextId { id: CollectionId },
+    Format { format: u32 },
+}
+
+// === keys ===
+
+fn tagged(tag: u8, id: CollectionId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(64);
+    key.push(tag);
+    key.extend_from_slice(&id.0.to_be_bytes());
+    key
+}
+
+/// The row that gives a name its id.
+#[must_use]
+pub fn name_key(name: &CollectionName) -> Vec<u8> {
+    [&[NAME], name.as_str().as_bytes()].concat()
+}
+
+/// The row of a collection's state.
+#[must_use]
+pub fn meta_key(id: CollectionId) -> Vec<u8> {
+    tagged(META, id)
+}
+
+/// The row of a change.
+#[must_use]
+pub fn log_key(id: CollectionId, version: Version, key: &Key) -> Vec<u8> {
+    let mut row = tagged(LOG, id);
+    row.extend_from_slice(&version.get().to_be_bytes());
+    row.extend_from_slice(key.as_bytes());
+    row
+}
+
+/// Log rows of versions above `after`, up to and including `to`.
+#[must_use]
+pub fn log_range(id: CollectionId, after: Version, to: Version) -> KeyRange {
+    let bound = |version: Version| {
+        let mut key = tagged(LOG, id);
+        // Versions end at 2^63-1, so the one behind the highest still fits.
+        key.extend_from_slice(&(version.get() + 1).to_be_bytes());
+        key
+    };
+    KeyRange::new(bound(after), bound(to))
+}
+
+/// The row that says where a key's change is.
+#[must_use]
+pub fn key_key(id: CollectionId, key: &Key) -> Vec<u8> {
+    let mut row = tagged(KEY, id);
+    row.extend_from_slice(key.as_bytes());
+    row
+}
+
+/// Key rows of keys that begin with `prefix`.
+#[must_use]
+pub fn key_range(id: CollectionId, prefix: &[u8]) -> KeyRange {
+    let mut start = tagged(KEY, id);
+    start.extend_from_slice(prefix);
+    KeyRange::prefix(&start)
+}
+
+/// The row that puts an item into list order.
+#[must_use]
+pub fn order_key(id: CollectionId, sort_key: &SortKey, key: &Key) -> Vec<u8> {
+    let mut row = tagged(ORDER, id);
+    for byte in sort_key.as_bytes() {
+        row.push(*byte);
+        if *byte == ESCAPE {
+            row.push(ESCAPED_ZERO);
+        }
+    }
+    row.extend_from_slice(&[ESCAPE, END_OF_SORT_KEY]);
+    row.extend_from_slice(key.as_bytes());
+    row
+}
+
+/// All rows of a collection's list order.
+#[must_use]
+pub fn order_range(id: CollectionId) -> KeyRange {
+    KeyRange::prefix(&tagged(ORDER, id))
+}
+
+/// The row of a segment's sum.
+#[must_use]
+pub fn segment_key(id: CollectionId, segment: Segment) -> Vec<u8> {
+    let mut row = tagged(SEGMENT, id);
+    row.extend_from_slice(&segment.get().to_be_bytes());
+    row
+}
+
+/// The row that says how old a tombstone is.
+#[must_use]
+pub fn tombstone_key(id: CollectionId, time: Timestamp, version: Version, key: &Key) -> Vec<u8> {
+    let mut row = tagged(TOMBSTONE, id);
+    row.extend_from_slice(&time.as_millis().to_be_bytes());
+    row.extend_from_slice(&version.get().to_be_bytes());
+    row.extend_from_slice(key.as_bytes());
+    row
+}
+
+/// All tombstones of a collection, oldest first.
+#[must_use]
+pub fn tombstone_range(id: CollectionId) -> KeyRange {
+    KeyRange::prefix(&tagged(TOMBSTONE, id))
+}
+
+/// The row that remembers a deleted collection until its rows are purged.
+#[must_use]
+pub fn doomed_key(id: CollectionId) -> Vec<u8> {
+    tagged(DOOMED, id)
+}
+
+/// The rows of a deleted collection, in the order in which they are purged.
+#[must_use]
+pub fn doomed_ranges(id: CollectionId) -> [KeyRange; 5] {
+    [LOG, KEY, ORDER, SEGMENT, TOMBSTONE].map(|tag| KeyRange::prefix(&tagged(tag, id)))
+}
+
+/// The row of a receipt.
+#[must_use]
+pub fn receipt_key(kind: ReceiptKind, name: &str) -> Vec<u8> {
+    [&[RECEIPT, kind.tag()], name.as_bytes()].concat()
+}
+
+/// The row that says how old a receipt is.
+#[must_use]
+pub fn receipt_age_key(time: Timestamp, kind: ReceiptKind, name: &str) -> Vec<u8> {
+    let mut row = vec![RECEIPT_AGE];
+    row.extend_from_slice(&time.as_millis().to_be_bytes());
+    row.push(kind.tag());
+    row.extend_from_slice(name.as_bytes());
+    row
+}
+
+/// All receipts, oldest first.
+#[must_use]
+pub fn receipt_age_range() -> KeyRange {
+    KeyRange::prefix(&[RECEIPT_AGE])
+}
+
+/// The row of the next collection id.
+#[must_use]
+pub fn next_id_key() -> Vec<u8> {
+    vec![STORE, 0x01]
+}
+
+/// The row of the row format.
+#[must_use]
+pub fn format_key() -> Vec<u8> {
+    vec![STORE, 0x02]
+}
+
+// === impl Row ===
+
+impl Row {
+    /// Reads a row back from its key and value.
+    pub fn decode(key: &[u8], value: Bytes) -> Result<Self, StoreError> {
+        Self::parse(&mut Fields(Bytes::copy_from_slice(key)), &mut Fields(value))
+            .ok_or_else(|| damaged(&format!("the row with key {:02x?}", &key[..key.len().min(17)])))
+    }
+
+    fn parse(key: &mut Fields, value: &mut Fields) -> Option<Self> {
+        let row = match key.u8()? {
+            NAME => Self::Name { name: key.text()?, id: value.id()? },
+            META => Self::Meta { id: key.id()?, meta: Meta::parse(value)? },
+            LOG => Self::Log {
+                id: key.id()?,
+                version: key.version()?,
+                key: key.item_key()?,
+                row: LogRow::parse(value)?,
+            },
+            KEY => Self::Key { id: key.id()?, key: key.item_key()?, row: KeyRow::parse(value)? },
+            ORDER => Self::Order {
+                id: key.id()?,
+                sort_key: key.escaped_sort_key()?,
+                key: key.item_key()?,
+            },
+            SEGMENT => Self::Segment {
+                id: key.id()?,
+                segment: Segment::new(u16::from_be_bytes(key.array()?))?,
+                digest: value.digest()?,
+            },
+            TOMBSTONE => Self::Tombstone {
+                id: key.id()?,
+                time: Timestamp::from_millis(key.u64()?),
+                version: key.version()?,
+                key: key.item_key()?,
+            },
+            DOOMED => Self::Doomed { id: key.id()? },
+            RECEIPT => Self::Receipt {
+                kind: ReceiptKind::from_tag(key.u8()?)?,
+                name: key.text()?,
+                receipt: Receipt::parse(value)?,
+            },
+            RECEIPT_AGE => Self::ReceiptAge {
+                time: Timestamp::from_millis(key.u64()?),
+                kind: ReceiptKind::from_tag(key.u8()?)?,
+                name: key.text()?,
+            },
+            STORE => match key.u8()? {
+                0x01 => Self::NextId { id: value.id()? },
+                0x02 => Self::Format { format: value.u32()? },
+                _ => return None,
+            },
+            _ => return None,
+        };
+        (key.0.is_empty() && value.0.is_empty()).then_some(row)
+    }
+}
