@@ -1,0 +1,256 @@
+//! The connection to a server: address, credentials, deadlines, retries. The calls themselves
+//! are in `calls`, the stream in `stream`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use rand::RngExt as _;
+use sync_proto::limits::{ID_LEN_MAX, MESSAGE_BYTES_MAX};
+use sync_proto::v1::sync_service_client::SyncServiceClient;
+use sync_proto::v1::write_service_client::WriteServiceClient;
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use crate::backoff::Backoff;
+use crate::error::ClientError;
+
+mod calls;
+mod stream;
+
+pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, Page};
+pub use stream::EventStream;
+
+/// How long one attempt of a call may take when the builder does not say.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call is repeated after failures that may pass, when the builder does not say.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+/// A connection that cannot be made within this time is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a quiet connection is asked for a sign of life: a peer that vanished without a
+/// word is noticed after this and [`KEEP_ALIVE_TIMEOUT`].
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the sign of life may take.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and longest wait between the attempts of one call.
+const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// Flow-control windows: a page of 1 MiB fits the stream's, several streams the connection's.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// A connection to a deltasync server. Cheap to clone; clones share the connection, which is
+/// made when it is first needed and made again when it was lost.
+#[derive(Clone)]
+pub struct SyncClient {
+    shared: Arc<Shared>,
+}
+
+/// What a [`SyncClient`] is made of.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    uri: String,
+    bearer_token: Option<String>,
+    client_id: String,
+    call_timeout: Duration,
+    retry_for: Duration,
+}
+
+struct Shared {
+    channel: Channel,
+    credentials: RwLock<Option<MetadataValue<Ascii>>>,
+    settings: ClientBuilder,
+}
+
+// === impl SyncClient ===
+
+impl SyncClient {
+    /// A client of the server at `uri`, e.g. `http://127.0.0.1:7411`, without credentials. Must
+    /// be called within a tokio runtime. Does not wait for the connection.
+    pub fn connect(uri: impl Into<String>) -> Result<Self, ClientError> {
+        Self::builder(uri).build()
+    }
+
+    /// A client with settings.
+    pub fn builder(uri: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            uri: uri.into(),
+            bearer_token: None,
+            client_id: String::new(),
+            call_timeout: CALL_TIMEOUT,
+            retry_for: RETRY_FOR,
+        }
+    }
+
+    /// Uses another bearer token from the next call on; `None` = none. A running replica takes
+    /// it up when its stream is opened again.
+    pub fn set_bearer_token(&self, token: Option<&str>) -> Result<(), ClientError> {
+        *self.shared.credentials.write() = token.map(bearer).transpose()?;
+        Ok(())
+    }
+
+    /// The name of this device; empty = anonymous.
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.shared.settings.client_id
+    }
+
+    /// How long one attempt of a call may take.
+    #[must_use]
+    pub fn call_timeout(&self) -> Duration {
+        self.shared.settings.call_timeout
+    }
+
+    fn reader(&self) -> SyncServiceClient<Channel> {
+        SyncServiceClient::new(self.shared.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn writer(&self) -> WriteServiceClient<Channel> {
+        WriteServiceClient::new(self.shared.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(bearer) = self.shared.credentials.read().clone() {
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        request
+    }
+
+    /// One attempt, with the deadline told to the server and kept here.
+    async fn attempt<Q, R, F>(
+        &self,
+        message: Q,
+        send: impl FnOnce(Request<Q>) -> F,
+    ) -> Result<R, ClientError>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let timeout = self.shared.settings.call_timeout;
+        let mut request = self.request(message);
+        request.set_timeout(timeout);
+        match tokio::time::timeout(timeout, send(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(ClientError::from_status(&status)),
+            Err(_) => Err(ClientError::Deadline),
+        }
+    }
+
+    /// Attempts until one succeeds, one fails for good, or the time for retries is over. Only
+    /// for calls that do no harm when they are carried out twice.
+    async fn repeat<Q, R, F>(
+        &self,
+        message: Q,
+        send: impl Fn(Request<Q>) -> F,
+    ) -> Result<R, ClientError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let give_up = Instant::now() + self.shared.settings.retry_for;
+        let mut backoff = Backoff::new(RETRY_WAITS.0, RETRY_WAITS.1);
+        loop {
+            let failure = match self.attempt(message.clone(), &send).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) if failure.is_retryable() => failure,
+                Err(failure) => return Err(failure),
+            };
+            let wait = backoff.next(&mut rand::rng());
+            if Instant::now() + wait >= give_up {
+                return Err(failure);
+            }
+            tracing::debug!(%failure, ?wait, "call is repeated");
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+impl fmt::Debug for SyncClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncClient").field("uri", &self.shared.settings.uri).finish_non_exhaustive()
+    }
+}
+
+// === impl ClientBuilder ===
+
+impl ClientBuilder {
+    /// Credentials: sent as `authorization: Bearer <token>` with every call.
+    #[must_use]
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.bearer_token = Some(token.into());
+        self
+    }
+
+    /// Names the device, for acknowledgements and for operators. At most 128 bytes.
+    #[must_use]
+    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
+        self.client_id = client_id.into();
+        self
+    }
+
+    /// How long one attempt of a call may take; 10 s when not said.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// How long a call that does no harm when repeated is repeated after failures that may
+    /// pass; 30 s when not said, zero = never.
+    #[must_use]
+    pub fn retry_for(mut self, time: Duration) -> Self {
+        self.retry_for = time;
+        self
+    }
+
+    /// Makes the client. Must be called within a tokio runtime. Does not wait for the
+    /// connection.
+    pub fn build(self) -> Result<SyncClient, ClientError> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ClientError::Setting("not within a tokio runtime".into()));
+        }
+        if self.client_id.len() > ID_LEN_MAX {
+            let reason = format!("client_id is longer than {ID_LEN_MAX} bytes");
+            return Err(ClientError::Setting(reason));
+        }
+        if !self.uri.starts_with("http://") {
+            let reason = format!("{:?} is not an address like http://host:port", self.uri);
+            return Err(ClientError::Setting(reason));
+        }
+        let endpoint = Endpoint::from_shared(self.uri.clone())
+            .map_err(|error| ClientError::Setting(format!("{:?}: {error}", self.uri)))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let credentials = self.bearer_token.as_deref().map(bearer).transpose()?;
+        let shared = Shared {
+            channel: endpoint.connect_lazy(),
+            credentials: RwLock::new(credentials),
+            settings: Self { bearer_token: None, ..self },
+        };
+        Ok(SyncClient { shared: Arc::new(shared) })
+    }
+}
+
+fn bearer(token: &str) -> Result<MetadataValue<Ascii>, ClientError> {
+    let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+        .parse()
+        .map_err(|_| ClientError::Setting("the bearer token holds forbidden characters".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A name that nobody else picks.
+fn random_id() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}

@@ -1,0 +1,262 @@
+//! The typed view of one collection of a replica.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sync_proto::types::{CollectionName, Cursor, Key, SortKey, Version};
+use tokio::sync::watch;
+
+use crate::codec::{Codec, DecodeError};
+use crate::differences::Differences;
+use crate::error::{ReadError, WaitError};
+use crate::session::Status;
+use crate::store::{Row, Snapshot, Standing, StoreError};
+use crate::view::View;
+
+/// Rows that an iterator reads at a time.
+const ITER_ROWS: usize = 256;
+
+/// A copy of a collection, read through a [`Codec`]. Answers from the local store, at once and
+/// whatever the network does. Cheap to clone.
+pub struct Collection<C: Codec> {
+    view: Arc<View>,
+    codec: PhantomData<fn() -> C>,
+}
+
+/// An item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<T> {
+    /// Its key.
+    pub key: Key,
+    /// Its content.
+    pub value: T,
+    /// Its place in list order.
+    pub sort_key: SortKey,
+    /// Version of the commit that last touched it.
+    pub version: Version,
+    /// Version of the commit that created it.
+    pub created: Version,
+}
+
+/// An item whose content does not decode.
+#[derive(Debug)]
+pub struct Undecodable {
+    /// Its key.
+    pub key: Key,
+    /// Its content as it came.
+    pub value: Bytes,
+    /// What the codec said.
+    pub error: DecodeError,
+}
+
+/// The items of a collection at one moment, by key; those that do not decode are passed over.
+/// Do not keep it for long: a store on disk cannot reuse space while it lives.
+pub struct Iter<C: Codec> {
+    snapshot: Box<dyn Snapshot>,
+    rows: std::vec::IntoIter<Row>,
+    after: Option<Key>,
+    done: bool,
+    codec: PhantomData<fn() -> C>,
+}
+
+// === impl Collection ===
+
+impl<C: Codec> Collection<C> {
+    pub(crate) fn new(view: Arc<View>) -> Self {
+        Self { view, codec: PhantomData }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &CollectionName {
+        self.view.name()
+    }
+
+    /// The content of an item; `None` = there is no such item.
+    pub fn get(&self, key: &Key) -> Result<Option<C::Item>, ReadError> {
+        Ok(self.entry(key)?.map(|entry| entry.value))
+    }
+
+    /// An item with all that is known of it; `None` = there is no such item.
+    pub fn entry(&self, key: &Key) -> Result<Option<Entry<C::Item>>, ReadError> {
+        let row = self.view.store().get(self.name(), key)?;
+        Ok(row.map(Entry::decode::<C>).transpose()?)
+    }
+
+    /// All items at this moment, by key.
+    pub fn iter(&self) -> Result<Iter<C>, StoreError> {
+        Ok(Iter {
+            snapshot: self.view.store().snapshot(self.name())?,
+            rows: Vec::new().into_iter(),
+            after: None,
+            done: false,
+            codec: PhantomData,
+        })
+    }
+
+    /// Up to `limit` items in list order (sort key, then key), after passing over `offset`.
+    /// Those that do not decode take up their place but are left out.
+    pub fn window(&self, offset: usize, limit: usize) -> Result<Vec<Entry<C::Item>>, StoreError> {
+        let rows = self.view.store().snapshot(self.name())?.window(offset, limit)?;
+        Ok(rows.into_iter().filter_map(|row| Entry::decode::<C>(row).ok()).collect())
+    }
+
+    /// The items whose content does not decode. Reads the whole collection.
+    pub fn undecodable(&self) -> Result<Vec<Undecodable>, StoreError> {
+        let mut found = Vec::new();
+        let mut iter = self.iter()?;
+        while let Some(row) = iter.next_row()? {
+            if let Err(error) = C::decode(&row.value) {
+                found.push(Undecodable { key: row.key, value: row.value, error });
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many items there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.standing().tally.items
+    }
+
+    /// Whether there are no items.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the copy stands: cursor, count and digest, and how far a load has come.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.view.place().borrow().standing
+    }
+
+    /// How the collection is doing, now and from now on.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.view.status()
+    }
+
+    /// How long ago the copy was last known to be the server's collection; `None` = not yet
+    /// since the replica was built. While the collection is live this stays below about one
+    /// heartbeat.
+    #[must_use]
+    pub fn staleness(&self) -> Option<Duration> {
+        self.view.place().borrow().synced_at.map(|at| at.elapsed())
+    }
+
+    /// What changes from now on.
+    pub async fn subscribe(&self) -> Differences<C> {
+        Differences::new(self.view.clone(), self.view.add_feed(false).await)
+    }
+
+    /// First every item that is there as inserted, then `Complete`, then what changes.
+    pub async fn subscribe_with_all(&self) -> Differences<C> {
+        Differences::new(self.view.clone(), self.view.add_feed(true).await)
+    }
+
+    /// Waits until the copy has been the server's collection at least once since the replica
+    /// was built. A collection that does not exist is an empty copy, and ready.
+    pub async fn wait_until_ready(&self, within: Duration) -> Result<(), WaitError> {
+        let mut place = self.view.place();
+        let ready = async {
+            let reached = place.wait_for(|place| place.synced_at.is_some()).await;
+            reached.map(|_| ()).map_err(|_| WaitError::Stopped)
+        };
+        self.unless_hopeless(within, ready).await
+    }
+
+    /// Waits until the copy holds everything up to `cursor`, for example that of a commit whose
+    /// effect the caller wants to read.
+    pub async fn wait_for(&self, cursor: Cursor, within: Duration) -> Result<(), WaitError> {
+        let mut place = self.view.place();
+        let reached = async {
+            let reached = place.wait_for(|place| place.standing.has(cursor)).await;
+            reached.map(|_| ()).map_err(|_| WaitError::Stopped)
+        };
+        self.unless_hopeless(within, reached).await
+    }
+
+    /// Waits for `reached`, but not beyond its time nor the replica's life nor its rights.
+    async fn unless_hopeless(
+        &self,
+        within: Duration,
+        reached: impl Future<Output = Result<(), WaitError>>,
+    ) -> Result<(), WaitError> {
+        let mut status = self.view.status();
+        let hopeless = |status: &Status| matches!(status, Status::Denied | Status::Stopped);
+        tokio::select! {
+            biased;
+            reached = reached => reached,
+            status = status.wait_for(hopeless) => match status.as_deref() {
+                Ok(Status::Denied) => Err(WaitError::Denied),
+                Ok(_) | Err(_) => Err(WaitError::Stopped),
+            },
+            () = tokio::time::sleep(within) => Err(WaitError::Deadline),
+        }
+    }
+}
+
+impl<C: Codec> Clone for Collection<C> {
+    fn clone(&self) -> Self {
+        Self::new(self.view.clone())
+    }
+}
+
+impl<C: Codec> fmt::Debug for Collection<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collection").field("name", self.name()).finish_non_exhaustive()
+    }
+}
+
+// === impl Entry ===
+
+impl<T> Entry<T> {
+    pub(crate) fn decode<C: Codec<Item = T>>(row: Row) -> Result<Self, DecodeError> {
+        let value = C::decode(&row.value)?;
+        let Row { key, sort_key, version, created, .. } = row;
+        Ok(Self { key, value, sort_key, version, created })
+    }
+}
+
+// === impl Iter ===
+
+impl<C: Codec> Iter<C> {
+    fn next_row(&mut self) -> Result<Option<Row>, StoreError> {
+        if self.rows.as_slice().is_empty() && !self.done {
+            let rows = self.snapshot.rows(self.after.as_ref(), ITER_ROWS)?;
+            self.done = rows.len() < ITER_ROWS;
+            self.after = rows.last().map(|row| row.key.clone());
+            self.rows = rows.into_iter();
+        }
+        Ok(self.rows.next())
+    }
+}
+
+impl<C: Codec> Iterator for Iter<C> {
+    type Item = Result<Entry<C::Item>, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let row = match self.next_row() {
+                Ok(row) => row?,
+                Err(failure) => {
+                    self.done = true;
+                    return Some(Err(failure));
+                }
+            };
+            if let Ok(entry) = Entry::decode::<C>(row) {
+                return Some(Ok(entry));
+            }
+        }
+    }
+}
+
+impl<C: Codec> fmt::Debug for Iter<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").field("after", &self.after).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,141 @@
+//! What can go wrong, by what the caller can do about it.
+
+use sync_proto::types::{CollectionName, Malformed};
+
+use crate::store::StoreError;
+
+/// Why a call to the server did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The address or a setting of the client cannot be used.
+    #[error("cannot connect: {0}")]
+    Setting(String),
+    /// The server cannot be reached, is starting, draining or overloaded. Try again later.
+    #[error("the server is not available: {0}")]
+    Unavailable(String),
+    /// A limit of the server is used up. Try again later, or ask for less.
+    #[error("the server refused for lack of room: {0}")]
+    Exhausted(String),
+    /// The deadline passed; a write may or may not have happened.
+    #[error("no answer within the deadline")]
+    Deadline,
+    /// No credentials, or none that the server knows.
+    #[error("not authenticated: {0}")]
+    Unauthenticated(String),
+    /// The credentials do not cover the call.
+    #[error("permission denied: {0}")]
+    Denied(String),
+    /// There is no such thing.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// A precondition does not hold; nothing was changed.
+    #[error("precondition failed: {0}")]
+    Precondition(String),
+    /// What the call goes by has changed meanwhile; begin again.
+    #[error("begin again: {0}")]
+    Aborted(String),
+    /// The request breaks a rule of the protocol; repeating it unchanged is of no use.
+    #[error("the server does not accept the request: {0}")]
+    Invalid(String),
+    /// The server does not do this.
+    #[error("the server does not know this call: {0}")]
+    Unimplemented(String),
+    /// A fault of the server.
+    #[error("the server failed: {0}")]
+    Internal(String),
+    /// A message breaks a rule of the protocol.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] Malformed),
+}
+
+/// Why a replica could not be built or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplicaError {
+    /// The replica does not follow the collection.
+    #[error("the replica does not follow {0}")]
+    NotFollowed(CollectionName),
+    /// A replica follows 1 to 1,024 collections: as many as one stream carries.
+    #[error("a replica follows 1 to {max} collections, not {count}")]
+    Count {
+        /// How many were asked for.
+        count: usize,
+        /// How many a replica follows at most.
+        max: usize,
+    },
+    /// The local store failed.
+    #[error("the local store failed")]
+    Store(#[from] StoreError),
+}
+
+/// Why an item could not be read from a replica.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The local store failed.
+    #[error("the local store failed")]
+    Store(#[from] StoreError),
+    /// The item is there but its content does not decode; see `Collection::undecodable`.
+    #[error("the item does not decode")]
+    Undecodable(#[from] crate::codec::DecodeError),
+}
+
+/// Why waiting for a replica ended without what was waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The time is over; the replica goes on.
+    #[error("not reached within the time given")]
+    Deadline,
+    /// The collection is not the caller's to read.
+    #[error("the collection is not readable with these credentials")]
+    Denied,
+    /// The replica's driver has stopped.
+    #[error("the replica has stopped")]
+    Stopped,
+}
+
+// === impl ClientError ===
+
+impl ClientError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Exhausted(_) | Self::Deadline => true,
+            Self::Setting(_)
+            | Self::Unauthenticated(_)
+            | Self::Denied(_)
+            | Self::NotFound(_)
+            | Self::Precondition(_)
+            | Self::Aborted(_)
+            | Self::Invalid(_)
+            | Self::Unimplemented(_)
+            | Self::Internal(_)
+            | Self::Malformed(_) => false,
+        }
+    }
+
+    /// Reads a gRPC status, with what tonic makes of lost connections and deadlines.
+    pub(crate) fn from_status(status: &tonic::Status) -> Self {
+        use tonic::Code;
+        let message = status.message().to_owned();
+        match status.code() {
+            // tonic reports an expired deadline of ours as CANCELLED and a connection that broke
+            // in the middle of a call as UNKNOWN; we cancel no calls ourselves.
+            Code::DeadlineExceeded | Code::Cancelled => Self::Deadline,
+            Code::Unavailable | Code::Unknown => Self::Unavailable(message),
+            Code::ResourceExhausted => Self::Exhausted(message),
+            Code::Unauthenticated => Self::Unauthenticated(message),
+            Code::PermissionDenied => Self::Denied(message),
+            Code::NotFound => Self::NotFound(message),
+            Code::FailedPrecondition | Code::AlreadyExists => Self::Precondition(message),
+            Code::Aborted => Self::Aborted(message),
+            // OUT_OF_RANGE is what tonic says of a message above the size limit.
+            Code::InvalidArgument | Code::OutOfRange => Self::Invalid(message),
+            Code::Unimplemented => Self::Unimplemented(message),
+            Code::Internal | Code::DataLoss | Code::Ok => Self::Internal(message),
+        }
+    }
+}

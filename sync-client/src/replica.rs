@@ -1,0 +1,136 @@
+//! A replica: local copies of several collections, kept right by one driver.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sync_proto::limits::SUBSCRIBE_TARGETS_MAX;
+use sync_proto::types::CollectionName;
+
+use crate::client::SyncClient;
+use crate::codec::Codec;
+use crate::collection::Collection;
+use crate::driver::Driver;
+use crate::error::ReplicaError;
+use crate::session::{Config, Stats};
+use crate::store::ReplicaStore;
+use crate::view::View;
+
+/// Local copies of several collections. Cheap to clone. Holds no connection and does nothing by
+/// itself: its [`Driver`] does.
+#[derive(Clone)]
+pub struct Replica {
+    views: Arc<BTreeMap<CollectionName, Arc<View>>>,
+    stats: Arc<Mutex<Stats>>,
+}
+
+/// What a [`Replica`] is made of.
+pub struct ReplicaBuilder {
+    client: SyncClient,
+    store: Arc<dyn ReplicaStore>,
+    collections: Vec<CollectionName>,
+    config: Config,
+}
+
+// === impl Replica ===
+
+impl Replica {
+    /// A replica that keeps its copies in `store`.
+    pub fn builder(client: SyncClient, store: impl ReplicaStore) -> ReplicaBuilder {
+        let config = Config { client_id: client.client_id().to_owned(), ..Config::default() };
+        ReplicaBuilder { client, store: Arc::new(store), collections: Vec::new(), config }
+    }
+
+    /// The typed view of a collection.
+    pub fn collection<C: Codec>(
+        &self,
+        name: &CollectionName,
+    ) -> Result<Collection<C>, ReplicaError> {
+        let view = self.views.get(name).ok_or_else(|| ReplicaError::NotFollowed(name.clone()))?;
+        Ok(Collection::new(view.clone()))
+    }
+
+    /// The collections that it follows, by name.
+    pub fn names(&self) -> impl Iterator<Item = &CollectionName> {
+        self.views.keys()
+    }
+
+    /// What has been counted since the replica was built.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats.lock().clone()
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("collections", &self.views.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl ReplicaBuilder ===
+
+impl ReplicaBuilder {
+    /// Follows a collection.
+    #[must_use]
+    pub fn collection(mut self, name: CollectionName) -> Self {
+        self.collections.push(name);
+        self
+    }
+
+    /// Quiet time after which the server gives a sign of life; 15 s when not said. A stream
+    /// that is silent for three times this long counts as dead.
+    #[must_use]
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.config.heartbeat = heartbeat;
+        self
+    }
+
+    /// How often the copies are compared by a pull even though nothing seems to be missing;
+    /// 15 min when not said.
+    #[must_use]
+    pub fn safety_pull(mut self, every: Duration) -> Self {
+        self.config.safety_pull = every;
+        self
+    }
+
+    /// The longest wait between two attempts to open the stream; 30 s when not said.
+    #[must_use]
+    pub fn longest_backoff(mut self, longest: Duration) -> Self {
+        self.config.backoff_longest = longest;
+        self
+    }
+
+    /// Opens the copies. Nothing is sent before the driver runs.
+    pub fn build(self) -> Result<(Replica, Driver), ReplicaError> {
+        let mut views = BTreeMap::new();
+        for name in self.collections {
+            let view = View::new(name.clone(), self.store.clone())?;
+            views.insert(name, Arc::new(view));
+        }
+        let count = views.len();
+        if count == 0 || count > SUBSCRIBE_TARGETS_MAX {
+            return Err(ReplicaError::Count { count, max: SUBSCRIBE_TARGETS_MAX });
+        }
+        let replica = Replica { views: Arc::new(views), stats: Arc::default() };
+        let driver = Driver::new(
+            self.client,
+            self.store,
+            replica.views.clone(),
+            replica.stats.clone(),
+            self.config,
+        );
+        Ok((replica, driver))
+    }
+}
+
+impl fmt::Debug for ReplicaBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicaBuilder")
+            .field("client", &self.client)
+            .field("collections", &self.collections)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,257 @@
+//! The bytes of a replica's file. All numbers are big-endian; a generation is one set of rows
+//! (what readers see, or a load that is being staged) and its number is never used again.
+//!
+//! ```text
+//! table               key                                        value
+//! deltasync/numbers   "format" | "next generation"               u64
+//! deltasync/copies    collection name                            part(rows) part(load)
+//! deltasync/rows      generation u64, key                        row
+//! deltasync/order     generation u64, escaped(sort key), key     (nothing)
+//! deltasync/garbage   generation u64                             (nothing)
+//!
+//! part                generation u64 (0 = none), epoch u64, version u64, base u64, items u64,
+//!                     digest 16 bytes
+//! row                 version u64, created u64, value version u64, length of sort key u16,
+//!                     sort key, value
+//! escaped(bytes)      each 00 as 00 FF, then 00 01: sorts like the bytes
+//! ```
+
+use bytes::Bytes;
+use redb::TableDefinition;
+use sync_proto::digest::Digest;
+use sync_proto::types::{Cursor, Epoch, Key, SortKey, Version};
+
+use crate::store::{Load, Row, Standing, StoreError, Tally};
+
+/// Format that this program writes.
+pub(super) const FORMAT: u32 = 1;
+
+pub(super) const NUMBERS: TableDefinition<'_, &str, u64> =
+    TableDefinition::new("deltasync/numbers");
+pub(super) const COPIES: TableDefinition<'_, &str, &[u8]> =
+    TableDefinition::new("deltasync/copies");
+pub(super) const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deltasync/rows");
+pub(super) const ORDER: TableDefinition<'_, &[u8], ()> = TableDefinition::new("deltasync/order");
+pub(super) const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("deltasync/garbage");
+
+/// Entry of [`NUMBERS`].
+pub(super) const FORMAT_NUMBER: &str = "format";
+/// Entry of [`NUMBERS`].
+pub(super) const NEXT_GENERATION: &str = "next generation";
+
+const PART_LEN: usize = 8 * 5 + 16;
+const GENERATION_LEN: usize = 8;
+
+/// One set of rows of a collection and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) generation: u64,
+    pub(super) cursor: Cursor,
+    pub(super) tally: Tally,
+}
+
+/// What is known of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct CopyRecord {
+    pub(super) rows: Option<Part>,
+    pub(super) load: Option<Part>,
+}
+
+/// The place of a row.
+pub(super) fn row_key(generation: u64, key: &Key) -> Vec<u8> {
+    [&generation.to_be_bytes(), key.as_bytes()].concat()
+}
+
+/// The place of a row in list order.
+pub(super) fn order_key(generation: u64, sort_key: &SortKey, key: &Key) -> Vec<u8> {
+    let mut place = generation.to_be_bytes().to_vec();
+    for byte in sort_key.as_bytes() {
+        place.push(*byte);
+        if *byte == 0 {
+            place.push(0xFF);
+        }
+    }
+    place.extend_from_slice(&[0, 1]);
+    place.extend_from_slice(key.as_bytes());
+    place
+}
+
+/// The key of the row that stands at a place in list order.
+pub(super) fn key_in_order(place: &[u8]) -> Result<Key, StoreError> {
+    let damaged = StoreError::Damaged { place: "deltasync/order" };
+    let Some(rest) = place.get(GENERATION_LEN..) else { return Err(damaged) };
+    let Some(end) = rest.windows(2).position(|pair| pair == [0, 1]) else { return Err(damaged) };
+    Key::new(Bytes::copy_from_slice(&rest[end + 2..])).map_err(|_| damaged)
+}
+
+/// Everything of a generation, in either table.
+pub(super) fn generation_range(generation: u64) -> std::ops::Range<Vec<u8>> {
+    generation.to_be_bytes().to_vec()..generation.saturating_add(1).to_be_bytes().to_vec()
+}
+
+pub(super) fn encode_row(row: &Row) -> Vec<u8> {
+    let sort_key = row.sort_key.as_bytes();
+    let sort_key_len = u16::try_from(sort_key.len()).expect("a sort key has at most 1 KiB");
+    let mut bytes = Vec::with_capacity(26 + sort_key.len() + row.value.len());
+    for version in [row.version, row.created, row.value_version] {
+        bytes.extend_from_slice(&version.get().to_be_bytes());
+    }
+    bytes.extend_from_slice(&sort_key_len.to_be_bytes());
+    bytes.extend_from_slice(sort_key);
+    bytes.extend_from_slice(&row.value);
+    bytes
+}
+
+pub(super) fn decode_row(key: Key, bytes: &[u8]) -> Result<Row, StoreError> {
+    let mut reader = Reader { rest: bytes, place: "deltasync/rows" };
+    let (version, created) = (reader.version()?, reader.version()?);
+    let value_version = reader.version()?;
+    let sort_key_len = usize::from(u16::from_be_bytes(reader.take()?));
+    let sort_key = reader.bytes(sort_key_len)?;
+    let sort_key = SortKey::new(Bytes::copy_from_slice(sort_key)).map_err(|_| reader.damaged())?;
+    let value = Bytes::copy_from_slice(reader.rest);
+    Ok(Row { key, value, sort_key, version, created, value_version })
+}
+
+// === impl CopyRecord ===
+
+impl CopyRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(2 * PART_LEN);
+        for part in [self.rows, self.load] {
+            let Some(part) = part else {
+                bytes.extend_from_slice(&[0; PART_LEN]);
+                continue;
+            };
+            let Cursor { epoch, version, base } = part.cursor;
+            let numbers =
+                [part.generation, epoch.get(), version.get(), base.get(), part.tally.items];
+            bytes.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+            bytes.extend_from_slice(&part.tally.digest.to_be_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut reader = Reader { rest: bytes, place: "deltasync/copies" };
+        let record = Self { rows: reader.part()?, load: reader.part()? };
+        if reader.rest.is_empty() { Ok(record) } else { Err(reader.damaged()) }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            cursor: self.rows.map(|part| part.cursor),
+            tally: self.rows.map(|part| part.tally).unwrap_or_default(),
+            load: self.load.map(|Part { cursor, tally, .. }| Load { cursor, tally }),
+        }
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+    place: &'static str,
+}
+
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    fn damaged(&self) -> StoreError {
+        StoreError::Damaged { place: self.place }
+    }
+
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], StoreError> {
+        let Some((bytes, rest)) = self.rest.split_at_checked(len) else {
+            return Err(self.damaged());
+        };
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+        let bytes = self.bytes(N)?;
+        bytes.try_into().map_err(|_| self.damaged())
+    }
+
+    fn number(&mut self) -> Result<u64, StoreError> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn version(&mut self) -> Result<Version, StoreError> {
+        Version::new(self.number()?).map_err(|_| self.damaged())
+    }
+
+    fn part(&mut self) -> Result<Option<Part>, StoreError> {
+        let (generation, epoch) = (self.number()?, self.number()?);
+        let (version, base) = (self.version()?, self.version()?);
+        let items = self.number()?;
+        let digest = Digest::from_be_bytes(self.take()?);
+        match (generation, Epoch::new(epoch)) {
+            (0, _) => Ok(None),
+            (_, None) => Err(self.damaged()),
+            (generation, Some(epoch)) => {
+                let cursor = Cursor { epoch, version, base };
+                Ok(Some(Part { generation, cursor, tally: Tally { items, digest } }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop_oneof![Just(0), Just(1), Just(255), any::<u8>()], len)
+    }
+
+    proptest! {
+        #[test]
+        fn places_sort_like_what_they_stand_for(
+            (a, b) in ((bytes(0..5), bytes(1..5)), (bytes(0..5), bytes(1..5)))
+        ) {
+            let place = |(sort_key, key): &(Vec<u8>, Vec<u8>)| {
+                let sort_key = SortKey::new(sort_key.clone()).unwrap();
+                order_key(7, &sort_key, &Key::new(key.clone()).unwrap())
+            };
+            prop_assert_eq!(place(&a).cmp(&place(&b)), a.cmp(&b));
+            let key = key_in_order(&place(&a)).unwrap();
+            prop_assert_eq!(key.as_bytes(), &a.1[..]);
+        }
+
+        #[test]
+        fn rows_come_back_as_they_went(
+            key in bytes(1..9), value in bytes(0..50), sort_key in bytes(0..9), version in 1..99u64
+        ) {
+            let row = Row {
+                key: Key::new(key).unwrap(),
+                value: value.into(),
+                sort_key: SortKey::new(sort_key).unwrap(),
+                version: Version::new(version).unwrap(),
+                created: Version::new(version / 2).unwrap(),
+                value_version: Version::new(version / 3).unwrap(),
+            };
+            let encoded = encode_row(&row);
+            prop_assert_eq!(decode_row(row.key.clone(), &encoded).unwrap(), row);
+            prop_assert!(decode_row(Key::new("k").unwrap(), &encoded[..10]).is_err());
+        }
+
+        #[test]
+        fn copies_come_back_as_they_went(
+            numbers in any::<[u32; 5]>(), digest in any::<[u8; 16]>(), load in any::<bool>()
+        ) {
+            let version = |at: usize| Version::new(numbers[at].into()).unwrap();
+            let epoch = Epoch::new(u64::from(numbers[0]) + 1).unwrap();
+            let part = Part {
+                generation: u64::from(numbers[1]) + 1,
+                cursor: Cursor { epoch, version: version(2), base: version(3) },
+                tally: Tally { items: numbers[4].into(), digest: Digest::from_be_bytes(digest) },
+            };
+            let (rows, load) = if load { (None, Some(part)) } else { (Some(part), None) };
+            let record = CopyRecord { rows, load };
+            prop_assert_eq!(CopyRecord::decode(&record.encode()).unwrap(), record);
+            prop_assert!(CopyRecord::decode(&record.encode()[1..]).is_err());
+        }
+    }
+}

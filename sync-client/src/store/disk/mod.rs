@@ -1,0 +1,273 @@
+//! A copy on disk, in a redb file: one file, transactions, opens in milliseconds. The bytes are
+//! in `layout`.
+//!
+//! A commit that waits for the disk costs milliseconds, and a copy that comes back a moment
+//! older than it was only asks the server for that moment again, since rows and cursor are one
+//! transaction. So most writes do not wait; see [`DURABLE_EVERY`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, WriteTransaction,
+};
+use sync_proto::types::{CollectionName, Key};
+
+use self::layout::{
+    COPIES, CopyRecord, FORMAT, FORMAT_NUMBER, GARBAGE, NEXT_GENERATION, NUMBERS, ORDER, ROWS,
+    decode_row, generation_range, key_in_order, row_key,
+};
+use self::tables::Tables;
+use super::plan::compare;
+use super::{
+    Applied, Changed, ReplicaStore, Row, Snapshot, Standing, Step, StoreError, Visible, Write,
+};
+
+mod layout;
+mod tables;
+
+/// A write waits for the disk when the last one that did is this long ago ...
+const DURABLE_EVERY: Duration = Duration::from_millis(500);
+/// ... or this many writes ago: redb reuses no space before that.
+const DURABLE_WRITES: u32 = 128;
+
+/// A [`ReplicaStore`] in a redb database. Owns the tables whose names begin with `deltasync/`
+/// and touches no other: the application may keep its own tables in the same file, and a reload
+/// of a collection leaves them alone. Cheap to clone; clones share the database.
+///
+/// After a crash a copy stands where it stood at most half a second before, rows and cursor
+/// alike; the server sends the rest again. After [`ReplicaStore::flush`], which the driver calls
+/// when it stops, nothing is lost.
+#[derive(Clone)]
+pub struct DiskStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: Arc<Database>,
+    /// The rows before the last swap of a collection, for comparing.
+    before: Mutex<BTreeMap<CollectionName, u64>>,
+    pace: Mutex<Pace>,
+}
+
+/// Writes since one waited for the disk.
+struct Pace {
+    writes: u32,
+    durable_at: Instant,
+}
+
+struct DiskSnapshot {
+    read: redb::ReadTransaction,
+    record: CopyRecord,
+    standing: Standing,
+}
+
+// === impl DiskStore ===
+
+impl DiskStore {
+    /// Opens the file, or creates it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let database = match Database::create(path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse),
+            Err(other) => return Err(failed("opening the local store")(other)),
+        };
+        Self::from_database(Arc::new(database))
+    }
+
+    /// Keeps the copies in a database of the application. A write transaction of the
+    /// application makes the replica wait, and the other way round.
+    pub fn from_database(database: Arc<Database>) -> Result<Self, StoreError> {
+        let doing = "opening the local store";
+        let write = database.begin_write().map_err(failed(doing))?;
+        {
+            let mut numbers = write.open_table(NUMBERS).map_err(failed(doing))?;
+            let found = numbers.get(FORMAT_NUMBER).map_err(failed(doing))?.map(|n| n.value());
+            match found.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
+                None => {
+                    numbers.insert(FORMAT_NUMBER, u64::from(FORMAT)).map_err(failed(doing))?;
+                    numbers.insert(NEXT_GENERATION, 1).map_err(failed(doing))?;
+                }
+                Some(FORMAT) => {}
+                Some(found) => return Err(StoreError::NewerFormat { found, known: FORMAT }),
+            }
+            // Readers expect every table to exist.
+            write.open_table(COPIES).map_err(failed(doing))?;
+            write.open_table(ROWS).map_err(failed(doing))?;
+            write.open_table(ORDER).map_err(failed(doing))?;
+            write.open_table(GARBAGE).map_err(failed(doing))?;
+        }
+        write.commit().map_err(failed(doing))?;
+        let pace = Mutex::new(Pace { writes: 0, durable_at: Instant::now() });
+        Ok(Self { shared: Arc::new(Shared { database, before: Mutex::default(), pace }) })
+    }
+
+    fn read(&self, collection: &CollectionName) -> Result<DiskSnapshot, StoreError> {
+        let doing = "reading the local store";
+        let read = self.shared.database.begin_read().map_err(failed(doing))?;
+        let copies = read.open_table(COPIES).map_err(failed(doing))?;
+        let found = copies.get(collection.as_str()).map_err(failed(doing))?;
+        let record = found.map(|bytes| CopyRecord::decode(bytes.value())).transpose()?;
+        let record = record.unwrap_or_default();
+        Ok(DiskSnapshot { read, record, standing: record.standing() })
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
+        let doing = "writing the local store";
+        let mut write = self.shared.database.begin_write().map_err(failed(doing))?;
+        let mut pace = self.shared.pace.lock();
+        pace.writes += 1;
+        if pace.writes < DURABLE_WRITES && pace.durable_at.elapsed() < DURABLE_EVERY {
+            write.set_durability(Durability::None).map_err(failed(doing))?;
+        } else {
+            *pace = Pace { writes: 0, durable_at: Instant::now() };
+        }
+        Ok(write)
+    }
+}
+
+impl ReplicaStore for DiskStore {
+    fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
+        Ok(self.read(collection)?.standing)
+    }
+
+    fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
+        let snapshot = self.read(collection)?;
+        let Some(part) = snapshot.record.rows else { return Ok(None) };
+        snapshot.row(part.generation, key.clone())
+    }
+
+    fn snapshot(&self, collection: &CollectionName) -> Result<Box<dyn Snapshot>, StoreError> {
+        Ok(Box::new(self.read(collection)?))
+    }
+
+    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+        let transaction = self.begin_write()?;
+        let mut tables = Tables::open(&transaction)?;
+        let record = tables.copy(collection)?;
+        write.check(&record.standing())?;
+        let (now, visible) = match &write.step {
+            Step::Page { changes, to } => tables.page(record, changes, *to)?,
+            Step::BeginLoad { changes, to } => {
+                tables.discard(record.load)?;
+                let load = Some(tables.new_part(*to)?);
+                tables.page(CopyRecord { rows: record.rows, load }, changes, *to)?
+            }
+            Step::Clear => {
+                tables.discard(record.load)?;
+                tables.discard(record.rows)?;
+                (CopyRecord::default(), Visible::Swapped)
+            }
+        };
+        tables.put_copy(collection, &now)?;
+        drop(tables);
+        transaction.commit().map_err(failed("writing the local store"))?;
+        if visible == Visible::Swapped {
+            let before = record.rows.map_or(0, |part| part.generation);
+            self.shared.before.lock().insert(collection.clone(), before);
+        }
+        Ok(Applied { standing: now.standing(), visible })
+    }
+
+    fn swapped(
+        &self,
+        collection: &CollectionName,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Changed>, StoreError> {
+        let before = self.shared.before.lock().get(collection).copied();
+        let Some(before) = before else { return Ok(Vec::new()) };
+        let snapshot = self.read(collection)?;
+        let now = snapshot.record.rows.map_or(0, |part| part.generation);
+        compare(snapshot.rows_of(before, after)?, snapshot.rows_of(now, after)?, limit)
+    }
+
+    fn sweep(&self, rows_max: usize) -> Result<bool, StoreError> {
+        self.shared.before.lock().clear();
+        let transaction = self.begin_write()?;
+        let more = Tables::open(&transaction)?.sweep(rows_max)?;
+        transaction.commit().map_err(failed("sweeping the local store"))?;
+        Ok(more)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let doing = "flushing the local store";
+        let transaction = self.shared.database.begin_write().map_err(failed(doing))?;
+        transaction.commit().map_err(failed(doing))
+    }
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore").finish_non_exhaustive()
+    }
+}
+
+// === impl DiskSnapshot ===
+
+impl DiskSnapshot {
+    fn row(&self, generation: u64, key: Key) -> Result<Option<Row>, StoreError> {
+        let doing = "reading the local store";
+        let rows = self.read.open_table(ROWS).map_err(failed(doing))?;
+        let found = rows.get(row_key(generation, &key).as_slice()).map_err(failed(doing))?;
+        found.map(|bytes| decode_row(key, bytes.value())).transpose()
+    }
+
+    fn rows_of(
+        &self,
+        generation: u64,
+        after: Option<&Key>,
+    ) -> Result<impl Iterator<Item = Result<Row, StoreError>>, StoreError> {
+        let doing = "reading the local store";
+        let range = generation_range(generation);
+        // The first key behind `after` is `after` with a zero byte.
+        let start = after.map_or(range.start, |key| [&row_key(generation, key)[..], &[0]].concat());
+        let rows = self.read.open_table(ROWS).map_err(failed(doing))?;
+        let found = rows.range::<&[u8]>(&start[..]..&range.end[..]).map_err(failed(doing))?;
+        Ok(found.map(move |entry| {
+            let (place, bytes) = entry.map_err(failed(doing))?;
+            let key = place.value().get(8..).unwrap_or_default().to_vec();
+            let key = Key::new(key).map_err(|_| StoreError::Damaged { place: "deltasync/rows" })?;
+            decode_row(key, bytes.value())
+        }))
+    }
+}
+
+impl Snapshot for DiskSnapshot {
+    fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    fn rows(&self, after: Option<&Key>, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let Some(part) = self.record.rows else { return Ok(Vec::new()) };
+        self.rows_of(part.generation, after)?.take(limit).collect()
+    }
+
+    fn window(&self, offset: usize, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let doing = "reading the local store";
+        let Some(part) = self.record.rows else { return Ok(Vec::new()) };
+        let range = generation_range(part.generation);
+        let order = self.read.open_table(ORDER).map_err(failed(doing))?;
+        let places =
+            order.range::<&[u8]>(&range.start[..]..&range.end[..]).map_err(failed(doing))?;
+        let mut rows = Vec::new();
+        for place in places.skip(offset).take(limit) {
+            let (place, ()) = place.map(|(place, _)| (place, ())).map_err(failed(doing))?;
+            let row = self.row(part.generation, key_in_order(place.value())?)?;
+            rows.push(row.ok_or(StoreError::Damaged { place: "deltasync/order" })?);
+        }
+        Ok(rows)
+    }
+}
+
+/// What redb says, with what was being done. A file that is not what redb wrote is damage.
+fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> StoreError {
+    move |error| match error.into() {
+        redb::Error::Corrupted(_) => StoreError::Damaged { place: "the file" },
+        other => StoreError::Io { doing, source: Box::new(other) },
+    }
+}

@@ -1,0 +1,174 @@
+//! The tables of a replica's file within one write transaction.
+
+use redb::{ReadableTable, Table, WriteTransaction};
+use sync_proto::types::{Change, CollectionName, Cursor, Key, Version};
+
+use super::failed;
+use super::layout::{
+    COPIES, CopyRecord, GARBAGE, NEXT_GENERATION, NUMBERS, ORDER, Part, ROWS, decode_row,
+    encode_row, generation_range, order_key, row_key,
+};
+use crate::store::plan::{Edit, plan, visible};
+use crate::store::{Row, StoreError, Tally, Visible};
+
+/// What the failures of this file were doing.
+const DOING: &str = "writing the local store";
+
+pub(super) struct Tables<'t> {
+    numbers: Table<'t, &'static str, u64>,
+    copies: Table<'t, &'static str, &'static [u8]>,
+    rows: Table<'t, &'static [u8], &'static [u8]>,
+    order: Table<'t, &'static [u8], ()>,
+    garbage: Table<'t, u64, ()>,
+}
+
+// === impl Tables ===
+
+impl<'t> Tables<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, StoreError> {
+        Ok(Self {
+            numbers: transaction.open_table(NUMBERS).map_err(failed(DOING))?,
+            copies: transaction.open_table(COPIES).map_err(failed(DOING))?,
+            rows: transaction.open_table(ROWS).map_err(failed(DOING))?,
+            order: transaction.open_table(ORDER).map_err(failed(DOING))?,
+            garbage: transaction.open_table(GARBAGE).map_err(failed(DOING))?,
+        })
+    }
+
+    pub(super) fn copy(&self, collection: &CollectionName) -> Result<CopyRecord, StoreError> {
+        let found = self.copies.get(collection.as_str()).map_err(failed(DOING))?;
+        let record = found.map(|bytes| CopyRecord::decode(bytes.value())).transpose()?;
+        Ok(record.unwrap_or_default())
+    }
+
+    pub(super) fn put_copy(
+        &mut self,
+        collection: &CollectionName,
+        record: &CopyRecord,
+    ) -> Result<(), StoreError> {
+        let name = collection.as_str();
+        if *record == CopyRecord::default() {
+            self.copies.remove(name).map_err(failed(DOING))?;
+        } else {
+            self.copies.insert(name, record.encode().as_slice()).map_err(failed(DOING))?;
+        }
+        Ok(())
+    }
+
+    /// An empty set of rows that stands before everything.
+    pub(super) fn new_part(&mut self, of: Cursor) -> Result<Part, StoreError> {
+        let next = self.numbers.get(NEXT_GENERATION).map_err(failed(DOING))?;
+        let generation = next.map(|number| number.value());
+        let generation = generation.ok_or(StoreError::Damaged { place: "deltasync/numbers" })?;
+        self.numbers.insert(NEXT_GENERATION, generation + 1).map_err(failed(DOING))?;
+        let cursor = Cursor { version: Version::ZERO, ..of };
+        Ok(Part { generation, cursor, tally: Tally::default() })
+    }
+
+    /// Applies a page to the load, or to the rows if there is none.
+    pub(super) fn page(
+        &mut self,
+        record: CopyRecord,
+        changes: &[Change],
+        to: Cursor,
+    ) -> Result<(CopyRecord, Visible), StoreError> {
+        if let Some(load) = record.load {
+            let (load, _) = self.apply(load, changes, to)?;
+            if !to.is_caught_up() {
+                return Ok((CopyRecord { load: Some(load), ..record }, Visible::Nothing));
+            }
+            self.discard(record.rows)?;
+            return Ok((CopyRecord { rows: Some(load), load: None }, Visible::Swapped));
+        }
+        let part = match record.rows {
+            Some(part) => part,
+            None => self.new_part(to)?,
+        };
+        let (part, edits) = self.apply(part, changes, to)?;
+        Ok((CopyRecord { rows: Some(part), load: None }, visible(edits)))
+    }
+
+    fn apply(
+        &mut self,
+        mut part: Part,
+        changes: &[Change],
+        to: Cursor,
+    ) -> Result<(Part, Vec<Edit>), StoreError> {
+        let (rows, generation) = (&self.rows, part.generation);
+        let edits =
+            plan(changes, part.cursor.version, &mut part.tally, |key| row(rows, generation, key))?;
+        for edit in &edits {
+            self.carry_out(generation, edit)?;
+        }
+        part.cursor = to;
+        Ok((part, edits))
+    }
+
+    fn carry_out(&mut self, generation: u64, edit: &Edit) -> Result<(), StoreError> {
+        if let Some(Row { key, sort_key, .. }) = &edit.old {
+            let place = order_key(generation, sort_key, key);
+            self.order.remove(place.as_slice()).map_err(failed(DOING))?;
+            if edit.new.is_none() {
+                let place = row_key(generation, key);
+                self.rows.remove(place.as_slice()).map_err(failed(DOING))?;
+            }
+        }
+        if let Some(new) = &edit.new {
+            let place = row_key(generation, &new.key);
+            let bytes = encode_row(new);
+            self.rows.insert(place.as_slice(), bytes.as_slice()).map_err(failed(DOING))?;
+            let place = order_key(generation, &new.sort_key, &new.key);
+            self.order.insert(place.as_slice(), ()).map_err(failed(DOING))?;
+        }
+        Ok(())
+    }
+
+    /// Nobody sees these rows any more.
+    pub(super) fn discard(&mut self, part: Option<Part>) -> Result<(), StoreError> {
+        if let Some(part) = part {
+            self.garbage.insert(part.generation, ()).map_err(failed(DOING))?;
+        }
+        Ok(())
+    }
+
+    /// Frees up to `rows_max` rows of the oldest garbage; `true` = there is more.
+    pub(super) fn sweep(&mut self, rows_max: usize) -> Result<bool, StoreError> {
+        let oldest = self.garbage.first().map_err(failed(DOING))?;
+        let Some(generation) = oldest.map(|(generation, _)| generation.value()) else {
+            return Ok(false);
+        };
+        let range = generation_range(generation);
+        let range = || range.start.as_slice()..range.end.as_slice();
+        let rows = self.rows.extract_from_if(range(), |_, _| true).map_err(failed(DOING))?;
+        let swept = take_all(rows, rows_max)?;
+        let order = self.order.extract_from_if(range(), |_, ()| true).map_err(failed(DOING))?;
+        let swept = swept.max(take_all(order, rows_max)?);
+        if swept == rows_max {
+            return Ok(true);
+        }
+        self.garbage.remove(generation).map_err(failed(DOING))?;
+        Ok(self.garbage.first().map_err(failed(DOING))?.is_some())
+    }
+}
+
+/// Extraction happens as the iterator moves.
+fn take_all<T>(
+    extracted: impl Iterator<Item = Result<T, redb::StorageError>>,
+    rows_max: usize,
+) -> Result<usize, StoreError> {
+    let mut count = 0;
+    for entry in extracted.take(rows_max) {
+        entry.map_err(failed(DOING))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn row(
+    rows: &Table<'_, &'static [u8], &'static [u8]>,
+    generation: u64,
+    key: &Key,
+) -> Result<Option<Row>, StoreError> {
+    let found = rows.get(row_key(generation, key).as_slice()).map_err(failed(DOING))?;
+    found.map(|bytes| decode_row(key.clone(), bytes.value())).transpose()
+}

@@ -1,0 +1,191 @@
+//! A copy in memory: gone with the process. Also the oracle that the store on disk is compared
+//! with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use sync_proto::types::{Change, CollectionName, Cursor, Key, SortKey, Version};
+
+use super::plan::{Edit, compare, plan, visible};
+use super::{
+    Applied, Changed, Load, ReplicaStore, Row, Snapshot, Standing, Step, StoreError, Visible, Write,
+};
+
+/// A [`ReplicaStore`] in memory. Cheap to clone; clones share the copies.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    copies: Arc<RwLock<BTreeMap<CollectionName, Copy>>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Copy {
+    standing: Standing,
+    /// Shared with snapshots: a write while a snapshot lives copies the rows first.
+    rows: Arc<Rows>,
+    staged: Rows,
+    /// The rows before the last swap, until they are swept.
+    before: Arc<Rows>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Rows {
+    by_key: BTreeMap<Key, Row>,
+    order: BTreeSet<(SortKey, Key)>,
+}
+
+struct MemorySnapshot {
+    standing: Standing,
+    rows: Arc<Rows>,
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl ReplicaStore for MemoryStore {
+    fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
+        Ok(self.copies.read().get(collection).map(|copy| copy.standing).unwrap_or_default())
+    }
+
+    fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
+        let copies = self.copies.read();
+        Ok(copies.get(collection).and_then(|copy| copy.rows.by_key.get(key).cloned()))
+    }
+
+    fn snapshot(&self, collection: &CollectionName) -> Result<Box<dyn Snapshot>, StoreError> {
+        let copies = self.copies.read();
+        let copy = copies.get(collection);
+        Ok(Box::new(MemorySnapshot {
+            standing: copy.map(|copy| copy.standing).unwrap_or_default(),
+            rows: copy.map(|copy| copy.rows.clone()).unwrap_or_default(),
+        }))
+    }
+
+    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+        let mut copies = self.copies.write();
+        let copy = copies.entry(collection.clone()).or_default();
+        write.check(&copy.standing)?;
+        let visible = match &write.step {
+            Step::Page { changes, to } if copy.standing.load.is_some() => {
+                copy.stage(changes, *to)?
+            }
+            Step::Page { changes, to } => copy.apply(changes, *to)?,
+            Step::BeginLoad { changes, to } => {
+                let standing = Standing { load: None, ..copy.standing };
+                let mut begun = Copy { standing, rows: copy.rows.clone(), ..Copy::default() };
+                let visible = begun.stage(changes, *to)?;
+                *copy = begun;
+                visible
+            }
+            Step::Clear => copy.clear(),
+        };
+        Ok(Applied { standing: copy.standing, visible })
+    }
+
+    fn swapped(
+        &self,
+        collection: &CollectionName,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Changed>, StoreError> {
+        let copies = self.copies.read();
+        let Some(copy) = copies.get(collection) else { return Ok(Vec::new()) };
+        compare(copy.before.after(after), copy.rows.after(after), limit)
+    }
+
+    fn sweep(&self, _rows_max: usize) -> Result<bool, StoreError> {
+        let mut copies = self.copies.write();
+        copies.values_mut().for_each(|copy| copy.before = Arc::default());
+        Ok(false)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+// === impl Copy ===
+
+impl Copy {
+    fn apply(&mut self, changes: &[Change], to: Cursor) -> Result<Visible, StoreError> {
+        let after = self.standing.cursor.map_or(Version::ZERO, |cursor| cursor.version);
+        let mut tally = self.standing.tally;
+        let edits = plan(changes, after, &mut tally, |key| Ok(self.rows.by_key.get(key).cloned()))?;
+        if !edits.is_empty() {
+            Arc::make_mut(&mut self.rows).carry_out(&edits);
+        }
+        self.standing.tally = tally;
+        self.standing.cursor = Some(to);
+        Ok(visible(edits))
+    }
+
+    fn stage(&mut self, changes: &[Change], to: Cursor) -> Result<Visible, StoreError> {
+        let load = self.standing.load;
+        let after = load.map_or(Version::ZERO, |load| load.cursor.version);
+        let mut tally = load.map(|load| load.tally).unwrap_or_default();
+        let staged = &self.staged;
+        let edits = plan(changes, after, &mut tally, |key| Ok(staged.by_key.get(key).cloned()))?;
+        self.staged.carry_out(&edits);
+        if to.is_caught_up() {
+            self.before =
+                std::mem::replace(&mut self.rows, Arc::new(std::mem::take(&mut self.staged)));
+            self.standing = Standing { cursor: Some(to), tally, load: None };
+            return Ok(Visible::Swapped);
+        }
+        self.standing.load = Some(Load { cursor: to, tally });
+        Ok(Visible::Nothing)
+    }
+
+    fn clear(&mut self) -> Visible {
+        let before = std::mem::take(&mut self.rows);
+        *self = Self { before, ..Self::default() };
+        Visible::Swapped
+    }
+}
+
+// === impl Rows ===
+
+impl Rows {
+    fn carry_out(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            if let Some(old) = &edit.old {
+                self.by_key.remove(&old.key);
+                self.order.remove(&(old.sort_key.clone(), old.key.clone()));
+            }
+            if let Some(new) = &edit.new {
+                self.by_key.insert(new.key.clone(), new.clone());
+                self.order.insert((new.sort_key.clone(), new.key.clone()));
+            }
+        }
+    }
+
+    fn after(&self, after: Option<&Key>) -> impl Iterator<Item = Result<Row, StoreError>> {
+        let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
+        self.by_key.range((start, Bound::Unbounded)).map(|(_, row)| Ok(row.clone()))
+    }
+}
+
+// === impl MemorySnapshot ===
+
+impl Snapshot for MemorySnapshot {
+    fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    fn rows(&self, after: Option<&Key>, limit: usize) -> Result<Vec<Row>, StoreError> {
+        self.rows.after(after).take(limit).collect()
+    }
+
+    fn window(&self, offset: usize, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let keys = self.rows.order.iter().skip(offset).take(limit);
+        Ok(keys.filter_map(|(_, key)| self.rows.by_key.get(key).cloned()).collect())
+    }
+}
