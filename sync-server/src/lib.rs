@@ -1,4 +1,18 @@
-//! The deltasync server.
+//! The deltasync server: collections of items, a compacted change log for each, pull and push.
+//!
+//! ```text
+//!   rpc ──► engine ──► core (rules, pure)
+//!            │
+//!            └──────► store (rows: memory, sled)
+//! ```
+//! `docs/ARCHITECTURE.md` follows a write, a pull and a push through these parts.
+
+pub mod auth;
+pub mod config;
 pub mod core;
 pub mod engine;
+pub mod program;
+pub mod rpc;
+pub mod server;
+pub mod status;
 pub mod store;

@@ -213,7 +213,8 @@ impl Workspace {
     ) -> Result<Answer, Refusal> {
         let receipt = (ReceiptKind::Import, import_id.to_owned());
         let slot = self.receipts.get(&receipt).expect("needs() asked for the receipt");
-        let done = slot.now.as_ref().map_or(Ok(0), import_sequence)?;
+        let done = slot.now.as_ref().map_or(Ok(0), Receipt::import_sequence);
+        let done = done.map_err(Refusal::Damaged)?;
         if sequence <= done {
             return Ok(Answer { collections: Vec::new(), replayed: true });
         }
@@ -510,13 +511,4 @@ fn replay(earlier: &Receipt, fingerprint: &[u8; 16]) -> Result<Answer, Refusal> 
         Refusal::Damaged(StoreError::Damaged { place, reason: error.to_string() })
     })?;
     Ok(Answer { collections, replayed: true })
-}
-
-/// How far an import has come.
-pub fn import_sequence(receipt: &Receipt) -> Result<u64, Refusal> {
-    let bytes: [u8; 8] = receipt.payload.as_ref().try_into().map_err(|_| {
-        let place = "the receipt of an import".to_owned();
-        Refusal::Damaged(StoreError::Damaged { place, reason: "not a number".to_owned() })
-    })?;
-    Ok(u64::from_be_bytes(bytes))
 }

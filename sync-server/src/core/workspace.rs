@@ -153,7 +153,7 @@ impl Workspace {
             planned.moved.push((id, meta));
         }
         for ((kind, name), slot) in self.receipts {
-            planned.write_receipt(kind, &name, slot);
+            planned.write_receipt(kind, &name, &slot);
         }
         if self.next_id != self.next_id_before {
             let row = |id: u64| Some(Bytes::copy_from_slice(&id.to_be_bytes()));
@@ -245,7 +245,7 @@ impl Planned {
         assert!(clash.is_none(), "a row is planned once");
     }
 
-    fn write_receipt(&mut self, kind: ReceiptKind, name: &str, slot: Slot<Receipt>) {
+    fn write_receipt(&mut self, kind: ReceiptKind, name: &str, slot: &Slot<Receipt>) {
         if slot.before == slot.now {
             return;
         }

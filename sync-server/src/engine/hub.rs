@@ -12,8 +12,11 @@ use tokio::sync::Notify;
 /// Announces heads to mailboxes.
 #[derive(Debug, Default)]
 pub struct Hub {
-    listeners: Mutex<HashMap<CollectionName, Vec<(Arc<Mailbox>, usize)>>>,
+    listeners: Mutex<HashMap<CollectionName, Vec<Registration>>>,
 }
+
+/// A mailbox, and what its listener calls the collection.
+type Registration = (Arc<Mailbox>, usize);
 
 /// Which of a listener's collections moved since it last looked.
 #[derive(Debug, Default)]

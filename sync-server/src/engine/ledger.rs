@@ -124,23 +124,23 @@ impl<S: Store> Ledger<S> {
             }
             ControlFlow::Continue(())
         })?;
-        let checked = checker.finish().map_err(|findings| as_damage(&findings))?;
-        if checked.empty {
+        let found = checker.finish().map_err(|findings| as_damage(&findings))?;
+        if found.empty {
             let mut batch = Batch::default();
             batch.put(keys::format_key(), Bytes::copy_from_slice(&ROW_FORMAT.to_be_bytes()));
             batch.put(keys::next_id_key(), Bytes::copy_from_slice(&1u64.to_be_bytes()));
             store.apply(&batch)?;
             store.sync()?;
         }
-        let by_name = checked.collections.into_iter();
+        let by_name = found.collections.into_iter();
         let heads = Heads {
             by_name: by_name.map(|(id, meta)| (meta.name.clone(), (id, Arc::new(meta)))).collect(),
             undo: Arc::default(),
         };
         let writing = Writing {
-            next_id: checked.next_id.max(1),
-            receipts: checked.receipts,
-            doomed: checked.doomed,
+            next_id: found.next_id.max(1),
+            receipts: found.receipts,
+            doomed: found.doomed,
             ..Writing::default()
         };
         Ok(Self {
@@ -257,6 +257,13 @@ impl<S: Store> Ledger<S> {
         let (id, meta) = heads.by_name.get(name)?;
         let view = View::new(&self.store, Arc::clone(&heads.undo), no_apply);
         Some((*id, Arc::clone(meta), view))
+    }
+
+    /// A durable row that belongs to no collection.
+    pub(super) fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let no_apply = self.gate.read();
+        let undo = Arc::clone(&self.heads.read().undo);
+        View::new(&self.store, undo, no_apply).get(key)
     }
 
     fn may_write(&self, writing: &Writing) -> Result<(), StoreError> {

@@ -11,8 +11,10 @@ use sync_proto::types::{ChangeKind, CollectionName, Head, Item, Key, ListItems, 
 use super::ledger::Ledger;
 use super::view::View;
 use crate::core::window::{self, TokenRefusal};
-use crate::store::keys::{CollectionId, Row, key_key, key_range, log_key, order_range};
-use crate::store::rows::{KeyRow, LogRow, RowKind};
+use crate::store::keys::{
+    CollectionId, Row, key_key, key_range, log_key, order_range, receipt_key,
+};
+use crate::store::rows::{KeyRow, LogRow, Receipt, ReceiptKind, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
 
 /// Rows that one page passes at most, also when few of them are what was asked for.
@@ -117,6 +119,14 @@ impl<S: Store> Ledger<S> {
             results.push(result);
         }
         Ok(Found { results, head: meta.head })
+    }
+
+    /// How far an import has come, while its receipt is kept.
+    pub fn import_progress(&self, import_id: &str) -> Result<Option<u64>, StoreError> {
+        let Some(row) = self.durable(&receipt_key(ReceiptKind::Import, import_id))? else {
+            return Ok(None);
+        };
+        Receipt::decode(row)?.import_sequence().map(Some)
     }
 
     /// Collections by name: those behind `after` whose names begin with `prefix`, at most `most`

@@ -127,14 +127,8 @@ fn offer_log<S: Store>(
     let range = log_range(id, after, head.version);
     view.scan(&range, Direction::Forward, &mut |key, value| {
         rows += 1;
-        let offered = Row::decode(key, value).and_then(|row| match row {
-            Row::Log { version, key, row, .. } => {
-                builder.offer(version, &key, row).map_err(|error| damaged(version, &error))
-            }
-            _ => Err(StoreError::Damaged {
-                place: format!("the log of collection {}", id.0),
-                reason: "holds a row that is not a log row".to_owned(),
-            }),
+        let offered = log_row(id, key, value).and_then(|(version, key, row)| {
+            builder.offer(version, &key, row).map_err(|error| damaged(version, &error))
         });
         match offered {
             Ok(Offer::More) if rows < SCAN_ROWS_MAX => ControlFlow::Continue(()),
@@ -149,6 +143,20 @@ fn offer_log<S: Store>(
         }
     })?;
     broken.map_or(Ok(complete), Err)
+}
+
+fn log_row(
+    id: CollectionId,
+    key: &[u8],
+    value: Bytes,
+) -> Result<(Version, Key, LogRow), StoreError> {
+    if let Row::Log { version, key, row, .. } = Row::decode(key, value)? {
+        return Ok((version, key, row));
+    }
+    Err(StoreError::Damaged {
+        place: format!("the log of collection {}", id.0),
+        reason: "holds a row that is not a log row".to_owned(),
+    })
 }
 
 /// Offers the rows of single keys: cheaper than the log when the reader wants a few.

@@ -66,6 +66,12 @@ pub struct Writes {
     room: Arc<Semaphore>,
 }
 
+/// A request that is queued.
+#[derive(Debug)]
+pub struct Pending {
+    answer: oneshot::Receiver<Result<Answer, WriteError>>,
+}
+
 /// The writer thread, for whoever ends it.
 #[derive(Debug)]
 pub struct Writer {
@@ -87,7 +93,7 @@ struct Ticket {
     request: Request,
     reply: oneshot::Sender<Result<Answer, WriteError>>,
     /// Its share of the bytes that may be queued; given back when it is answered.
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// What the thread owns.
@@ -107,13 +113,19 @@ struct Thread<S> {
 impl Writes {
     /// Waits until the request is durable, or refused.
     pub async fn commit(&self, request: Request) -> Result<Answer, WriteError> {
+        self.submit(request).await?.answer().await
+    }
+
+    /// Queues a request, waiting for room. Requests of one caller are applied in the order in
+    /// which they were queued.
+    pub async fn submit(&self, request: Request) -> Result<Pending, WriteError> {
         let size = u32::try_from(request.size().min(QUEUE_BYTES_MAX)).expect("below 4 GiB");
         let room = Arc::clone(&self.room).acquire_many_owned(size).await;
         let room = room.expect("the semaphore is never closed");
         let (reply, answer) = oneshot::channel();
-        let job = Job::Commit(Ticket { request, reply, _room: room });
+        let job = Job::Commit(Ticket { request, reply, room });
         self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
-        answer.await.unwrap_or(Err(WriteError::Unknown))
+        Ok(Pending { answer })
     }
 
     /// Waits until the collection is durably gone, or was not deleted.
@@ -126,6 +138,15 @@ impl Writes {
         let job = Job::Delete(name, condition, reply);
         self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
         answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// Waits until the request is durable, or refused.
+    pub async fn answer(self) -> Result<Answer, WriteError> {
+        self.answer.await.unwrap_or(Err(WriteError::Unknown))
     }
 }
 
@@ -166,13 +187,11 @@ impl Writer {
                 source: std::io::Error::other("the writer panicked: a broken invariant"),
             });
         }
-        match self.failure.lock().take() {
-            Some(error) => Err(error),
-            None => {
-                debug_assert!(asked.is_ok(), "the writer ends early only by a failure");
-                Ok(())
-            }
+        if let Some(error) = self.failure.lock().take() {
+            return Err(error);
         }
+        debug_assert!(asked.is_ok(), "the writer ends early only by a failure");
+        Ok(())
     }
 }
 
@@ -234,9 +253,9 @@ impl<S: Store> Thread<S> {
     fn commit(&mut self, ticket: Ticket) -> Result<(), StoreError> {
         let mut requests = Vec::new();
         let mut replies = Vec::new();
-        for Ticket { request, reply, _room } in self.group(ticket) {
+        for Ticket { request, reply, room } in self.group(ticket) {
             requests.push(request);
-            replies.push((reply, _room));
+            replies.push((reply, room));
         }
         let mut mint = || loop {
             if let Some(epoch) = Epoch::new(rand::random()) {

@@ -80,6 +80,8 @@ struct Writer {
     high_water: HighWater,
     /// Real syncs of the process when the first batch that is not synced was applied.
     syncs_before: Option<u64>,
+    /// A batch may be half applied.
+    torn: bool,
 }
 
 // === impl DiskOptions ===
@@ -135,7 +137,7 @@ impl DiskStore {
             files,
             db,
             turns: RwLock::new(()),
-            writer: Mutex::new(Writer { ledger, high_water, syncs_before: None }),
+            writer: Mutex::new(Writer { ledger, high_water, syncs_before: None, torn: false }),
             health: Health::default(),
             lock: Some(lock),
         })
@@ -151,7 +153,9 @@ impl DiskStore {
         let doing = "applying a batch";
         let _alone = self.turns.write();
         let syncs = real_sync::count();
+        writer.torn = true;
         self.db.apply_batch(plan.writes).map_err(|error| sled_error(doing, error))?;
+        writer.torn = false;
         writer.ledger = plan.ledger;
         writer.syncs_before = writer.syncs_before.or(syncs);
         // Whoever visits a node that has become small merges it. Here nobody else merges at
@@ -241,13 +245,13 @@ impl Store for DiskStore {
 impl Drop for DiskStore {
     fn drop(&mut self) {
         self.waker = None;
-        if !self.health.is_broken() {
-            if let Err(error) = self.writer.get_mut().high_water.sync() {
-                error!(%error, "the high-water mark could not be synced");
-            }
-        } else if self.db.context.global_error().is_ok() {
-            // Dropped, sled would write what it holds, perhaps half a batch. A process that
-            // leaks it and ends leaves the disk as it is; the lock goes with the process.
+        let writer = self.writer.get_mut();
+        if let Err(error) = writer.high_water.sync() {
+            error!(%error, "the high-water mark could not be synced");
+        }
+        if writer.torn && self.db.context.global_error().is_ok() {
+            // Dropped, sled would write what it holds, half a batch. A process that leaks it
+            // and ends leaves the disk as it is; the lock goes with the process.
             mem::forget(self.db.clone());
             mem::forget(self.lock.take());
         }

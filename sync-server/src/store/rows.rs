@@ -237,6 +237,11 @@ impl Receipt {
         Self::parse(&mut Fields(value)).ok_or_else(|| damaged("a receipt"))
     }
 
+    /// The number of the last commit of the import that this is the receipt of.
+    pub fn import_sequence(&self) -> Result<u64, StoreError> {
+        Fields(self.payload.clone()).u64().ok_or_else(|| damaged("the receipt of an import"))
+    }
+
     pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
         Some(Self {
             time: Timestamp::from_millis(fields.u64()?),

@@ -31,10 +31,6 @@ impl Health {
         }
     }
 
-    pub(super) fn is_broken(&self) -> bool {
-        self.failure.get().is_some()
-    }
-
     /// Makes an error of sled or of the disk stick.
     pub(super) fn stick<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(failure) = &result {

@@ -51,18 +51,24 @@ pub(super) mod tests {
 
     use parking_lot::Mutex;
 
-    /// Directories whose files can not be synced.
+    /// The next sync of a file under one of these fails.
     static FAILING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-    /// From now on, syncs of files under `dir` fail.
-    pub(in super::super) fn fail_syncs_under(dir: &Path) {
+    pub(in super::super) fn fail_one_sync_under(dir: &Path) {
         FAILING.lock().push(dir.canonicalize().unwrap());
     }
 
+    /// A disk takes its time to fail: long enough for sled to wait for it.
     pub(super) fn fd_or_failure(fd: i32) -> i32 {
-        let failing = FAILING.lock();
-        let file = std::fs::read_link(format!("/proc/self/fd/{fd}"));
-        let fails = file.is_ok_and(|file| failing.iter().any(|dir| file.starts_with(dir)));
-        if fails { -1 } else { fd }
+        let file = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
+        let failing = |failing: &mut Vec<PathBuf>| {
+            let found = failing.iter().position(|dir| file.starts_with(dir))?;
+            Some(failing.swap_remove(found))
+        };
+        if failing(&mut FAILING.lock()).is_none() {
+            return fd;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        -1
     }
 }

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::*;
 
 fn options() -> DiskOptions {
-    DiskOptions { cache_bytes: 16 << 20, free_bytes_min: 0, lock_wait: Duration::from_millis(200) }
+    DiskOptions { cache_bytes: 16 << 20, free_bytes_min: 0, lock_wait: Duration::from_secs(10) }
 }
 
 fn open(dir: &TempDir) -> DiskStore {
@@ -42,10 +43,29 @@ fn rows(store: &DiskStore, direction: Direction) -> Vec<(Vec<u8>, Bytes)> {
     rows
 }
 
+/// The files of a closed store.
+fn save(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(dir.join("store")).unwrap().map(|file| file.unwrap().path());
+    files
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+/// Puts back the saved files that `wanted` names, and removes the newer ones among them.
+fn restore(dir: &Path, saved: &[(PathBuf, Vec<u8>)], wanted: impl Fn(&str) -> bool) {
+    let wanted = |path: &Path| wanted(path.file_name().unwrap().to_str().unwrap());
+    for (path, _) in save(dir).iter().filter(|(path, _)| wanted(path)) {
+        fs::remove_file(path).unwrap();
+    }
+    for (path, bytes) in saved.iter().filter(|(path, _)| wanted(path)) {
+        fs::write(path, bytes).unwrap();
+    }
+}
+
 /// Writes behind the store's back.
 fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
-    let files = Files::new(dir).unwrap();
-    let db = files.open_sled(&options()).unwrap();
+    let db = Files::new(dir).unwrap().open_sled(&options()).unwrap();
     change(&db);
     db.flush().unwrap();
 }
@@ -65,4 +85,198 @@ fn what_was_synced_is_there_after_reopening() {
     assert_eq!(store.get(b"c").unwrap(), None);
     assert_eq!(store.usage().unsynced_files, 0);
     assert!(store.usage().bytes > 3 << 20);
+}
+
+#[test]
+fn keys_with_runs_of_ff_are_scanned_both_ways() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let mut expected = Vec::new();
+    // Some of the groups get a leaf boundary exactly between their two kinds of keys.
+    for group in 0..60 {
+        let mut batch = Batch::default();
+        for row in 0..=group {
+            expected.push([&[group, b'a'], &[u8::MAX; 7][..], &[row]].concat());
+        }
+        for row in 0..20 {
+            expected.push(vec![group, b'b', row]);
+        }
+        for key in expected.iter().filter(|key| key[0] == group) {
+            batch.put(key.clone(), Bytes::new());
+        }
+        store.apply(&batch).unwrap();
+    }
+    let keys = |direction| rows(&store, direction).into_iter().map(|(key, _)| key);
+    assert!(keys(Direction::Forward).eq(expected.iter().cloned()));
+    assert!(keys(Direction::Backward).eq(expected.iter().rev().cloned()));
+}
+
+#[test]
+fn an_older_state_is_refused() {
+    let dir = TempDir::new().unwrap();
+    write(&open(&dir), b"a", "1");
+    let older = save(dir.path());
+    write(&open(&dir), b"a", "2");
+    restore(dir.path(), &older, |file| file != "high-water");
+    let error = refusal(&dir);
+    let expected = "it ends with batch 1, but 2 was synced";
+    assert!(matches!(&error, StoreError::WentBack { reason } if reason == expected), "{error}");
+    // With the mark of its time it is a backup like any other.
+    restore(dir.path(), &older, |_| true);
+    assert_eq!(open(&dir).get(b"a").unwrap().unwrap(), "1");
+}
+
+#[test]
+fn a_store_that_opens_empty_is_refused() {
+    let dir = TempDir::new().unwrap();
+    write(&open(&dir), b"a", "1");
+    restore(dir.path(), &[], |file| file == "db" || file.starts_with("snap."));
+    assert!(matches!(refusal(&dir), StoreError::WentBack { .. }));
+}
+
+#[test]
+fn the_mark_of_another_store_is_refused() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    drop((open(&dir), open(&other)));
+    let mark = "store/high-water";
+    fs::copy(other.path().join(mark), dir.path().join(mark)).unwrap();
+    assert!(matches!(refusal(&dir), StoreError::WentBack { .. }));
+}
+
+#[test]
+fn a_store_without_all_its_files_is_refused() {
+    for missing in ["high-water", "format"] {
+        let dir = TempDir::new().unwrap();
+        write(&open(&dir), b"a", "1");
+        fs::remove_file(dir.path().join("store").join(missing)).unwrap();
+        let error = refusal(&dir);
+        assert!(matches!(&error, StoreError::Damaged { place, .. } if place.contains(missing)));
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir));
+    let format = dir.path().join("store/format");
+    fs::write(&format, "2\n").unwrap();
+    assert!(matches!(refusal(&dir), StoreError::NewerFormat { found: 2, known: 1 }));
+    fs::write(&format, "1\n").unwrap();
+    drop(open(&dir));
+}
+
+#[test]
+fn leftovers_of_a_killed_start_do_not_keep_it_from_starting() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir_all(dir.path().join("store.new/blobs")).unwrap();
+    fs::write(dir.path().join("store.new/conf"), "half").unwrap();
+    write(&open(&dir), b"a", "1");
+    // Sorts behind every finished snapshot.
+    fs::write(dir.path().join("store/snap.FFFFFFFFFFFFFFFF.generating"), "half").unwrap();
+    assert_eq!(open(&dir).get(b"a").unwrap().unwrap(), "1");
+}
+
+#[test]
+fn files_that_are_never_synced_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    store.apply(&put(b"a", "1")).unwrap();
+    fs::write(dir.path().join("store/blobs/1"), "x").unwrap();
+    assert_eq!(store.usage().unsynced_files, 1);
+    assert!(matches!(store.sync(), Err(StoreError::Damaged { .. })));
+    drop(store);
+    fs::write(dir.path().join("store/blobs/1"), "x").unwrap();
+    assert!(matches!(refusal(&dir), StoreError::Damaged { .. }));
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let hasty = DiskOptions { lock_wait: Duration::from_millis(50), ..options() };
+    let refusal = DiskStore::open(dir.path(), &hasty);
+    assert!(matches!(refusal, Err(StoreError::InUse { .. })));
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| DiskStore::open(dir.path(), &options()).map(drop));
+        drop(store);
+        next.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn damaged_files_of_sled_end_in_an_error() {
+    for (file, content) in [("conf", &b"segment_size: 7\n...."[..]), ("db", &[7; 9_000_000])] {
+        let dir = TempDir::new().unwrap();
+        write(&open(&dir), b"a", "1");
+        fs::write(dir.path().join("store").join(file), content).unwrap();
+        let error = refusal(&dir);
+        assert!(
+            matches!(error, StoreError::Damaged { .. } | StoreError::WentBack { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn rows_that_do_not_add_up_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let large = vec![7; 100_000];
+    let store = open(&dir);
+    write(&store, b"a", "1");
+    write(&store, b"b", large);
+    drop(store);
+    let whole = save(dir.path());
+    let row = layout::row_key(b"a");
+    let part = layout::chunk_key(1, 3);
+    let older = |db: &sled::Db| {
+        let mut ledger = read_ledger(db).unwrap().unwrap();
+        db.insert(&row, layout::NewRow::encode(&row, b"0", &mut ledger).bytes).unwrap();
+    };
+    let changes: [&dyn Fn(&sled::Db); 6] = [
+        &|db| drop(db.remove(&row).unwrap()),
+        &|db| drop(db.insert(&row, vec![0, 0, 0, 0, 0, 9]).unwrap()),
+        &older,
+        &|db| drop(db.remove(part).unwrap()),
+        &|db| drop(db.insert(part, vec![8; layout::CHUNK_BYTES]).unwrap()),
+        &|db| drop(db.insert(layout::chunk_key(7, 0), "orphan").unwrap()),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        restore(dir.path(), &whole, |_| true);
+        tamper(dir.path(), change);
+        let error = refusal(&dir);
+        assert!(matches!(error, StoreError::Damaged { .. }), "change {number}: {error}");
+    }
+    restore(dir.path(), &whole, |_| true);
+    drop(open(&dir));
+}
+
+#[test]
+fn a_failed_sync_returns_and_closes_the_store() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    write(&store, b"a", "1");
+    real_sync::tests::fail_one_sync_under(dir.path());
+    store.apply(&put(b"a", "2")).unwrap();
+    let started = Instant::now();
+    store.sync().unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    store.sync().unwrap_err();
+    store.apply(&put(b"a", "3")).unwrap_err();
+    store.get(b"a").unwrap_err();
+    drop(store);
+    let found = open(&dir).get(b"a").unwrap().unwrap();
+    assert!(found == "1" || found == "2", "{found:?}");
+}
+
+#[test]
+fn every_sync_really_syncs() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    for round in 0..20 {
+        store.apply(&put(b"a", vec![round])).unwrap();
+        let before = real_sync::count();
+        store.sync().unwrap();
+        // The batch's own buffer is written by the sync, unless a full segment was before.
+        assert!(real_sync::count() > before || !cfg!(target_os = "linux"));
+    }
 }

@@ -1,0 +1,270 @@
+//! The configuration: flags over environment over file over defaults, checked before anything
+//! starts. A setting that is unknown or makes no sense is an error that names it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{Access, TokenConfig};
+use crate::core::retention::Retention;
+use crate::engine::ledger::Settings;
+use crate::store::disk::DiskOptions;
+
+/// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
+pub const ENV_PREFIX: &str = "SYNC_SERVER_";
+
+/// The deltasync server: keeps versioned collections and their change logs, and serves them by
+/// pull and push.
+///
+/// Each setting may be a flag, an environment variable (`SYNC_SERVER_` and the name of the flag,
+/// e.g. `SYNC_SERVER_DATA_DIR`) or a line of the configuration file (`data_dir = "..."`); flags
+/// win over the environment, the environment over the file.
+///
+/// Exit codes: 0 stopped as asked; 1 could not start; 2 wrong usage or configuration; 3 the store
+/// is damaged, too new, or went back; 4 storage failed while running; 5 did not stop within the
+/// grace period.
+#[derive(Debug, Parser)]
+#[command(name = "sync-server", version, verbatim_doc_comment)]
+pub struct Cli {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "SYNC_SERVER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print the configuration in force, without secrets, and exit.
+    #[arg(long)]
+    pub print_config: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Settings as flags; what is not given is left to the environment and the file.
+#[derive(Debug, Default, Args, Serialize)]
+struct Flags {
+    /// Directory of the store; created if it does not exist. Required.
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// Address to listen on; port 0 picks a free one. Default 127.0.0.1:7411.
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// Memory for the store's page cache, in MiB; the process uses two to three times as much.
+    /// 1..65536, default 128.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_mib: Option<u64>,
+    /// Refuse writes while less than this is free on the disk, in MiB. Default 256.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    free_disk_min_mib: Option<u64>,
+    /// Forget tombstones older than this, in seconds. Default 2592000 (30 days).
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstone_age_max_s: Option<u64>,
+    /// Keep at most this many tombstones per collection, whatever their age. Default 1000000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstones_max: Option<u64>,
+    /// How long an idempotency key protects a retry, in seconds. Default 600.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_window_s: Option<u64>,
+    /// Keep at most this many idempotency keys. Default 100000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_keys_max: Option<u64>,
+    /// Live subscription streams at once. Default 10000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams_max: Option<usize>,
+    /// End streams older than this with Goodbye, in seconds. Default 3600.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_age_max_s: Option<u64>,
+    /// Spread the return of clients over this after a Goodbye, in milliseconds. Default 5000.
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goodbye_jitter_ms: Option<u64>,
+    /// Time that open calls get when the server stops, in seconds. Default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_s: Option<u64>,
+    /// Offer gRPC reflection. Default true.
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reflection: Option<bool>,
+    /// What to log, in the syntax of tracing's `EnvFilter`. Default info.
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// How to log: text or json. Default text.
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// The configuration in force. `--help` says what each setting means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the flags of the same names are the documentation")]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub cache_mib: u64,
+    pub free_disk_min_mib: u64,
+    pub tombstone_age_max_s: u64,
+    pub tombstones_max: u64,
+    pub idempotency_window_s: u64,
+    pub idempotency_keys_max: u64,
+    pub streams_max: usize,
+    pub stream_age_max_s: u64,
+    pub goodbye_jitter_ms: u64,
+    pub grace_s: u64,
+    pub reflection: bool,
+    pub log: String,
+    pub log_format: LogFormat,
+    /// Who may do what; only in the file. None = everybody may do everything.
+    pub tokens: Vec<TokenConfig>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file or the environment could not be read into settings.
+    #[error("configuration: {0}")]
+    Unreadable(Box<figment::Error>),
+    /// A setting is out of range.
+    #[error("configuration: {setting}: {reason}")]
+    Invalid {
+        /// Which one.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// The configuration in force.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Config::default()));
+        if let Some(file) = &self.config {
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let env = Env::prefixed(ENV_PREFIX).ignore(&["config"]);
+        let config: Config = figment
+            .merge(env)
+            .merge(Serialized::defaults(&self.flags))
+            .extract()
+            .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7411)),
+            cache_mib: 128,
+            free_disk_min_mib: 256,
+            tombstone_age_max_s: 30 * 24 * 60 * 60,
+            tombstones_max: 1_000_000,
+            idempotency_window_s: 600,
+            idempotency_keys_max: 100_000,
+            streams_max: 10_000,
+            stream_age_max_s: 3_600,
+            goodbye_jitter_ms: 5_000,
+            grace_s: 10,
+            reflection: true,
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            tokens: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, reason: &str| {
+            Err(ConfigError::Invalid { setting, reason: reason.to_owned() })
+        };
+        if self.data_dir.as_os_str().is_empty() {
+            return invalid("data_dir", "must be set, e.g. --data-dir ./data");
+        }
+        if !(1..=65_536).contains(&self.cache_mib) {
+            return invalid("cache_mib", "must be 1 to 65536");
+        }
+        if !(1..=1_000_000).contains(&self.streams_max) {
+            return invalid("streams_max", "must be 1 to 1000000");
+        }
+        if !(1..=31_536_000).contains(&self.stream_age_max_s) {
+            return invalid("stream_age_max_s", "must be 1 to 31536000");
+        }
+        if self.goodbye_jitter_ms > 600_000 {
+            return invalid("goodbye_jitter_ms", "must be at most 600000");
+        }
+        if !(1..=300).contains(&self.grace_s) {
+            return invalid("grace_s", "must be 1 to 300");
+        }
+        if let Err(error) = Access::new(&self.tokens) {
+            return invalid("tokens", &error.to_string());
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
+            return invalid("log", &error.to_string());
+        }
+        Ok(())
+    }
+
+    /// The same without secrets, for printing.
+    #[must_use]
+    pub fn printable(&self) -> Self {
+        let mut printable = self.clone();
+        for token in &mut printable.tokens {
+            "(hidden)".clone_into(&mut token.sha256);
+        }
+        printable
+    }
+
+    /// How the ledger keeps what it has.
+    #[must_use]
+    pub fn ledger(&self) -> Settings {
+        Settings {
+            retention: Retention {
+                tombstone_age_max: Duration::from_secs(self.tombstone_age_max_s),
+                tombstones_max: self.tombstones_max,
+            },
+            receipt_window: Duration::from_secs(self.idempotency_window_s),
+            receipts_max: self.idempotency_keys_max,
+        }
+    }
+
+    /// How the store uses memory and disk.
+    #[must_use]
+    pub fn store(&self) -> DiskOptions {
+        DiskOptions {
+            cache_bytes: self.cache_mib * 1024 * 1024,
+            free_bytes_min: self.free_disk_min_mib * 1024 * 1024,
+            ..DiskOptions::default()
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The program around the server: configuration, logging, the store, signals, exit codes. A
+//! library function, so that tests can run exactly what users run.
+
+use std::error::Error;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Cli, Config, LogFormat};
+use crate::engine::ledger::Ledger;
+use crate::server::{ServeError, serve};
+use crate::store::StoreError;
+use crate::store::disk::DiskStore;
+
+/// Threads for reads of the store. They wait for the disk, not for each other.
+const READ_THREADS: usize = 32;
+
+/// What is left of a runtime that calls still hold on to gets this long.
+const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+
+/// How the program ended, as an exit code. `--help` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Stopped = 0,
+    CouldNotStart = 1,
+    Configuration = 2,
+    StoreRefused = 3,
+    StorageFailed = 4,
+    GraceExceeded = 5,
+}
+
+/// Runs the server with the arguments and environment of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match cli.load() {
+        Ok(config) => config,
+        Err(error) => return fail(Exit::Configuration, &error),
+    };
+    if cli.print_config {
+        let text = serde_json::to_string_pretty(&config.printable()).unwrap_or_default();
+        return match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => ExitCode::from(Exit::Stopped as u8),
+            Err(error) => fail(Exit::CouldNotStart, &error),
+        };
+    }
+    start_logging(&config);
+    match run(&config) {
+        Ok(()) => ExitCode::from(Exit::Stopped as u8),
+        Err((exit, error)) => fail(exit, error.as_ref()),
+    }
+}
+
+type Ended = (Exit, Box<dyn Error>);
+
+fn run(config: &Config) -> Result<(), Ended> {
+    let store = DiskStore::open(&config.data_dir, &config.store()).map_err(refused)?;
+    let mut progress = |rows: u64| tracing::info!(rows, "checking the store");
+    let ledger = Ledger::open(store, config.ledger(), &mut progress).map_err(refused)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(READ_THREADS)
+        .build()
+        .map_err(|error| (Exit::CouldNotStart, error.into()))?;
+    let ended = runtime.block_on(listen_and_serve(ledger, config));
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    ended
+}
+
+async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<(), Ended> {
+    let could_not = |error: std::io::Error| (Exit::CouldNotStart, error.into());
+    let listener = TcpListener::bind(config.listen).await.map_err(could_not)?;
+    let address = listener.local_addr().map_err(could_not)?;
+    let stop = CancellationToken::new();
+    let signals = stop.clone();
+    let watching = tokio_util::task::TaskTracker::new();
+    watching.spawn(async move {
+        stop_signal().await;
+        signals.cancel();
+    });
+    if config.tokens.is_empty() {
+        tracing::warn!("no tokens are configured: everybody who connects may do everything");
+    }
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "traffic is not encrypted, and the address is not loopback");
+    }
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
+    serve(listener, ledger, config, stop).await.map_err(|error| {
+        let exit = match &error {
+            ServeError::Config(_) => Exit::Configuration,
+            ServeError::System { .. } => Exit::CouldNotStart,
+            ServeError::Store(_) => Exit::StorageFailed,
+            ServeError::Grace(_) => Exit::GraceExceeded,
+        };
+        (exit, error.into())
+    })?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard; the server stops only when killed");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).unwrap_or_default();
+    let colour = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// A store that cannot be opened: damaged or wrong is not the same as busy.
+fn refused(error: StoreError) -> Ended {
+    let exit = match &error {
+        StoreError::InUse { .. } | StoreError::Full { .. } => Exit::CouldNotStart,
+        StoreError::Io { .. } => Exit::StorageFailed,
+        StoreError::NewerFormat { .. }
+        | StoreError::WentBack { .. }
+        | StoreError::Damaged { .. } => Exit::StoreRefused,
+    };
+    (exit, error.into())
+}
+
+/// Says why, with all causes, where a person looks first.
+fn fail(exit: Exit, error: &dyn Error) -> ExitCode {
+    let mut text = format!("sync-server: {error}");
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    // Nothing is left to do about a closed stderr.
+    let _told = writeln!(std::io::stderr(), "{text}");
+    ExitCode::from(exit as u8)
+}

@@ -1,0 +1,251 @@
+//! `SyncService`: pulls, windows, look-ups; the subscription loop is in [`super::subscribe`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sync_proto::convert;
+use sync_proto::limits::GET_ITEMS_KEYS_MAX;
+use sync_proto::types::{
+    CollectionName, Key, ListItems, Malformed, Outcome, Pull, Subscribe, Target,
+};
+use sync_proto::v1;
+use sync_proto::v1::sync_service_server::SyncService;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Context, subscribe};
+use crate::auth::{AccessError, Caller};
+use crate::core::page::PageLimits;
+use crate::engine::ledger::Ledger;
+use crate::engine::reading::PageRequest;
+use crate::status;
+use crate::store::Store;
+
+/// Collections that one page of a listing passes over at most because they are not the caller's.
+const LIST_LOOKS_MAX: usize = 10_000;
+
+/// The service.
+#[derive(Debug)]
+pub struct SyncRpc<S> {
+    context: Arc<Context<S>>,
+}
+
+// === impl SyncRpc ===
+
+impl<S: Store> SyncRpc<S> {
+    /// The service over an engine.
+    pub fn new(context: Arc<Context<S>>) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> SyncService for SyncRpc<S> {
+    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+
+    async fn pull(
+        &self,
+        request: Request<v1::PullRequest>,
+    ) -> Result<Response<v1::PullResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        let outcomes = self.context.read(move |ledger| answer(ledger, &caller, &pull)).await?;
+        let outcomes = outcomes.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::PullResponse { outcomes }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = self.context.caller(&request)?;
+        let asked = Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        if let Some(index) = asked.targets.iter().position(|target| target.from_last_ack) {
+            let text = format!("targets[{index}].from_last_ack: {}", NO_ACKS);
+            return Err(Status::unimplemented(text));
+        }
+        let messages = subscribe::start(&self.context, caller, asked)?;
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn list_items(
+        &self,
+        request: Request<v1::ListItemsRequest>,
+    ) -> Result<Response<v1::ListItemsResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let asked = ListItems::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        may_read(&caller, &asked.collection)?;
+        let window = self.context.read(move |ledger| ledger.list_items(&asked)).await?;
+        let window = window.map_err(|error| status::list(&error))?;
+        Ok(Response::new(v1::ListItemsResponse {
+            items: window.items.into_iter().map(Into::into).collect(),
+            next_page_token: window.next,
+            head: Some(window.head.into()),
+        }))
+    }
+
+    async fn get_items(
+        &self,
+        request: Request<v1::GetItemsRequest>,
+    ) -> Result<Response<v1::GetItemsResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let wire = request.into_inner();
+        let name = collection(&wire.collection)?;
+        let keys = keys(wire.keys).map_err(|error| status::malformed(&error))?;
+        may_read(&caller, &name)?;
+        let keys_only = wire.keys_only;
+        let found = self.context.read(move |ledger| ledger.get_items(&name, &keys, keys_only));
+        let found = found.await?.map_err(|error| status::list(&error))?;
+        let result = |result| v1::GetItemsResult {
+            result: Some(match result {
+                Ok(item) => v1::get_items_result::Result::Found(v1::Item::from(item)),
+                Err(key) => v1::get_items_result::Result::Gone(Key::to_bytes(&key)),
+            }),
+        };
+        Ok(Response::new(v1::GetItemsResponse {
+            results: found.results.into_iter().map(result).collect(),
+            head: Some(found.head.into()),
+        }))
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<v1::GetCollectionRequest>,
+    ) -> Result<Response<v1::GetCollectionResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let name = collection(&request.into_inner().collection)?;
+        may_read(&caller, &name)?;
+        let head = self.context.ledger.head(&name);
+        let head = head.ok_or_else(|| Status::not_found("there is no such collection"))?;
+        let info = v1::CollectionInfo { name: name.to_string(), head: Some(head.into()) };
+        Ok(Response::new(v1::GetCollectionResponse { collection: Some(info) }))
+    }
+
+    async fn list_collections(
+        &self,
+        request: Request<v1::ListCollectionsRequest>,
+    ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let wire = request.into_inner();
+        let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
+        let after = after_name(&wire.page_token).map_err(|e| status::malformed(&e))?;
+        let looked =
+            self.context.ledger.list_collections(&wire.prefix, after.as_ref(), LIST_LOOKS_MAX);
+        let mut last =
+            (looked.len() == LIST_LOOKS_MAX).then(|| looked[LIST_LOOKS_MAX - 1].0.clone());
+        let mut collections = Vec::new();
+        let mut readable = looked.into_iter().filter(|(name, _)| caller.may_read(name)).peekable();
+        while let Some((name, head)) = readable.next() {
+            let info = v1::CollectionInfo { name: name.to_string(), head: Some(head.into()) };
+            collections.push(info);
+            if collections.len() == most {
+                // Nothing behind it that the caller may read: this was the last page.
+                last = if readable.peek().is_some() { Some(name) } else { last };
+                break;
+            }
+        }
+        let next_page_token =
+            last.map(|name| Bytes::copy_from_slice(name.as_str().as_bytes())).unwrap_or_default();
+        Ok(Response::new(v1::ListCollectionsResponse { collections, next_page_token }))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        self.context.caller(&request)?;
+        Err(Status::unimplemented("this server does not offer Reconcile: load from scratch"))
+    }
+
+    async fn ack(
+        &self,
+        request: Request<v1::AckRequest>,
+    ) -> Result<Response<v1::AckResponse>, Status> {
+        self.context.caller(&request)?;
+        Err(Status::unimplemented(NO_ACKS))
+    }
+}
+
+/// What is said of everything that needs stored acks.
+const NO_ACKS: &str = "this server does not keep acks: keep the cursor and send it";
+
+/// Answers the targets in order. The byte budget is shared fairly: each target may take an equal
+/// part of what is left, and what it does not need goes to those behind it.
+fn answer<S: Store>(ledger: &Ledger<S>, caller: &Caller, pull: &Pull) -> Vec<Outcome<Bytes>> {
+    let mut left = pull.bytes_max;
+    let mut outcomes: Vec<Outcome<Bytes>> = Vec::with_capacity(pull.targets.len());
+    for (index, target) in pull.targets.iter().enumerate() {
+        let outcome = match target {
+            Err(error) => Outcome::Failed(status::failure(&status::malformed(error))),
+            Ok(target) if !caller.may_read(&target.collection) => Outcome::Denied,
+            Ok(target) if target.from_last_ack => {
+                Outcome::Failed(status::failure(&Status::unimplemented(NO_ACKS)))
+            }
+            Ok(target) => {
+                let share = left / (pull.targets.len() - index);
+                // Before anything is sent, one version may be as large as a commit can be: so
+                // every reply makes progress, and none exceeds the message limit.
+                let limits = PageLimits {
+                    changes_max: pull.changes_max,
+                    bytes_max: share,
+                    oversize: left == pull.bytes_max,
+                };
+                let (outcome, size) = page(ledger, target, limits);
+                left = left.saturating_sub(size);
+                outcome
+            }
+        };
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+fn page<S: Store>(
+    ledger: &Ledger<S>,
+    target: &Target,
+    limits: PageLimits,
+) -> (Outcome<Bytes>, usize) {
+    let asked = PageRequest {
+        collection: &target.collection,
+        cursor: target.cursor,
+        scope: &target.scope,
+        keys_only: target.keys_only,
+        verify: target.verify,
+        catch_up_max: target.changes_max,
+        limits,
+    };
+    match ledger.page(&asked) {
+        Ok(answered) => answered,
+        Err(error) => (Outcome::Failed(status::failure(&status::storage(&error))), 0),
+    }
+}
+
+fn collection(name: &str) -> Result<CollectionName, Status> {
+    CollectionName::new(name).map_err(|error| status::malformed(&error))
+}
+
+fn may_read(caller: &Caller, name: &CollectionName) -> Result<(), Status> {
+    if caller.may_read(name) { Ok(()) } else { Err(status::access(AccessError::Denied)) }
+}
+
+fn keys(wire: Vec<Bytes>) -> Result<Vec<Key>, Malformed> {
+    let count = wire.len();
+    if count == 0 || count > GET_ITEMS_KEYS_MAX {
+        let reason = format!("{count} of them, 1 to {GET_ITEMS_KEYS_MAX} are allowed");
+        return Err(Malformed::new("keys", reason));
+    }
+    let parse = |(index, key)| {
+        Key::new(key).map_err(|error: Malformed| error.within_element("keys", index))
+    };
+    wire.into_iter().enumerate().map(parse).collect()
+}
+
+/// The page token of a listing of collections is the last name of the page before.
+fn after_name(token: &[u8]) -> Result<Option<CollectionName>, Malformed> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let invalid = || Malformed::new("page_token", "is not a token of this listing");
+    let name = std::str::from_utf8(token).map_err(|_| invalid())?;
+    CollectionName::new(name).map(Some).map_err(|_| invalid())
+}

@@ -1,0 +1,220 @@
+//! `WriteService`: commits, imports, deletion of collections.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use sync_proto::convert;
+use sync_proto::types::{CollectionName, Commit, Malformed, Mutation};
+use sync_proto::v1;
+use sync_proto::v1::write_service_server::WriteService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Context;
+use crate::auth::{AccessError, Caller};
+use crate::core::plan;
+use crate::engine::writer::Pending;
+use crate::status;
+use crate::store::Store;
+
+/// Commits of one import that wait for the writer together.
+const IMPORT_WINDOW: usize = 64;
+
+/// The service.
+#[derive(Debug)]
+pub struct WriteRpc<S> {
+    context: Arc<Context<S>>,
+}
+
+/// How an import gets on.
+struct Import<'a, S> {
+    context: &'a Context<S>,
+    caller: Caller,
+    id: Option<String>,
+    waiting: VecDeque<Waiting>,
+    told: v1::ImportResponse,
+}
+
+/// A commit of an import that is not durable yet.
+struct Waiting {
+    pending: Pending,
+    sequence: u64,
+    mutations: u64,
+}
+
+// === impl WriteRpc ===
+
+impl<S: Store> WriteRpc<S> {
+    /// The service over an engine.
+    pub fn new(context: Arc<Context<S>>) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> WriteService for WriteRpc<S> {
+    async fn commit(
+        &self,
+        request: Request<v1::CommitRequest>,
+    ) -> Result<Response<v1::CommitResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let wire = request.into_inner();
+        let fingerprint = fingerprint(&wire, &caller);
+        let commit = Commit::try_from(wire).map_err(|error| status::malformed(&error))?;
+        let named = commit.mutations.iter().map(|mutation| &mutation.collection);
+        let judged = commit.preconditions.iter().map(|precondition| &precondition.collection);
+        may_write_all(&caller, named.chain(judged))?;
+        let commit = plan::Request::Commit { commit, fingerprint };
+        let answer = self.context.writes.commit(commit).await.map_err(|e| status::write(&e))?;
+        Ok(Response::new(v1::CommitResponse {
+            collections: answer.collections.into_iter().map(Into::into).collect(),
+            replayed: answer.replayed,
+        }))
+    }
+
+    async fn import(
+        &self,
+        request: Request<Streaming<v1::ImportRequest>>,
+    ) -> Result<Response<v1::ImportResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let mut messages = request.into_inner();
+        let mut import = Import {
+            context: &self.context,
+            caller,
+            id: None,
+            waiting: VecDeque::new(),
+            told: v1::ImportResponse::default(),
+        };
+        let draining = self.context.drain.clone();
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = draining.cancelled() => {
+                    import.settle(0).await?;
+                    return Err(Status::unavailable("the server is stopping; resume the import"));
+                }
+                message = messages.message() => message?,
+            };
+            let Some(message) = message else { break };
+            import.take(message).await?;
+        }
+        import.settle(0).await?;
+        if import.id.is_none() {
+            return Err(Status::invalid_argument("import_id: the stream held no message"));
+        }
+        Ok(Response::new(import.told))
+    }
+
+    async fn get_import(
+        &self,
+        request: Request<v1::GetImportRequest>,
+    ) -> Result<Response<v1::GetImportResponse>, Status> {
+        self.context.caller(&request)?;
+        let import_id = request.into_inner().import_id;
+        check_import_id(&import_id).map_err(|error| status::malformed(&error))?;
+        let found = self.context.read(move |ledger| ledger.import_progress(&import_id)).await?;
+        match found.map_err(|error| status::storage(&error))? {
+            Some(sequence) => Ok(Response::new(v1::GetImportResponse { sequence })),
+            None => Err(Status::not_found("import_id: no such import within the window")),
+        }
+    }
+
+    async fn delete_collection(
+        &self,
+        request: Request<v1::DeleteCollectionRequest>,
+    ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
+        let caller = self.context.caller(&request)?;
+        let wire = request.into_inner();
+        let malformed = |error: Malformed| status::malformed(&error);
+        let name = CollectionName::new(&wire.collection).map_err(malformed)?;
+        if name.is_inbox() {
+            let reason = "names below \"inbox/\" are the server's";
+            return Err(malformed(Malformed::new("collection", reason)));
+        }
+        let condition = wire.head_equals.map(convert::head_equals).transpose();
+        let condition = condition.map_err(|error| malformed(error.within("head_equals")))?;
+        may_write_all(&caller, [&name])?;
+        let gone = self.context.writes.delete_collection(name, condition).await;
+        let head = gone.map_err(|error| status::write(&error))?;
+        Ok(Response::new(v1::DeleteCollectionResponse { last_head: Some(head.into()) }))
+    }
+}
+
+// === impl Import ===
+
+impl<S: Store> Import<'_, S> {
+    /// Hands a message to the writer; waits while too many are under way.
+    async fn take(&mut self, message: v1::ImportRequest) -> Result<(), Status> {
+        let malformed = |error: Malformed| status::malformed(&error);
+        check_import_id(&message.import_id).map_err(malformed)?;
+        let id = self.id.get_or_insert_with(|| message.import_id.clone());
+        if *id != message.import_id {
+            let reason = "differs from the first message of the stream";
+            return Err(malformed(Malformed::new("import_id", reason)));
+        }
+        if message.sequence == 0 {
+            return Err(malformed(Malformed::new("sequence", "begins at 1")));
+        }
+        let mutations: Vec<Mutation> = convert::mutations(message.mutations).map_err(malformed)?;
+        may_write_all(&self.caller, mutations.iter().map(|mutation| &mutation.collection))?;
+        self.settle(IMPORT_WINDOW - 1).await?;
+
+        let count = u64::try_from(mutations.len()).expect("a commit is bounded");
+        let sequence = message.sequence;
+        let request = plan::Request::Import { import_id: message.import_id, sequence, mutations };
+        let submitted = self.context.writes.submit(request).await;
+        let pending = submitted.map_err(|error| status::write(&error))?;
+        self.waiting.push_back(Waiting { pending, sequence, mutations: count });
+        Ok(())
+    }
+
+    /// Waits until at most `most` commits are under way.
+    async fn settle(&mut self, most: usize) -> Result<(), Status> {
+        while self.waiting.len() > most {
+            let Some(next) = self.waiting.pop_front() else { break };
+            let answer = next.pending.answer().await.map_err(|error| {
+                let status = status::write(&error);
+                Status::new(
+                    status.code(),
+                    format!("commit {}: {}", next.sequence, status.message()),
+                )
+            })?;
+            self.told.sequence = self.told.sequence.max(next.sequence);
+            if answer.replayed {
+                self.told.skipped += 1;
+            } else {
+                self.told.commits += 1;
+                self.told.mutations += next.mutations;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_import_id(id: &str) -> Result<(), Malformed> {
+    if id.is_empty() {
+        return Err(Malformed::new("import_id", "must not be empty"));
+    }
+    convert::id(id, "import_id")
+}
+
+fn may_write_all<'n>(
+    caller: &Caller,
+    names: impl IntoIterator<Item = &'n CollectionName>,
+) -> Result<(), Status> {
+    if names.into_iter().all(|name| caller.may_write(name)) {
+        Ok(())
+    } else {
+        Err(status::access(AccessError::Denied))
+    }
+}
+
+/// What makes a retry the same request: its content and its caller.
+fn fingerprint(request: &v1::CommitRequest, caller: &Caller) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(caller.subject().as_bytes());
+    hash.update([0]);
+    hash.update(request.encode_to_vec());
+    hash.finalize()[..16].try_into().expect("a SHA-256 has 32 bytes")
+}

@@ -1,0 +1,190 @@
+//! Assembles a server around an open store, and takes it down again. Everything that it uses
+//! comes in from outside: the listener, the store, the configuration, the end.
+//!
+//! ```text
+//! stop ─► health NOT_SERVING ─► Goodbye on streams ─► open calls finish, or the grace ends
+//!      ─► the writer finishes what is queued ─► the store is closed
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sync_proto::v1::admin_service_server::AdminServiceServer;
+use sync_proto::v1::sync_service_server::SyncServiceServer;
+use sync_proto::v1::write_service_server::WriteServiceServer;
+use sync_proto::{DESCRIPTORS, limits::MESSAGE_BYTES_MAX};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use crate::auth::Access;
+use crate::config::Config;
+use crate::engine::hub::Hub;
+use crate::engine::ledger::Ledger;
+use crate::engine::writer::{Writer, Writes};
+use crate::rpc::admin::AdminRpc;
+use crate::rpc::sync::SyncRpc;
+use crate::rpc::write::WriteRpc;
+use crate::rpc::{Context, StreamSettings};
+use crate::store::{Store, StoreError};
+
+/// HTTP/2 streams of one connection: more than any one client needs, far from harm.
+const CONNECTION_STREAMS_MAX: u32 = 1_024;
+/// Resets of one connection that we caused, or that wait to be taken, before it is closed: the
+/// protection against rapid-reset floods, which tonic's default builder switches off.
+const RESETS_MAX: usize = 256;
+/// Size of all request headers.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// A peer that is silent for this long is asked whether it is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A peer that does not answer within this is gone.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a server ended other than as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The tokens of the configuration make no sense.
+    #[error("configuration")]
+    Config(#[source] crate::auth::BadToken),
+    /// The network or the system failed.
+    #[error("the server could not {doing}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Storage failed.
+    #[error("storage failed")]
+    Store(#[from] StoreError),
+    /// Calls were still open when the grace period ended.
+    #[error("calls were still open after {0:?} of grace")]
+    Grace(Duration),
+}
+
+/// Serves `store` on `listener` until `stop` is cancelled or storage fails.
+pub async fn serve<S: Store>(
+    listener: TcpListener,
+    ledger: Ledger<S>,
+    config: &Config,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let ledger = Arc::new(ledger);
+    let hub = Arc::new(Hub::default());
+    let fatal = CancellationToken::new();
+    let (writer, writes) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
+        .map_err(|error| system("start the writer", error))?;
+    let (health, health_service) = health_reporter();
+    let context = Arc::new(context(ledger, hub, writes, config)?);
+    let router = router(&context, config)?.add_service(health_service);
+    set_serving(&health, true).await;
+
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let closing = CancellationToken::new();
+    let closed = closing.clone().cancelled_owned();
+    let mut serving = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));
+    let served = tokio::select! {
+        biased;
+        () = fatal.cancelled() => Ok(()),
+        () = stop.cancelled() => Ok(()),
+        ended = &mut serving => ended,
+    };
+    served.map_err(|error| system("serve", error))?;
+
+    tracing::info!(grace_s = config.grace_s, "draining");
+    set_serving(&health, false).await;
+    context.drain.cancel();
+    context.tasks.close();
+    closing.cancel();
+    let grace = Duration::from_secs(config.grace_s);
+    let drained = tokio::time::timeout(grace, async {
+        context.tasks.wait().await;
+        serving.await
+    });
+    let drained = drained.await;
+    // Whatever the connections do: what was accepted is written before the store is closed.
+    let stopped = tokio::task::spawn_blocking(move || writer.stop()).await;
+    stopped.map_err(|error| system("stop the writer", error))??;
+    match drained {
+        Ok(ended) => ended.map_err(|error| system("serve", error)),
+        Err(_) => Err(ServeError::Grace(grace)),
+    }
+}
+
+fn context<S: Store>(
+    ledger: Arc<Ledger<S>>,
+    hub: Arc<Hub>,
+    writes: Writes,
+    config: &Config,
+) -> Result<Context<S>, ServeError> {
+    Ok(Context {
+        ledger,
+        hub,
+        writes,
+        access: Access::new(&config.tokens).map_err(ServeError::Config)?,
+        streams: StreamSettings {
+            slots: Arc::new(tokio::sync::Semaphore::new(config.streams_max)),
+            age_max: Duration::from_secs(config.stream_age_max_s),
+            goodbye_jitter: Duration::from_millis(config.goodbye_jitter_ms),
+        },
+        drain: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    })
+}
+
+fn router<S: Store>(context: &Arc<Context<S>>, config: &Config) -> Result<Router, ServeError> {
+    let sync = SyncServiceServer::new(SyncRpc::new(Arc::clone(context)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let write = WriteServiceServer::new(WriteRpc::new(Arc::clone(context)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin = AdminServiceServer::new(AdminRpc);
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = config.reflection.then(|| builder().build_v1()).transpose();
+    let reflection_alpha = config.reflection.then(|| builder().build_v1alpha()).transpose();
+    Ok(tonic::transport::Server::builder()
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .http2_max_local_error_reset_streams(Some(RESETS_MAX))
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(sync)
+        .add_service(write)
+        .add_service(admin)
+        .add_optional_service(reflection.map_err(|e| system("describe itself", e))?)
+        .add_optional_service(reflection_alpha.map_err(|e| system("describe itself", e))?))
+}
+
+/// Sets the health of the whole server and of each service.
+async fn set_serving(health: &HealthReporter, serving: bool) {
+    let status = if serving {
+        tonic_health::ServingStatus::Serving
+    } else {
+        tonic_health::ServingStatus::NotServing
+    };
+    for service in [
+        "",
+        sync_proto::v1::sync_service_server::SERVICE_NAME,
+        sync_proto::v1::write_service_server::SERVICE_NAME,
+        sync_proto::v1::admin_service_server::SERVICE_NAME,
+    ] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+fn system(
+    doing: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ServeError {
+    ServeError::System { doing, source: source.into() }
+}

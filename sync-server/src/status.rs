@@ -1,0 +1,96 @@
+//! The one table from our errors to gRPC status codes. Exhaustive: a new error does not compile
+//! until it picks a code. Our own faults say little outside and everything in the log.
+
+use sync_proto::types::{Failure, Malformed};
+use tonic::{Code, Status};
+
+use crate::auth::AccessError;
+use crate::core::plan::Refusal;
+use crate::core::window::TokenRefusal;
+use crate::engine::ledger::DeleteRefusal;
+use crate::engine::listing::ListError;
+use crate::engine::writer::WriteError;
+use crate::store::StoreError;
+
+/// What is said of a fault that is ours.
+const INTERNAL: &str = "internal error; the server's log says more";
+
+/// A message of the protocol that was not well-formed.
+#[must_use]
+pub fn malformed(error: &Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// A caller that may not.
+#[must_use]
+pub fn access(error: AccessError) -> Status {
+    match error {
+        AccessError::Unauthenticated => Status::unauthenticated(error.to_string()),
+        AccessError::Denied => Status::permission_denied(error.to_string()),
+    }
+}
+
+/// A write that did not happen, or may not have.
+#[must_use]
+pub fn write(error: &WriteError) -> Status {
+    let text = error.to_string();
+    match error {
+        WriteError::Refused(refusal) => match refusal {
+            Refusal::Precondition { .. }
+            | Refusal::ReorderOfMissing { .. }
+            | Refusal::ImportGap { .. } => Status::failed_precondition(text),
+            Refusal::NoAudiences { .. } => Status::unimplemented(text),
+            Refusal::KeyReused => Status::invalid_argument(text),
+            Refusal::Damaged(cause) => storage(cause),
+        },
+        WriteError::NotDeleted(refusal) => match refusal {
+            DeleteRefusal::NotFound => Status::not_found(text),
+            DeleteRefusal::HeadDiffers(_) => Status::failed_precondition(text),
+        },
+        WriteError::Full => Status::resource_exhausted(text),
+        WriteError::Stopping | WriteError::Unknown => Status::unavailable(text),
+    }
+}
+
+/// A listing that could not be had.
+#[must_use]
+pub fn list(error: &ListError) -> Status {
+    match error {
+        ListError::NotFound => Status::not_found(error.to_string()),
+        ListError::Token(refusal) => match refusal {
+            TokenRefusal::Invalid => Status::invalid_argument(error.to_string()),
+            TokenRefusal::OtherEpoch => Status::aborted(error.to_string()),
+        },
+        ListError::Store(cause) => storage(cause),
+    }
+}
+
+/// A read that storage failed.
+#[must_use]
+pub fn storage(error: &StoreError) -> Status {
+    tracing::error!(error = error as &dyn std::error::Error, "a read failed");
+    Status::internal(INTERNAL)
+}
+
+/// A blocking task that did not come back: it panicked, or the server is stopping.
+#[must_use]
+pub fn lost_task(error: &tokio::task::JoinError) -> Status {
+    if error.is_panic() {
+        tracing::error!(error = error as &dyn std::error::Error, "a read panicked");
+    }
+    Status::internal(INTERNAL)
+}
+
+/// The same status for one target of many.
+#[must_use]
+pub fn failure(status: &Status) -> Failure {
+    let transient = matches!(
+        status.code(),
+        Code::Unavailable | Code::Internal | Code::ResourceExhausted | Code::Aborted
+    );
+    Failure {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        retry_after: transient.then_some(std::time::Duration::from_secs(1)),
+    }
+}
