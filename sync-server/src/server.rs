@@ -76,10 +76,10 @@ pub async fn serve<S: Store>(
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
-    let (writer, writes) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
+    let (writer, queue) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
         .map_err(|error| system("start the writer", error))?;
     let (health, health_service) = health_reporter();
-    let context = Arc::new(context(ledger, hub, writes, config)?);
+    let context = Arc::new(context(ledger, hub, queue, config)?);
     let router = router(&context, config)?.add_service(health_service);
     set_serving(&health, true).await;
 

@@ -2,6 +2,7 @@
 //! numbers come in as arguments, plans come out as values.
 
 pub mod check;
+mod effect;
 pub mod page;
 pub mod plan;
 pub mod read;

@@ -9,15 +9,19 @@ use sync_proto::types::{Change, ChangeKind, Cursor, Delta, Head, Key, Malformed,
 use super::read::PageStart;
 use crate::store::rows::{LogRow, RowKind};
 
+#[cfg(test)]
+mod tests;
+
 /// Bounds of a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageLimits {
     /// Most changes.
     pub changes_max: usize,
     /// Most bytes of changes.
     pub bytes_max: usize,
-    /// Whether a first version that exceeds the bounds is sent all the same.
-    pub oversize: bool,
+    /// Most bytes of the first version, which is never split: it may exceed the other bounds up
+    /// to here, so that every page gets on.
+    pub first_version_bytes_max: usize,
 }
 
 /// What a reader wants to see.
@@ -100,7 +104,8 @@ impl<'a> PageBuilder<'a> {
         let open = self.open.expect("begin() opened the version");
         let over =
             self.changes.len() > self.limits.changes_max || self.bytes > self.limits.bytes_max;
-        if over && (open.changes_before > 0 || !self.limits.oversize) {
+        let first = open.changes_before == 0;
+        if over && (!first || self.bytes > self.limits.first_version_bytes_max) {
             self.changes.truncate(open.changes_before);
             self.bytes = open.bytes_before;
             self.open = None;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp, Version};
 
+use super::pages::PageCache;
 use super::view::View;
 use crate::core::check::{Checker, as_damage};
 use crate::core::plan::{Answer, Moment, Refusal, Request};
@@ -37,6 +38,8 @@ pub struct Ledger<S> {
     settings: Settings,
     /// Shared by readers for the length of a page, held alone while a batch is applied.
     gate: RwLock<()>,
+    /// Pages that many readers want.
+    pub(super) pages: PageCache,
     /// What is durable.
     pub(super) heads: RwLock<Heads>,
     /// What only the writer needs.
@@ -147,6 +150,7 @@ impl<S: Store> Ledger<S> {
             store,
             settings,
             gate: RwLock::new(()),
+            pages: PageCache::default(),
             heads: RwLock::new(heads),
             writing: Mutex::new(writing),
         })

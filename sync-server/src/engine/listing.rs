@@ -77,6 +77,10 @@ impl<S: Store> Ledger<S> {
         let mut cut = false;
         for (key, place) in places {
             if let Some(key) = key {
+                if items.len() == asked.page_size {
+                    cut = true;
+                    break;
+                }
                 let Some(item) = item(id, &key, asked.keys_only, &view)? else { continue };
                 bytes += item_size(&item);
                 if !items.is_empty() && bytes > PAGE_BYTES_MAX {
@@ -86,10 +90,6 @@ impl<S: Store> Ledger<S> {
                 items.push(item);
             }
             last = Some(place);
-            if items.len() == asked.page_size {
-                cut = true;
-                break;
-            }
         }
         let next = match last {
             Some(place) if cut || more => {

@@ -4,6 +4,7 @@
 pub mod hub;
 pub mod ledger;
 pub mod listing;
+pub mod pages;
 pub mod reading;
 pub mod view;
 pub mod writer;

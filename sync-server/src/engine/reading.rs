@@ -9,6 +9,7 @@ use sync_proto::types::{
 };
 
 use super::ledger::Ledger;
+use super::pages::PageKey;
 use super::view::View;
 use crate::core::page::{Built, Offer, PageBuilder, PageLimits, View as Wanted};
 use crate::core::read::{PageStart, ReadPlan, decide, reset};
@@ -72,7 +73,7 @@ impl<S: Store> Ledger<S> {
                 let reset = reset(ResetReason::TooLarge, head, asked.scope);
                 return Ok((Outcome::Reset(reset), 0));
             }
-            match look(asked, start, id, head, &view)? {
+            match self.shared_look(asked, start, id, head, &view)? {
                 Look::Answer(Outcome::Delta(mut delta), size) => {
                     // The page is about the cursor that the reader showed.
                     let from = asked.cursor.unwrap_or(delta.from);
@@ -87,6 +88,30 @@ impl<S: Store> Ledger<S> {
                 Look::Answer(outcome, size) => return Ok((outcome, size)),
                 Look::NothingYet(covered) => cursor = Some(start.from.between_pages(covered)),
             }
+        }
+    }
+
+    /// Looks, or takes the page that another reader at the same place has built.
+    fn shared_look(
+        &self,
+        asked: &PageRequest<'_>,
+        start: PageStart,
+        id: CollectionId,
+        head: Head,
+        view: &View<'_, S>,
+    ) -> Result<Look, StoreError> {
+        let common = asked.scope.is_all() && !asked.keys_only && !start.unverified;
+        if !common {
+            return look(asked, start, id, head, view);
+        }
+        let key = PageKey::new(id, start.from, &head, asked.limits);
+        let page = self.pages.get_or_build(&key, || match look(asked, start, id, head, view) {
+            Ok(Look::Answer(Outcome::Delta(delta), size)) => Ok((delta, size)),
+            other => Err(Box::new(other)),
+        });
+        match page {
+            Ok((delta, size)) => Ok(Look::Answer(Outcome::Delta(delta), size)),
+            Err(other) => *other,
         }
     }
 }

@@ -11,6 +11,9 @@ use parking_lot::RwLockReadGuard;
 use crate::core::workspace::Undo;
 use crate::store::{Direction, KeyRange, Store, StoreError};
 
+#[cfg(test)]
+mod tests;
+
 /// The durable rows. While it lives, no batch is applied: read a page, then let it go.
 #[derive(Debug)]
 pub struct View<'a, S> {

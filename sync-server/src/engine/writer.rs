@@ -153,7 +153,8 @@ impl Pending {
 // === impl Writer ===
 
 impl Writer {
-    /// Starts the thread, from within a tokio runtime. When storage fails, `fatal` is cancelled and [`Writer::stop`] tells.
+    /// Starts the thread, from within a tokio runtime. When it ends, `fatal` is cancelled and
+    /// [`Writer::stop`] tells why.
     pub fn start<S: Store>(
         ledger: Arc<Ledger<S>>,
         hub: Arc<Hub>,
@@ -165,10 +166,11 @@ impl Writer {
         let runtime = Handle::current();
         let thread = Thread { ledger, hub, jobs, runtime, held: None, last_purge: Instant::now() };
         let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
+            // Also a panic, a broken invariant, ends the server: without its writer it is none.
+            let _ends_the_server = fatal.drop_guard();
             if let Err(error) = thread.run() {
                 tracing::error!(error = &error as &dyn std::error::Error, "storage failed");
                 *told.lock() = Some(error);
-                fatal.cancel();
             }
         })?;
         let writer = Self { stop: queue.clone(), thread: Some(thread), failure };

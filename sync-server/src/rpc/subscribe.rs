@@ -247,7 +247,7 @@ impl<S: Store> Stream<S> {
             let limits = PageLimits {
                 changes_max: PAGE_CHANGES_MAX,
                 bytes_max: PAGE_BYTES_MAX,
-                oversize: true,
+                first_version_bytes_max: usize::MAX,
             };
             ledger.page(&PageRequest {
                 collection: &target.collection,

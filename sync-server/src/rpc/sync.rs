@@ -34,6 +34,7 @@ pub struct SyncRpc<S> {
 
 impl<S: Store> SyncRpc<S> {
     /// The service over an engine.
+    #[must_use]
     pub fn new(context: Arc<Context<S>>) -> Self {
         Self { context }
     }
@@ -61,7 +62,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let caller = self.context.caller(&request)?;
         let asked = Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         if let Some(index) = asked.targets.iter().position(|target| target.from_last_ack) {
-            let text = format!("targets[{index}].from_last_ack: {}", NO_ACKS);
+            let text = format!("targets[{index}].from_last_ack: {NO_ACKS}");
             return Err(Status::unimplemented(text));
         }
         let messages = subscribe::start(&self.context, caller, asked)?;
@@ -182,13 +183,13 @@ fn answer<S: Store>(ledger: &Ledger<S>, caller: &Caller, pull: &Pull) -> Vec<Out
                 Outcome::Failed(status::failure(&Status::unimplemented(NO_ACKS)))
             }
             Ok(target) => {
-                let share = left / (pull.targets.len() - index);
                 // Before anything is sent, one version may be as large as a commit can be: so
                 // every reply makes progress, and none exceeds the message limit.
+                let nothing_yet = left == pull.bytes_max;
                 let limits = PageLimits {
                     changes_max: pull.changes_max,
-                    bytes_max: share,
-                    oversize: left == pull.bytes_max,
+                    bytes_max: left / (pull.targets.len() - index),
+                    first_version_bytes_max: if nothing_yet { usize::MAX } else { left },
                 };
                 let (outcome, size) = page(ledger, target, limits);
                 left = left.saturating_sub(size);

@@ -47,6 +47,7 @@ struct Waiting {
 
 impl<S: Store> WriteRpc<S> {
     /// The service over an engine.
+    #[must_use]
     pub fn new(context: Arc<Context<S>>) -> Self {
         Self { context }
     }
@@ -60,8 +61,11 @@ impl<S: Store> WriteService for WriteRpc<S> {
     ) -> Result<Response<v1::CommitResponse>, Status> {
         let caller = self.context.caller(&request)?;
         let wire = request.into_inner();
-        let fingerprint = fingerprint(&wire, &caller);
-        let commit = Commit::try_from(wire).map_err(|error| status::malformed(&error))?;
+        let fingerprint = fingerprint(&wire);
+        let mut commit = Commit::try_from(wire).map_err(|error| status::malformed(&error))?;
+        if !commit.idempotency_key.is_empty() {
+            commit.idempotency_key = owned_by(&caller, &commit.idempotency_key);
+        }
         let named = commit.mutations.iter().map(|mutation| &mutation.collection);
         let judged = commit.preconditions.iter().map(|precondition| &precondition.collection);
         may_write_all(&caller, named.chain(judged))?;
@@ -110,9 +114,10 @@ impl<S: Store> WriteService for WriteRpc<S> {
         &self,
         request: Request<v1::GetImportRequest>,
     ) -> Result<Response<v1::GetImportResponse>, Status> {
-        self.context.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         let import_id = request.into_inner().import_id;
         check_import_id(&import_id).map_err(|error| status::malformed(&error))?;
+        let import_id = owned_by(&caller, &import_id);
         let found = self.context.read(move |ledger| ledger.import_progress(&import_id)).await?;
         match found.map_err(|error| status::storage(&error))? {
             Some(sequence) => Ok(Response::new(v1::GetImportResponse { sequence })),
@@ -148,8 +153,8 @@ impl<S: Store> Import<'_, S> {
     async fn take(&mut self, message: v1::ImportRequest) -> Result<(), Status> {
         let malformed = |error: Malformed| status::malformed(&error);
         check_import_id(&message.import_id).map_err(malformed)?;
-        let id = self.id.get_or_insert_with(|| message.import_id.clone());
-        if *id != message.import_id {
+        let id = self.id.get_or_insert_with(|| message.import_id.clone()).clone();
+        if id != message.import_id {
             let reason = "differs from the first message of the stream";
             return Err(malformed(Malformed::new("import_id", reason)));
         }
@@ -162,7 +167,8 @@ impl<S: Store> Import<'_, S> {
 
         let count = u64::try_from(mutations.len()).expect("a commit is bounded");
         let sequence = message.sequence;
-        let request = plan::Request::Import { import_id: message.import_id, sequence, mutations };
+        let request =
+            plan::Request::Import { import_id: owned_by(&self.caller, &id), sequence, mutations };
         let submitted = self.context.writes.submit(request).await;
         let pending = submitted.map_err(|error| status::write(&error))?;
         self.waiting.push_back(Waiting { pending, sequence, mutations: count });
@@ -210,11 +216,12 @@ fn may_write_all<'n>(
     }
 }
 
-/// What makes a retry the same request: its content and its caller.
-fn fingerprint(request: &v1::CommitRequest, caller: &Caller) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    hash.update(caller.subject().as_bytes());
-    hash.update([0]);
-    hash.update(request.encode_to_vec());
-    hash.finalize()[..16].try_into().expect("a SHA-256 has 32 bytes")
+/// The name of a receipt: callers choose theirs without meeting each other's.
+fn owned_by(caller: &Caller, id: &str) -> String {
+    format!("{}\0{id}", caller.subject())
+}
+
+/// What makes a retry the same request: its content.
+fn fingerprint(request: &v1::CommitRequest) -> [u8; 16] {
+    Sha256::digest(request.encode_to_vec())[..16].try_into().expect("a SHA-256 has 32 bytes")
 }

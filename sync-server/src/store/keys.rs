@@ -34,6 +34,9 @@ use sync_proto::types::{CollectionName, Key, SortKey, Timestamp, Version};
 use super::rows::{Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
 use super::{KeyRange, StoreError};
 
+#[cfg(test)]
+mod tests;
+
 /// Format of the rows described here. A store with a higher number is refused.
 pub const ROW_FORMAT: u32 = 1;
 

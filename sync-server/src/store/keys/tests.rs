@@ -1,0 +1,149 @@
+//! Bytes on disk: every row comes back as it went, and the order of keys is the order of what
+//! they mean.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use sync_proto::digest::Digest;
+use sync_proto::types::{Epoch, Head};
+
+use super::*;
+use crate::store::rows::RowKind;
+
+prop_compose! {
+    fn version()(number in 0..=sync_proto::limits::VERSION_MAX) -> Version {
+        Version::new(number).unwrap()
+    }
+}
+
+prop_compose! {
+    fn item_key()(bytes in prop::collection::vec(any::<u8>(), 1..40)) -> Key {
+        Key::new(bytes).unwrap()
+    }
+}
+
+prop_compose! {
+    /// Many zeros: they are what escaping is about.
+    fn sort_key()(bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()], 0..20)) -> SortKey {
+        SortKey::new(bytes).unwrap()
+    }
+}
+
+prop_compose! {
+    fn key_row()(
+        live: bool,
+        version in version(),
+        created in version(),
+        value_version in version(),
+        time: u64,
+        value_len: u32,
+        digest: [u8; 16],
+        sort_key in sort_key(),
+    ) -> KeyRow {
+        KeyRow {
+            kind: if live { RowKind::Live } else { RowKind::Tombstone },
+            version,
+            created,
+            value_version,
+            time: Timestamp::from_millis(time),
+            value_len,
+            digest: Digest::from_be_bytes(digest),
+            sort_key,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn keys_lead_back_to_what_they_mean(
+        id: u64, version in version(), time: u64, key in item_key(), sort_key in sort_key(),
+    ) {
+        let id = CollectionId(id);
+        let time = Timestamp::from_millis(time);
+        let read = |row: Vec<u8>| Row::decode(&row, Bytes::new()).unwrap();
+        prop_assert_eq!(
+            read(order_key(id, &sort_key, &key)),
+            Row::Order { id, sort_key, key: key.clone() }
+        );
+        prop_assert_eq!(
+            read(tombstone_key(id, time, version, &key)),
+            Row::Tombstone { id, time, version, key }
+        );
+        prop_assert_eq!(read(doomed_key(id)), Row::Doomed { id });
+    }
+
+    #[test]
+    fn values_come_back_as_they_went(
+        row in key_row(), id: u64, key in item_key(), change: Vec<u8>, payload: Vec<u8>,
+        fingerprint: [u8; 16],
+    ) {
+        let id = CollectionId(id);
+        let read = Row::decode(&key_key(id, &key), row.encode()).unwrap();
+        prop_assert_eq!(read, Row::Key { id, key: key.clone(), row: row.clone() });
+
+        let (kind, created, value_version) = (row.kind, row.created, row.value_version);
+        let log = LogRow { kind, created, value_version, change: change.into() };
+        let read = Row::decode(&log_key(id, row.version, &key), log.encode()).unwrap();
+        prop_assert_eq!(read, Row::Log { id, version: row.version, key, row: log });
+
+        let receipt = Receipt { time: row.time, fingerprint, payload: payload.into() };
+        prop_assert_eq!(Receipt::decode(receipt.encode()).unwrap(), receipt);
+    }
+
+    #[test]
+    fn a_head_comes_back_as_it_went(
+        id: u64, epoch in 1..u64::MAX, version in version(), counts: [u64; 3], digest: [u8; 16],
+        time: u64,
+    ) {
+        let [items, tombstones, bytes] = counts;
+        let head = Head {
+            epoch: Epoch::new(epoch).unwrap(),
+            version,
+            floor: version,
+            items,
+            tombstones,
+            bytes,
+            digest: Digest::from_be_bytes(digest),
+            commit_time: Timestamp::from_millis(time),
+        };
+        let id = CollectionId(id);
+        let meta = Meta { name: CollectionName::new("a/b").unwrap(), head };
+        let read = Row::decode(&meta_key(id), meta.encode()).unwrap();
+        prop_assert_eq!(read, Row::Meta { id, meta });
+    }
+
+    /// List order is (sort key, key), bytewise, whatever bytes they hold.
+    #[test]
+    fn order_rows_are_in_list_order(
+        a in (sort_key(), item_key()), b in (sort_key(), item_key()),
+    ) {
+        let id = CollectionId(7);
+        let rows = (order_key(id, &a.0, &a.1), order_key(id, &b.0, &b.1));
+        prop_assert_eq!(rows.0.cmp(&rows.1), a.cmp(&b));
+    }
+
+    #[test]
+    fn log_rows_are_in_version_order(
+        a in (version(), item_key()), b in (version(), item_key()),
+    ) {
+        let id = CollectionId(7);
+        let rows = (log_key(id, a.0, &a.1), log_key(id, b.0, &b.1));
+        prop_assert_eq!(rows.0.cmp(&rows.1), a.cmp(&b));
+    }
+
+    #[test]
+    fn a_log_range_holds_exactly_its_versions(
+        id: u64, at in version(), after in version(), to in version(), key in item_key(),
+    ) {
+        let row = log_key(CollectionId(id), at, &key);
+        let inside = log_range(CollectionId(id), after, to).contains(&row);
+        prop_assert_eq!(inside, at > after && at <= to);
+        let foreign = log_key(CollectionId(id ^ 1), at, &key);
+        prop_assert!(!log_range(CollectionId(id), Version::ZERO, Version::MAX).contains(&foreign));
+    }
+
+    /// Whatever bytes are found: an answer, never a panic.
+    #[test]
+    fn foreign_rows_are_refused_or_read(key: Vec<u8>, value: Vec<u8>) {
+        let _either = Row::decode(&key, Bytes::from(value));
+    }
+}
