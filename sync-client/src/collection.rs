@@ -87,6 +87,7 @@ impl<C: Codec> Collection<C> {
     }
 
     /// All items at this moment, by key.
+    #[allow(clippy::iter_not_returning_iterator, reason = "opening a snapshot may fail")]
     pub fn iter(&self) -> Result<Iter<C>, StoreError> {
         Ok(Iter {
             snapshot: self.view.store().snapshot(self.name())?,

@@ -131,7 +131,7 @@ impl<C: Codec> Differences<C> {
             let moved = self.feed.moved.notified();
             let stopped = self.view.is_stopped();
             let gate = self.view.gate().await;
-            let taken = self.feed.backlog.lock().take(&*self.view, READY_MAX);
+            let taken = self.feed.backlog.lock().take(&self.view, READY_MAX);
             drop(gate);
             match taken {
                 Ok(told) if told.is_empty() && stopped => return None,
@@ -171,7 +171,9 @@ impl Told {
                 };
                 match old {
                     Old::Absent => Difference::Inserted(new),
-                    old => Difference::Updated { old: old.decode::<C>(), new },
+                    Old::Row(_) | Old::Dropped => {
+                        Difference::Updated { old: old.decode::<C>(), new }
+                    }
                 }
             }
         }
@@ -301,12 +303,11 @@ impl Backlog {
     ) -> Result<(), StoreError> {
         let Telling::UpTo(up_to) = &self.telling else { return Ok(()) };
         let rows = view.store().snapshot(view.name())?.rows(up_to.as_ref(), limit)?;
-        self.telling = match rows.last() {
-            Some(last) => Telling::UpTo(Some(last.key.clone())),
-            None => {
-                told.push_back(Told::Complete);
-                Telling::Complete
-            }
+        self.telling = if let Some(last) = rows.last() {
+            Telling::UpTo(Some(last.key.clone()))
+        } else {
+            told.push_back(Told::Complete);
+            Telling::Complete
         };
         told.extend(rows.into_iter().map(|new| Told::Put { old: Old::Absent, new }));
         Ok(())

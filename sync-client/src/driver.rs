@@ -1,16 +1,25 @@
-//! The one task that runs a replica's session over the network.
+//! The one task that runs a replica's session over the network: it carries out what the session
+//! says and tells it what happens. Decides nothing itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
-use sync_proto::types::CollectionName;
+use rand::RngExt as _;
+use sync_proto::types::{CollectionName, Event, Outcome};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::SyncClient;
-use crate::session::{Config, Stats, Status};
-use crate::store::{ReplicaStore, StoreError};
+use crate::client::{EventStream, SyncClient};
+use crate::error::ClientError;
+use crate::session::{
+    Action, Config, Fault, Input, PullId, Report, Session, Stats, Status, StreamId, written,
+};
+use crate::store::{ReplicaStore, StoreError, Visible, check};
 use crate::view::View;
 
 /// Runs a replica. Not cloneable: a replica has one.
@@ -21,6 +30,52 @@ pub struct Driver {
     stats: Arc<Mutex<Stats>>,
     config: Config,
 }
+
+/// A driver at work.
+struct Work {
+    client: SyncClient,
+    store: Arc<dyn ReplicaStore>,
+    views: Arc<BTreeMap<CollectionName, Arc<View>>>,
+    stats: Arc<Mutex<Stats>>,
+    session: Session,
+    stream: Stream,
+    pulls: FuturesUnordered<BoxFuture<'static, Pulled>>,
+    /// Copies to be checked, one after the other.
+    checks: VecDeque<CollectionName>,
+    checking: Option<BoxFuture<'static, Checked>>,
+    /// Bytes of messages that were received, without those of the present stream.
+    bytes: u64,
+    /// When the writes since the last flush are to be made to survive a power cut.
+    flush_at: Option<Instant>,
+    /// The store may hold rows that nobody sees any more.
+    sweeping: bool,
+}
+
+type Pulled = (PullId, Result<(Vec<Outcome>, usize), ClientError>);
+type Checked = (CollectionName, Result<bool, StoreError>);
+type Opened = (StreamId, Result<EventStream, ClientError>);
+
+enum Stream {
+    Closed,
+    Opening(BoxFuture<'static, Opened>),
+    Open(StreamId, Box<EventStream>),
+}
+
+/// Why the driver woke up.
+enum Wake {
+    Stop,
+    Pulled(Pulled),
+    Checked(Checked),
+    Opened(Opened),
+    Message(StreamId, Option<Result<Event, ClientError>>),
+    Elapsed,
+    Idle,
+}
+
+/// Writes reach the disk at the latest after this.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// Rows that are swept between two looks at the network.
+const SWEEP_ROWS: usize = 1_000;
 
 // === impl Driver ===
 
@@ -36,14 +91,18 @@ impl Driver {
     }
 
     /// Keeps the copies right until `stop` is cancelled. Ends earlier only when the local store
-    /// fails.
+    /// fails. Every collection is `Stopped` then, and what was written is on the disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        stop.cancelled().await;
-        self.store.flush()?;
-        for view in self.views.values() {
+        let (store, views) = (self.store.clone(), self.views.clone());
+        let worked = match Work::begin(self) {
+            Ok(mut work) => work.until(&stop).await,
+            Err(failure) => Err(failure),
+        };
+        let flushed = blocking("flushing the local store", move || store.flush()).await;
+        for view in views.values() {
             view.set_status(Status::Stopped);
         }
-        Ok(())
+        worked.and(flushed)
     }
 }
 
@@ -52,7 +111,238 @@ impl fmt::Debug for Driver {
         f.debug_struct("Driver")
             .field("client", &self.client)
             .field("config", &self.config)
-            .field("stats", &self.stats.lock())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    fn begin(driver: Driver) -> Result<Self, StoreError> {
+        let Driver { client, store, views, stats, config } = driver;
+        let standings = views.keys().map(|name| Ok((name.clone(), store.standing(name)?)));
+        let standings = standings.collect::<Result<_, StoreError>>()?;
+        let session = Session::new(config, standings, rand::rng().random(), now());
+        Ok(Self {
+            client,
+            store,
+            views,
+            stats,
+            session,
+            stream: Stream::Closed,
+            pulls: FuturesUnordered::new(),
+            checks: VecDeque::new(),
+            checking: None,
+            bytes: 0,
+            flush_at: None,
+            // A load may have been exchanged just before the last run ended.
+            sweeping: true,
+        })
+    }
+
+    async fn until(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        loop {
+            while let Some(action) = self.session.poll_action() {
+                self.carry_out(action).await?;
+            }
+            self.publish_stats();
+            let input = match self.wake(stop).await {
+                Wake::Stop => return Ok(()),
+                Wake::Pulled((id, answer)) => Some(self.pulled(id, answer)),
+                Wake::Checked((name, sound)) => self.checked(name, sound)?,
+                Wake::Opened((id, opened)) => self.opened(id, opened),
+                Wake::Message(id, message) => Some(self.message(id, message)),
+                Wake::Elapsed => self.elapsed().await?,
+                Wake::Idle => self.sweep().await?,
+            };
+            if let Some(input) = input {
+                self.session.handle(input, now());
+            }
+        }
+    }
+
+    /// Waits for whatever comes first. Answers of pulls come before messages of the stream: there
+    /// are few of them, and a stream that never pauses must not keep them waiting.
+    async fn wake(&mut self, stop: &CancellationToken) -> Wake {
+        let deadline = self.session.deadline();
+        let deadline = self.flush_at.map_or(deadline, |at| at.min(deadline));
+        if self.checking.is_none() {
+            self.checking = self.checks.pop_front().map(|name| self.check(name));
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Wake::Stop,
+            Some(pulled) = self.pulls.next() => Wake::Pulled(pulled),
+            checked = finished(&mut self.checking) => Wake::Checked(checked),
+            wake = self.stream.next() => wake,
+            () = tokio::time::sleep_until(deadline.into()) => Wake::Elapsed,
+            () = std::future::ready(()), if self.sweeping => Wake::Idle,
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) -> Result<(), StoreError> {
+        match action {
+            Action::OpenStream(id, subscribe) => {
+                self.close_stream();
+                let client = self.client.clone();
+                let opening = async move { (id, client.subscribe(subscribe).await) };
+                self.stream = Stream::Opening(opening.boxed());
+            }
+            Action::CloseStream(_) => self.close_stream(),
+            Action::Pull(id, pull) => {
+                let client = self.client.clone();
+                self.pulls.push(async move { (id, client.pull_once(pull).await) }.boxed());
+            }
+            Action::Write(name, write) => {
+                let Some(view) = self.views.get(&name) else { return Ok(()) };
+                let (input, applied) = written(&name, view.write(write).await)?;
+                self.sweeping |= applied.is_some_and(|done| done.visible == Visible::Swapped);
+                self.flush_at.get_or_insert(now() + FLUSH_AFTER);
+                self.session.handle(input, now());
+            }
+            Action::SelfCheck(name) => self.checks.push_back(name),
+            Action::Report(name, report) => self.report(&name, &report),
+        }
+        Ok(())
+    }
+
+    fn report(&self, name: &CollectionName, report: &Report) {
+        let Some(view) = self.views.get(name) else { return };
+        view.set_status(report.status);
+        if let Some(at) = report.synced_at {
+            view.set_synced(at);
+        }
+    }
+
+    fn close_stream(&mut self) {
+        if let Stream::Open(_, stream) = &self.stream {
+            self.bytes += stream.bytes();
+        }
+        self.stream = Stream::Closed;
+    }
+
+    fn publish_stats(&self) {
+        let streamed = if let Stream::Open(_, stream) = &self.stream { stream.bytes() } else { 0 };
+        let bytes_received = self.bytes + streamed;
+        *self.stats.lock() = Stats { bytes_received, ..self.session.stats().clone() };
+    }
+
+    fn pulled(&mut self, id: PullId, answer: Result<(Vec<Outcome>, usize), ClientError>) -> Input {
+        let answer = match answer {
+            Ok((outcomes, bytes)) => {
+                self.bytes += bytes as u64;
+                Ok(outcomes)
+            }
+            Err(failure) => {
+                tracing::warn!(%failure, "a pull failed");
+                Err(Fault::from(&failure))
+            }
+        };
+        Input::Pulled(id, answer)
+    }
+
+    fn opened(&mut self, id: StreamId, opened: Result<EventStream, ClientError>) -> Option<Input> {
+        match opened {
+            Ok(stream) => {
+                self.stream = Stream::Open(id, Box::new(stream));
+                None
+            }
+            Err(failure) => {
+                self.stream = Stream::Closed;
+                tracing::warn!(%failure, "the stream could not be opened");
+                Some(Input::StreamEnded(id, Fault::from(&failure)))
+            }
+        }
+    }
+
+    fn message(&mut self, id: StreamId, message: Option<Result<Event, ClientError>>) -> Input {
+        let fault = match message {
+            Some(Ok(event)) => return Input::Event(id, event),
+            Some(Err(ClientError::Malformed(broken))) => {
+                tracing::warn!(%broken, "a message of the stream breaks the protocol");
+                return Input::Malformed(id);
+            }
+            Some(Err(failure)) => {
+                tracing::warn!(%failure, "the stream broke");
+                Fault::from(&failure)
+            }
+            None => Fault::Passing,
+        };
+        self.close_stream();
+        Input::StreamEnded(id, fault)
+    }
+
+    async fn elapsed(&mut self) -> Result<Option<Input>, StoreError> {
+        if self.flush_at.is_some_and(|at| at <= now()) {
+            self.flush_at = None;
+            let store = self.store.clone();
+            blocking("flushing the local store", move || store.flush()).await?;
+        }
+        Ok(Some(Input::Elapsed))
+    }
+
+    async fn sweep(&mut self) -> Result<Option<Input>, StoreError> {
+        let store = self.store.clone();
+        let more = blocking("sweeping the local store", move || store.sweep(SWEEP_ROWS)).await?;
+        self.sweeping = more;
+        Ok(None)
+    }
+
+    fn check(&self, name: CollectionName) -> BoxFuture<'static, Checked> {
+        let store = self.store.clone();
+        let collection = name.clone();
+        let checking =
+            blocking("checking the local store", move || check(&*store.snapshot(&collection)?));
+        async move { (name, checking.await) }.boxed()
+    }
+
+    fn checked(
+        &mut self,
+        name: CollectionName,
+        sound: Result<bool, StoreError>,
+    ) -> Result<Option<Input>, StoreError> {
+        self.checking = None;
+        match sound {
+            Ok(sound) => Ok(Some(Input::SelfChecked(name, sound))),
+            Err(StoreError::Damaged { .. }) => Ok(Some(Input::SelfChecked(name, false))),
+            Err(fatal) => Err(fatal),
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// What the stream brings next; waits for ever while there is none. May be cancelled.
+    async fn next(&mut self) -> Wake {
+        match self {
+            Self::Closed => std::future::pending().await,
+            Self::Opening(opening) => Wake::Opened(opening.await),
+            Self::Open(id, stream) => Wake::Message(*id, stream.next().await),
+        }
+    }
+}
+
+/// Now, by the clock that tests can stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Waits for a check, for ever if there is none.
+async fn finished(checking: &mut Option<BoxFuture<'static, Checked>>) -> Checked {
+    match checking {
+        Some(checking) => checking.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs what may wait for a disk where that delays nobody.
+async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => Err(StoreError::Io { doing, source: panic.into() }),
     }
 }

@@ -1,33 +1,376 @@
-//! The conversation with the server. Pure.
+//! The conversation of one replica with its server, as a state machine. Pure: no network, no
+//! store, no clock, no async; time and dice are arguments. [`Session::handle`] takes what
+//! happened, [`Session::poll_action`] says what to do, [`Session::deadline`] when to call again
+//! with [`Input::Elapsed`] if nothing happens before.
+//!
+//! ```text
+//!  one stream for all collections                 each collection
+//!
+//!  Closed --open_at--> Opening --Accepted--> Open    on the stream --Reset, Failed--> off it
+//!    ^                    |                    |        |     ^                        |
+//!    +--------------------+--------------------+        hole  | joined             pull, page
+//!       back-off with full jitter, which begins         |     |                    by page
+//!       anew only when something has moved              v     |                        |
+//!                                                      pull --+      caught up: the stream is
+//!                                                                    opened again with all
+//! ```
+//!
+//! Whoever runs a session carries out every action before the next input, in order; a
+//! [`Action::Write`] is answered by [`Input::Written`] at once, see [`carry_out`].
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use sync_proto::types::{CollectionName, Event, Outcome, Pull, Subscribe};
+
+use crate::error::ClientError;
+use crate::store::{Applied, ReplicaStore, Standing, StoreError, Write};
+
+mod line;
+mod pulling;
+mod pushed;
 mod stats;
 mod status;
+#[cfg(test)]
+mod tests;
+mod track;
+mod writing;
+
+use self::line::Line;
+use self::pulling::Pulls;
+use self::track::Track;
 
 pub use stats::Stats;
 pub use status::{RepairReason, Status};
 
-use std::time::Duration;
+/// The state of a replica's conversation.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    dice: StdRng,
+    tracks: BTreeMap<CollectionName, Track>,
+    line: Line,
+    pulls: Pulls,
+    /// When to look at a collection again; each occurs at most once.
+    agenda: BTreeSet<(Instant, CollectionName)>,
+    safety_at: Instant,
+    self_check_at: Instant,
+    actions: VecDeque<Action>,
+    stats: Stats,
+    /// Bytes of all pushes that came early and are kept.
+    held_bytes: usize,
+}
 
 /// How a session behaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Names the device; empty = anonymous.
     pub client_id: String,
-    /// Quiet time before the server gives a sign of life.
+    /// Quiet time before the server gives a sign of life. Three times this long without a
+    /// message, and the stream is dead.
     pub heartbeat: Duration,
     /// How often everything is pulled although nothing seems to be missing.
     pub safety_pull: Duration,
-    /// Longest wait between two attempts to open the stream.
+    /// Longest wait between two attempts to open the stream or to pull.
     pub backoff_longest: Duration,
 }
+
+/// Which stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(u64);
+
+/// Which pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PullId(u64);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A message came by a stream.
+    Event(StreamId, Event),
+    /// A message came that breaks the protocol and names no collection.
+    Malformed(StreamId),
+    /// A stream could not be opened, broke, or ended.
+    StreamEnded(StreamId, Fault),
+    /// A pull was answered, one outcome per target, or failed as a whole.
+    Pulled(PullId, Result<Vec<Outcome>, Fault>),
+    /// A write was carried out, or was not.
+    Written(CollectionName, Result<Standing, WriteFault>),
+    /// A copy was checked: whether count and digest are those of its rows.
+    SelfChecked(CollectionName, bool),
+    /// Time has passed.
+    Elapsed,
+}
+
+/// Whether trying again soon makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It may pass by itself.
+    Passing,
+    /// It will stay until somebody changes something.
+    Lasting,
+}
+
+/// Why a write was not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteFault {
+    /// Somebody else moved the copy; this is where it stands.
+    Conflict(Standing),
+    /// A change leaves out a value that the copy does not have.
+    MissingValue,
+    /// What the store found cannot be right.
+    Damaged,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Open a stream.
+    OpenStream(StreamId, Subscribe),
+    /// Drop the stream; nothing that it still brings matters.
+    CloseStream(StreamId),
+    /// Send a pull.
+    Pull(PullId, Pull),
+    /// Change a copy, and answer with [`Input::Written`] before any other input.
+    Write(CollectionName, Write),
+    /// Check a copy against its own digest, when there is time.
+    SelfCheck(CollectionName),
+    /// Show how a collection is doing.
+    Report(CollectionName, Report),
+}
+
+/// How a collection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// In one word.
+    pub status: Status,
+    /// When the copy was last known to be the server's collection.
+    pub synced_at: Option<Instant>,
+}
+
+/// What a collection's state may use while it handles an input.
+struct Context<'a> {
+    now: Instant,
+    dice: &'a mut StdRng,
+    actions: &'a mut VecDeque<Action>,
+    stats: &'a mut Stats,
+    held_bytes: &'a mut usize,
+}
+
+/// A self-check reads a whole copy: seldom, and not everybody at once.
+const SELF_CHECK_HOURS: std::ops::Range<f64> = 12.0..36.0;
+/// While the stream cannot be opened, copies are pulled this often instead.
+const POLL_WITHOUT_STREAM: Duration = Duration::from_secs(30);
+/// After so many attempts in vain the stream counts as one that cannot be opened.
+const ATTEMPTS_IN_VAIN: u32 = 3;
+
+/// Carries out a write and says how to answer the session. `Err`: the store has failed for
+/// good, and the conversation ends.
+pub fn carry_out(
+    store: &dyn ReplicaStore,
+    collection: &CollectionName,
+    write: &Write,
+) -> Result<(Input, Option<Applied>), StoreError> {
+    written(collection, store.write(collection, write))
+}
+
+/// How to answer the session after a write.
+pub(crate) fn written(
+    collection: &CollectionName,
+    outcome: Result<Applied, StoreError>,
+) -> Result<(Input, Option<Applied>), StoreError> {
+    let fault = match outcome {
+        Ok(applied) => {
+            return Ok((Input::Written(collection.clone(), Ok(applied.standing)), Some(applied)));
+        }
+        Err(StoreError::Conflict { standing }) => WriteFault::Conflict(*standing),
+        Err(StoreError::MissingValue) => WriteFault::MissingValue,
+        Err(StoreError::Damaged { .. }) => WriteFault::Damaged,
+        Err(fatal) => return Err(fatal),
+    };
+    Ok((Input::Written(collection.clone(), Err(fault)), None))
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A conversation about `collections`, which stand where the store says. `seed` throws the
+    /// dice.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        collections: BTreeMap<CollectionName, Standing>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let tracks =
+            collections.into_iter().map(|(name, standing)| (name, Track::new(standing))).collect();
+        let mut session = Self {
+            line: Line::new(&config, now),
+            pulls: Pulls::new(&config),
+            safety_at: now,
+            self_check_at: now + self_check_wait(&mut dice),
+            dice,
+            tracks,
+            config,
+            agenda: BTreeSet::new(),
+            actions: VecDeque::new(),
+            stats: Stats::default(),
+            held_bytes: 0,
+        };
+        session.plan_safety_pull(now);
+        session.tick(now);
+        session
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Event(id, event) if self.line.is_current(id) => self.on_event(event, now),
+            Input::Malformed(id) if self.line.is_current(id) => {
+                self.stats.malformed += 1;
+                self.line.heard(now);
+            }
+            Input::StreamEnded(id, fault) if self.line.is_current(id) => {
+                self.stats.stream_failures += 1;
+                self.end_stream(fault, Duration::ZERO, now);
+            }
+            Input::Pulled(id, answer) => self.on_pulled(id, answer, now),
+            Input::Written(name, result) => {
+                self.touch(&name, now, |track, cx| track.on_written(&name, result, cx));
+            }
+            Input::SelfChecked(name, sound) => self.touch(&name, now, |track, cx| {
+                if !sound {
+                    track.repair(RepairReason::LocalDamage, cx);
+                }
+            }),
+            // Of a stream that was given up; and time passes below.
+            Input::Event(..) | Input::Malformed(_) | Input::StreamEnded(..) | Input::Elapsed => {}
+        }
+        self.tick(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Input::Elapsed`] is due if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        let at = self.safety_at.min(self.self_check_at).min(self.line.deadline());
+        self.agenda.first().map_or(at, |(next, _)| at.min(*next))
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether every collection is caught up or does not exist.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.tracks.values().all(Track::is_in_step)
+    }
+
+    /// Everything that is due by now.
+    fn tick(&mut self, now: Instant) {
+        let due = self.agenda.iter().take_while(|(at, _)| *at <= now);
+        let due: Vec<CollectionName> = due.map(|(_, name)| name.clone()).collect();
+        for name in due {
+            self.touch(&name, now, Track::on_time);
+        }
+        if self.safety_at <= now {
+            self.plan_safety_pull(now);
+            self.touch_all(now, |track, cx| track.pull_for_safety(cx.now));
+        }
+        if self.self_check_at <= now {
+            self.self_check_at = now + self_check_wait(&mut self.dice);
+            let checks = self.tracks.keys().cloned().map(Action::SelfCheck);
+            self.actions.extend(checks);
+        }
+        self.tick_line(now);
+        self.send_pulls(now);
+    }
+
+    fn plan_safety_pull(&mut self, now: Instant) {
+        let every = if self.line.attempts() >= ATTEMPTS_IN_VAIN {
+            self.config.safety_pull.min(POLL_WITHOUT_STREAM)
+        } else {
+            self.config.safety_pull
+        };
+        let half = every / 2;
+        self.safety_at = now + half + crate::backoff::part_of(every, &mut self.dice);
+    }
+
+    /// Lets one collection handle something, then sees what follows from its new state.
+    fn touch(
+        &mut self,
+        name: &CollectionName,
+        now: Instant,
+        handle: impl FnOnce(&mut Track, &mut Context<'_>),
+    ) {
+        let Some(track) = self.tracks.get_mut(name) else { return };
+        let before = track.wake();
+        let mut cx = Context {
+            now,
+            dice: &mut self.dice,
+            actions: &mut self.actions,
+            stats: &mut self.stats,
+            held_bytes: &mut self.held_bytes,
+        };
+        handle(track, &mut cx);
+        if track.take_ready_to_pull(now) {
+            self.pulls.enqueue(name.clone());
+        }
+        if track.wants_stream() {
+            self.line.reopen_soon(now);
+        }
+        if let Some(report) = track.report(&self.line, now) {
+            self.actions.push_back(Action::Report(name.clone(), report));
+        }
+        let after = track.wake();
+        if before != after {
+            before.map(|at| self.agenda.remove(&(at, name.clone())));
+            after.map(|at| self.agenda.insert((at, name.clone())));
+        }
+    }
+
+    fn touch_all(&mut self, now: Instant, handle: impl Fn(&mut Track, &mut Context<'_>)) {
+        let names: Vec<CollectionName> = self.tracks.keys().cloned().collect();
+        for name in names {
+            self.touch(&name, now, &handle);
+        }
+    }
+}
+
+fn self_check_wait(dice: &mut StdRng) -> Duration {
+    let spread = SELF_CHECK_HOURS.end - SELF_CHECK_HOURS.start;
+    let hour = Duration::from_secs(60 * 60);
+    hour.mul_f64(SELF_CHECK_HOURS.start) + crate::backoff::part_of(hour.mul_f64(spread), dice)
+}
+
+// === impl Config ===
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             client_id: String::new(),
             heartbeat: Duration::from_secs(15),
-            safety_pull: Duration::from_mins(15),
+            safety_pull: Duration::from_secs(15 * 60),
             backoff_longest: Duration::from_secs(30),
         }
+    }
+}
+
+// === impl Fault ===
+
+impl From<&ClientError> for Fault {
+    fn from(error: &ClientError) -> Self {
+        if error.is_retryable() { Self::Passing } else { Self::Lasting }
     }
 }

@@ -266,8 +266,11 @@ impl Snapshot for DiskSnapshot {
 
 /// What redb says, with what was being done. A file that is not what redb wrote is damage.
 fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> StoreError {
-    move |error| match error.into() {
-        redb::Error::Corrupted(_) => StoreError::Damaged { place: "the file" },
-        other => StoreError::Io { doing, source: Box::new(other) },
+    move |error| {
+        let error = error.into();
+        if matches!(error, redb::Error::Corrupted(_)) {
+            return StoreError::Damaged { place: "the file" };
+        }
+        StoreError::Io { doing, source: Box::new(error) }
     }
 }

@@ -1,0 +1,215 @@
+//! The one stream of a session: when it is opened, when it counts as dead, and how long to wait
+//! before the next attempt. Pure.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use sync_proto::types::{Subscribe, Target};
+
+use super::{Action, Config, Fault, Session, StreamId};
+use crate::backoff::Backoff;
+
+/// The stream and what it went through.
+#[derive(Debug)]
+pub(super) struct Line {
+    state: State,
+    next_id: u64,
+    backoff: Backoff,
+    heartbeat: Duration,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No stream before `open_at`.
+    Closed { open_at: Instant },
+    /// Asked for one.
+    Opening { id: StreamId, give_up_at: Instant },
+    /// The server has accepted it.
+    Open(Open),
+}
+
+#[derive(Debug)]
+struct Open {
+    id: StreamId,
+    since: Instant,
+    dead_at: Instant,
+    reopen_at: Option<Instant>,
+}
+
+/// What the stream looks like from a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weather {
+    Connecting,
+    BackingOff(Instant),
+    Open,
+}
+
+/// First window of the back-off.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// How long the server may take to accept a stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// A stream is not opened again for a target that left it more often than this.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// Least wait after a fault that does not pass by itself.
+const LASTING_WAIT: Duration = Duration::from_secs(5);
+/// Silent heartbeats after which a stream is dead.
+const HEARTBEATS_MAX: u32 = 3;
+
+// === impl Line ===
+
+impl Line {
+    pub(super) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            state: State::Closed { open_at: now },
+            next_id: 0,
+            backoff: Backoff::new(BACKOFF_FIRST, config.backoff_longest),
+            heartbeat: config.heartbeat,
+        }
+    }
+
+    pub(super) fn is_current(&self, id: StreamId) -> bool {
+        self.id() == Some(id)
+    }
+
+    pub(super) fn id(&self) -> Option<StreamId> {
+        match &self.state {
+            State::Closed { .. } => None,
+            State::Opening { id, .. } | State::Open(Open { id, .. }) => Some(*id),
+        }
+    }
+
+    pub(super) fn attempts(&self) -> u32 {
+        self.backoff.attempts()
+    }
+
+    pub(super) fn weather(&self) -> Weather {
+        match &self.state {
+            State::Open(_) => Weather::Open,
+            State::Closed { open_at } if self.backoff.attempts() > 0 => {
+                Weather::BackingOff(*open_at)
+            }
+            State::Closed { .. } | State::Opening { .. } => Weather::Connecting,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        match &self.state {
+            State::Closed { open_at } => *open_at,
+            State::Opening { give_up_at, .. } => *give_up_at,
+            State::Open(open) => open.reopen_at.map_or(open.dead_at, |at| at.min(open.dead_at)),
+        }
+    }
+
+    /// A sign of life.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.dead_at = now + self.heartbeat * HEARTBEATS_MAX;
+        }
+    }
+
+    /// Changes came: the next failure begins with short waits again.
+    pub(super) fn progressed(&mut self) {
+        self.backoff.reset();
+    }
+
+    /// A word without changes came. It counts as progress on a stream that has lived for a
+    /// while: a server that falls over after its first words must not be met by short waits.
+    pub(super) fn lives(&mut self, now: Instant) {
+        if let State::Open(open) = &self.state
+            && now - open.since >= self.backoff.window()
+        {
+            self.backoff.reset();
+        }
+    }
+
+    pub(super) fn accepted(&mut self, heartbeat: Duration, now: Instant) {
+        if let State::Opening { id, .. } = self.state {
+            self.heartbeat = heartbeat.max(Duration::from_millis(100));
+            let dead_at = now + self.heartbeat * HEARTBEATS_MAX;
+            self.state = State::Open(Open { id, since: now, dead_at, reopen_at: None });
+        }
+    }
+
+    /// A collection that left the stream could come back to it.
+    pub(super) fn reopen_soon(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.reopen_at.get_or_insert(now.max(open.since + REOPEN_EVERY));
+        }
+    }
+
+    /// Ends the stream; the next one is opened after a random wait, `at_least` as long as said.
+    fn end(&mut self, fault: Fault, at_least: Duration, dice: &mut StdRng, now: Instant) {
+        let backoff = match fault {
+            Fault::Passing => self.backoff.next(dice),
+            Fault::Lasting => self.backoff.next(dice) + LASTING_WAIT,
+        };
+        self.state = State::Closed { open_at: now + backoff.max(at_least) };
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Opens, gives up, or opens again, whatever is due.
+    pub(super) fn tick_line(&mut self, now: Instant) {
+        match &self.line.state {
+            State::Opening { id, give_up_at } if *give_up_at <= now => {
+                self.give_up_stream(*id, now);
+            }
+            State::Open(open) if open.dead_at <= now => self.give_up_stream(open.id, now),
+            State::Open(Open { id, reopen_at: Some(at), .. }) if *at <= now => {
+                self.actions.push_back(Action::CloseStream(*id));
+                self.line.state = State::Closed { open_at: now };
+                self.touch_all(now, super::track::Track::leave_stream);
+            }
+            State::Closed { .. } | State::Opening { .. } | State::Open(_) => {}
+        }
+        if let State::Closed { open_at } = self.line.state
+            && open_at <= now
+        {
+            self.open_stream(now);
+        }
+    }
+
+    fn give_up_stream(&mut self, id: StreamId, now: Instant) {
+        self.actions.push_back(Action::CloseStream(id));
+        self.stats.stream_failures += 1;
+        self.end_stream(Fault::Passing, Duration::ZERO, now);
+    }
+
+    pub(super) fn end_stream(&mut self, fault: Fault, at_least: Duration, now: Instant) {
+        self.line.end(fault, at_least, &mut self.dice, now);
+        if self.line.attempts() == super::ATTEMPTS_IN_VAIN {
+            self.plan_safety_pull(now);
+        }
+        self.touch_all(now, super::track::Track::leave_stream);
+    }
+
+    /// Opens a stream for every collection that is not kept back.
+    fn open_stream(&mut self, now: Instant) {
+        let id = StreamId(self.line.next_id);
+        let targets: Vec<Target> = self
+            .tracks
+            .iter_mut()
+            .filter(|(_, track)| track.may_join_stream())
+            .map(|(name, track)| Target::all(name.clone(), track.join_stream()))
+            .collect();
+        if targets.is_empty() {
+            // Each is kept back until its own time; there is nothing to open a stream for.
+            self.line.state = State::Closed { open_at: now + self.config.backoff_longest };
+            return;
+        }
+        self.line.next_id += 1;
+        self.line.state = State::Opening { id, give_up_at: now + OPEN_TIMEOUT };
+        self.stats.streams += 1;
+        let client_id = self.config.client_id.clone();
+        let subscribe = Subscribe { targets, heartbeat: self.config.heartbeat, client_id };
+        self.actions.push_back(Action::OpenStream(id, subscribe));
+        self.touch_all(now, |_, _| {});
+    }
+
+    /// What the server's goodbye asks for: wait at least so long, then a random part more.
+    pub(super) fn goodbye_wait(&mut self, goodbye: &sync_proto::types::Goodbye) -> Duration {
+        goodbye.retry_after + crate::backoff::part_of(goodbye.jitter, &mut self.dice)
+    }
+}

@@ -1,0 +1,218 @@
+//! Pulls: which collections go into one, and what each outcome means. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
+use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, Target};
+
+use super::status::RepairReason;
+use super::track::{PullState, Track};
+use super::writing::Source;
+use super::{Action, Config, Context, Fault, PullId, Session};
+use crate::backoff::Backoff;
+
+/// Pulls that are under way, and collections that wait for one.
+#[derive(Debug)]
+pub(super) struct Pulls {
+    /// Holds at most every collection of the session a few times: a pull that was called off
+    /// leaves its name behind until its turn comes.
+    queue: VecDeque<CollectionName>,
+    flying: BTreeMap<PullId, Vec<(CollectionName, Option<Cursor>)>>,
+    next_id: u64,
+    backoff: Backoff,
+}
+
+/// Pulls under way at once. More would only wait for each other at the server.
+const PULLS_MAX: usize = 8;
+/// First window of the back-off of pulls that fail as a whole.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// A deferred target is asked for again after this.
+const DEFERRED_WAIT: Duration = Duration::from_millis(20);
+
+// === impl Pulls ===
+
+impl Pulls {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            flying: BTreeMap::new(),
+            next_id: 0,
+            backoff: Backoff::new(BACKOFF_FIRST, config.backoff_longest),
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, name: CollectionName) {
+        self.queue.push_back(name);
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Sends as many pulls as may be under way at once.
+    pub(super) fn send_pulls(&mut self, now: Instant) {
+        while self.pulls.flying.len() < PULLS_MAX {
+            let asked = self.next_batch();
+            if asked.is_empty() {
+                return;
+            }
+            let targets = asked.iter().map(|(name, at)| Ok(Target::all(name.clone(), *at)));
+            let pull = Pull {
+                targets: targets.collect(),
+                bytes_max: PAGE_BYTES_MAX,
+                changes_max: PAGE_CHANGES_MAX,
+                client_id: self.config.client_id.clone(),
+            };
+            let id = PullId(self.pulls.next_id);
+            self.pulls.next_id += 1;
+            self.stats.pulls += 1;
+            self.actions.push_back(Action::Pull(id, pull));
+            for (name, _) in &asked {
+                self.touch(name, now, |_, _| {});
+            }
+            self.pulls.flying.insert(id, asked);
+        }
+    }
+
+    /// The collections that wait, as many as one pull takes.
+    fn next_batch(&mut self) -> Vec<(CollectionName, Option<Cursor>)> {
+        let mut asked = Vec::new();
+        while asked.len() < PULL_TARGETS_MAX {
+            let Some(name) = self.pulls.queue.pop_front() else { break };
+            let Some(track) = self.tracks.get_mut(&name) else { continue };
+            if track.pull != PullState::Queued {
+                continue;
+            }
+            if track.solo && !asked.is_empty() {
+                self.pulls.queue.push_front(name);
+                break;
+            }
+            let shown = track.active();
+            track.pull = PullState::Flying(shown);
+            let solo = track.solo;
+            asked.push((name, shown));
+            if solo {
+                break;
+            }
+        }
+        asked
+    }
+
+    pub(super) fn on_pulled(
+        &mut self,
+        id: PullId,
+        answer: Result<Vec<Outcome>, Fault>,
+        now: Instant,
+    ) {
+        let Some(asked) = self.pulls.flying.remove(&id) else { return };
+        match answer {
+            Ok(outcomes) => {
+                self.pulls.backoff.reset();
+                for ((name, shown), outcome) in asked.into_iter().zip(outcomes) {
+                    self.touch(&name, now, |track, cx| {
+                        track.pull = PullState::Idle;
+                        track.on_outcome(&name, shown, outcome, cx);
+                    });
+                }
+            }
+            Err(fault) => self.on_pull_failed(&asked, fault, now),
+        }
+    }
+
+    fn on_pull_failed(
+        &mut self,
+        asked: &[(CollectionName, Option<Cursor>)],
+        fault: Fault,
+        now: Instant,
+    ) {
+        self.stats.pull_failures += 1;
+        let wait = self.pulls.backoff.next(&mut self.dice);
+        let alone = asked.len() == 1;
+        for (name, _) in asked {
+            self.touch(name, now, |track, cx| {
+                track.pull = PullState::Idle;
+                match fault {
+                    Fault::Passing => track.pull = PullState::Due(now + wait),
+                    Fault::Lasting if alone => track.fail(None, cx),
+                    // One of them may be what the server does not stand: find out which.
+                    Fault::Lasting => {
+                        track.solo = true;
+                        track.pull = PullState::Due(now + wait);
+                    }
+                }
+            });
+        }
+    }
+}
+
+// === impl Track ===
+
+impl Track {
+    fn on_outcome(
+        &mut self,
+        name: &CollectionName,
+        shown: Option<Cursor>,
+        outcome: Outcome,
+        cx: &mut Context<'_>,
+    ) {
+        // What was asked from a place that the copy has left says nothing about where it is.
+        let current = shown == self.active() && self.writing.is_none();
+        match outcome {
+            Outcome::Aligned(head) => self.on_aligned(name, current, &head, cx),
+            Outcome::Delta(delta) if current && delta.from.version > version_of(shown) => {
+                self.fail(None, cx);
+            }
+            Outcome::Delta(delta) => self.on_delta(name, delta, Source::Pull, cx),
+            Outcome::Reset(reset) => self.on_reset(shown, current, &reset, cx),
+            Outcome::Denied => self.deny(cx),
+            Outcome::NotFound if current => self.vanish(name, cx),
+            Outcome::NotFound => self.pull_soon(cx.now),
+            Outcome::Deferred(_) => self.pull = PullState::Due(cx.now + DEFERRED_WAIT),
+            Outcome::Failed(failure) => self.fail(failure.retry_after, cx),
+        }
+    }
+
+    fn on_aligned(
+        &mut self,
+        name: &CollectionName,
+        current: bool,
+        head: &Head,
+        cx: &mut Context<'_>,
+    ) {
+        self.total = head.items;
+        match self.active() {
+            Some(at) if at.epoch == head.epoch && at.version == head.version => {
+                self.reach(name, head.cursor(), Some(head.digest), Source::Pull, cx);
+                self.see_hole(cx);
+            }
+            None if current && head.items == 0 => {
+                self.load_nothing(name, head.cursor(), head.digest, cx);
+            }
+            Some(_) | None if current => self.fail(None, cx),
+            Some(_) | None => self.pull_soon(cx.now),
+        }
+    }
+
+    fn on_reset(
+        &mut self,
+        shown: Option<Cursor>,
+        current: bool,
+        reset: &Reset,
+        cx: &mut Context<'_>,
+    ) {
+        self.total = reset.estimated_changes;
+        if shown.is_none() {
+            // "Start over" is no answer to somebody who does.
+            self.fail(None, cx);
+        } else if current || self.is_concerned(reset) {
+            self.repair(RepairReason::Reset(reset.reason), cx);
+        } else {
+            self.pull_soon(cx.now);
+        }
+    }
+}
+
+fn version_of(cursor: Option<Cursor>) -> sync_proto::types::Version {
+    cursor.map_or(sync_proto::types::Version::ZERO, |cursor| cursor.version)
+}

@@ -1,0 +1,109 @@
+//! What the messages of the stream mean. Pure.
+
+use std::time::{Duration, Instant};
+
+use sync_proto::digest::Digest;
+use sync_proto::types::{AcceptedTarget, CollectionName, Cursor, Event, Plan, Position, Reset};
+
+use super::status::RepairReason;
+use super::track::Track;
+use super::writing::Source;
+use super::{Action, Context, Fault, Session};
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn on_event(&mut self, event: Event, now: Instant) {
+        self.line.heard(now);
+        match event {
+            Event::Accepted(targets, heartbeat) => self.on_accepted(targets, heartbeat, now),
+            Event::Changes(name, delta) => {
+                self.line.progressed();
+                self.touch(&name, now, |track, cx| {
+                    track.stream_is_at(delta.to);
+                    track.on_delta(&name, delta, Source::Push, cx);
+                });
+            }
+            Event::Bookmark(positions, _) => {
+                self.line.lives(now);
+                for Position { collection: name, cursor, digest, .. } in positions {
+                    self.touch(&name, now, |track, cx| {
+                        track.on_position(&name, cursor, digest, cx);
+                    });
+                }
+            }
+            Event::CaughtUp(name, cursor) => {
+                self.line.lives(now);
+                self.touch(&name, now, |track, cx| track.on_position(&name, cursor, None, cx));
+            }
+            Event::Reset(name, reset) => {
+                self.touch(&name, now, |track, cx| track.on_stream_reset(&reset, cx));
+            }
+            Event::Lagging(name, _) => self.touch(&name, now, |track, _| track.caught_up = false),
+            Event::Absent(name) => self.touch(&name, now, |track, cx| track.vanish(&name, cx)),
+            Event::Revoked(name) => self.touch(&name, now, Track::deny),
+            Event::Failed(name, failure) => self.touch(&name, now, |track, cx| {
+                track.leave_stream(cx);
+                track.fail(failure.retry_after, cx);
+            }),
+            Event::Goodbye(goodbye) => {
+                let wait = self.goodbye_wait(&goodbye);
+                self.actions.extend(self.line.id().map(Action::CloseStream));
+                self.end_stream(Fault::Passing, wait, now);
+            }
+            // Not asked for: no target of a session is in notify mode.
+            Event::Notice(..) => {}
+        }
+    }
+
+    fn on_accepted(&mut self, targets: Vec<AcceptedTarget>, heartbeat: Duration, now: Instant) {
+        self.line.accepted(heartbeat, now);
+        for AcceptedTarget { collection: name, plan, head } in targets {
+            self.touch(&name, now, |track, cx| {
+                track.total = head.as_ref().map_or(0, |head| head.items);
+                match plan {
+                    Plan::Live => {
+                        let at = head.map(|head| (head.cursor(), head.digest));
+                        if let Some((cursor, digest)) = at {
+                            track.on_position(&name, cursor, Some(digest), cx);
+                        }
+                    }
+                    Plan::Absent => track.vanish(&name, cx),
+                    Plan::Reset(reset) => track.on_stream_reset(&reset, cx),
+                    Plan::Denied => track.deny(cx),
+                    Plan::CatchUp | Plan::Load | Plan::Notify => {}
+                }
+            });
+        }
+        // Everybody's status hangs on the stream.
+        self.touch_all(now, |_, _| {});
+    }
+}
+
+// === impl Track ===
+
+impl Track {
+    /// The stream has said everything up to here, and this is the head.
+    fn on_position(
+        &mut self,
+        name: &CollectionName,
+        head: Cursor,
+        digest: Option<Digest>,
+        cx: &mut Context<'_>,
+    ) {
+        self.stream_is_at(head);
+        self.reach(name, head, digest, Source::Push, cx);
+        self.see_hole(cx);
+    }
+
+    /// The stream carries this collection no further.
+    fn on_stream_reset(&mut self, reset: &Reset, cx: &mut Context<'_>) {
+        self.leave_stream(cx);
+        self.total = reset.estimated_changes;
+        if self.is_concerned(reset) {
+            self.repair(RepairReason::Reset(reset.reason), cx);
+        } else {
+            self.pull_soon(cx.now);
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! What a session knows of one collection: where the copy stands, where the stream stands, what
+//! is under way and what went wrong. Pure.
+
+use std::time::{Duration, Instant};
+
+use sync_proto::digest::Digest;
+use sync_proto::types::{Cursor, Delta, Epoch, Reset, ResetReason, Version};
+
+use super::line::{Line, Weather};
+use super::status::{RepairReason, Status};
+use super::writing::{Held, Pending};
+use super::{Context, Report};
+use crate::backoff::{Backoff, part_of};
+use crate::store::Standing;
+
+/// One collection.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+pub(super) struct Track {
+    pub(super) standing: Standing,
+    /// The copy must be fetched anew: what it holds is shown, but not continued.
+    pub(super) fresh: bool,
+    /// Where the stream is known to be; `None` = it does not carry this collection.
+    pub(super) stream: Option<StreamAt>,
+    /// Pushes that came too early.
+    pub(super) held: Held,
+    /// Since when the stream is known to be ahead of the copy.
+    pub(super) hole_since: Option<Instant>,
+    pub(super) pull: PullState,
+    /// The last pull's answer was not the end.
+    pub(super) paging: bool,
+    /// Its pulls go alone, because one with others was refused as a whole.
+    pub(super) solo: bool,
+    /// A write that has not been answered yet.
+    pub(super) writing: Option<Pending>,
+    /// The copy is the server's collection as far as is known.
+    pub(super) caught_up: bool,
+    pub(super) absent: bool,
+    denied: bool,
+    /// Nothing is tried before.
+    kept_back_until: Option<Instant>,
+    pub(super) repair: Option<RepairReason>,
+    /// Since when the copy is as it should be; repairs that follow each other closely wait
+    /// longer and longer.
+    good_since: Option<Instant>,
+    repairs: Backoff,
+    faults: Backoff,
+    /// Items of the collection, for progress.
+    pub(super) total: u64,
+    pub(super) synced_at: Option<Instant>,
+    reported: Option<Report>,
+}
+
+/// A place that a stream is known to have reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StreamAt {
+    epoch: Option<Epoch>,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PullState {
+    Idle,
+    Due(Instant),
+    /// Ready, waits for a free slot.
+    Queued,
+    /// Sent with this cursor.
+    Flying(Option<Cursor>),
+}
+
+/// What a delta is to the copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It continues the copy.
+    Fits,
+    /// It begins a load.
+    Begins,
+    /// The copy has it already.
+    Repeat,
+    /// Something is missing before it.
+    TooEarly,
+    /// It is of another life of the collection.
+    Foreign,
+}
+
+/// A collection that is not readable is asked for again this often, give or take a half.
+const DENIED_RETRY: Duration = Duration::from_secs(5 * 60);
+/// A copy that was good for this long may be repaired at once; before, repairs wait.
+const GOOD_FOR: Duration = Duration::from_secs(60);
+/// Windows of the back-off of repairs that follow each other closely.
+const REPAIR_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15 * 60));
+/// Windows of the back-off of a collection that fails alone.
+const FAULT_WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5 * 60));
+/// Least wait after a failure that is "not worth repeating unchanged".
+const LASTING_WAIT: Duration = Duration::from_secs(10);
+/// A hole that one late push would fill.
+const SINGLE_HOLE_WAIT: Duration = Duration::from_millis(50);
+/// Holes in several places.
+const HOLES_WAIT: Duration = Duration::from_millis(500);
+
+// === impl Track ===
+
+impl Track {
+    pub(super) fn new(standing: Standing) -> Self {
+        Self {
+            standing,
+            fresh: false,
+            stream: None,
+            held: Held::default(),
+            hole_since: None,
+            pull: PullState::Idle,
+            paging: false,
+            solo: false,
+            writing: None,
+            caught_up: false,
+            absent: false,
+            denied: false,
+            kept_back_until: None,
+            repair: None,
+            good_since: None,
+            repairs: Backoff::new(REPAIR_WAITS.0, REPAIR_WAITS.1),
+            faults: Backoff::new(FAULT_WAITS.0, FAULT_WAITS.1),
+            total: 0,
+            synced_at: None,
+            reported: None,
+        }
+    }
+
+    /// Where the next change must continue; `None` = from scratch.
+    pub(super) fn active(&self) -> Option<Cursor> {
+        if self.fresh { None } else { self.standing.active() }
+    }
+
+    /// What a delta is to the copy.
+    pub(super) fn judge(&self, delta: &Delta) -> Verdict {
+        let Some(at) = self.active() else {
+            let begins = delta.from.version == Version::ZERO;
+            return if begins { Verdict::Begins } else { Verdict::TooEarly };
+        };
+        if delta.from.epoch != at.epoch {
+            return Verdict::Foreign;
+        }
+        if delta.to.version <= at.version {
+            return Verdict::Repeat;
+        }
+        // A page of a load leaves out deletes up to its base. The copy must not need them: it
+        // is past them, or it began its own load behind them.
+        let left_out = if delta.from.is_loading() { delta.from.base } else { Version::ZERO };
+        let fits = delta.from.version <= at.version && left_out <= at.version.max(at.base);
+        if fits { Verdict::Fits } else { Verdict::TooEarly }
+    }
+
+    /// Whether what comes by the stream will continue the copy.
+    pub(super) fn is_joined(&self) -> bool {
+        let Some(stream) = self.stream else { return false };
+        match self.active() {
+            _ if stream.version == Version::ZERO => true,
+            None => false,
+            Some(at) => stream.epoch == Some(at.epoch) && stream.version <= at.version,
+        }
+    }
+
+    /// The stream is known to have reached this.
+    pub(super) fn stream_is_at(&mut self, at: Cursor) {
+        if let Some(stream) = &mut self.stream {
+            let same = stream.epoch == Some(at.epoch);
+            let version = if same { stream.version.max(at.version) } else { at.version };
+            *stream = StreamAt { epoch: Some(at.epoch), version };
+        }
+    }
+
+    /// The stream has said that there is no such collection: it begins anew if there is one.
+    pub(super) fn stream_is_before_everything(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            *stream = StreamAt { epoch: None, version: Version::ZERO };
+        }
+    }
+
+    /// Whether a stream that is opened now is to carry this collection.
+    pub(super) fn may_join_stream(&self) -> bool {
+        !self.denied && self.kept_back_until.is_none()
+    }
+
+    /// Goes onto a stream that is about to be opened, with the cursor to show.
+    pub(super) fn join_stream(&mut self) -> Option<Cursor> {
+        let shown = self.active();
+        self.stream = Some(StreamAt {
+            epoch: shown.map(|at| at.epoch),
+            version: shown.map_or(Version::ZERO, |at| at.version),
+        });
+        // What a pull would fetch now comes by the stream.
+        if matches!(self.pull, PullState::Due(_) | PullState::Queued) {
+            self.pull = PullState::Idle;
+        }
+        shown
+    }
+
+    /// The stream does not carry this collection any more.
+    pub(super) fn leave_stream(&mut self, cx: &mut Context<'_>) {
+        self.stream = None;
+        self.held.clear(cx.held_bytes);
+        self.hole_since = None;
+        self.caught_up = false;
+    }
+
+    /// Whether the stream should be opened again for this collection.
+    pub(super) fn wants_stream(&self) -> bool {
+        self.stream.is_none() && self.kept_back_until.is_none() && self.is_in_step()
+    }
+
+    /// Caught up, or known not to exist.
+    pub(super) fn is_in_step(&self) -> bool {
+        self.writing.is_none() && (self.caught_up || self.absent) && !self.denied
+    }
+
+    /// When to look at this collection again.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        let due = match (self.pull, self.hole_since) {
+            (PullState::Due(at), _) => Some(at),
+            (PullState::Idle, Some(since)) if self.held.is_contiguous() => {
+                Some(since + SINGLE_HOLE_WAIT)
+            }
+            (PullState::Idle, Some(since)) => Some(since + HOLES_WAIT),
+            (PullState::Idle, None) | (PullState::Queued | PullState::Flying(_), _) => None,
+        };
+        due.into_iter().chain(self.kept_back_until).min()
+    }
+
+    pub(super) fn on_time(&mut self, cx: &mut Context<'_>) {
+        if self.kept_back_until.is_some_and(|until| until <= cx.now) {
+            self.kept_back_until = None;
+        }
+        let hole_is_due = self.hole_since.is_some() && self.wake().is_some_and(|at| at <= cx.now);
+        if self.pull == PullState::Idle && hole_is_due {
+            cx.stats.gaps += 1;
+            self.caught_up = false;
+            self.pull_soon(cx.now);
+        }
+    }
+
+    /// Moves a pull that is due into the queue; the caller puts it there.
+    pub(super) fn take_ready_to_pull(&mut self, now: Instant) -> bool {
+        let ready = matches!(self.pull, PullState::Due(at) if at <= now);
+        if ready {
+            self.pull = PullState::Queued;
+        }
+        ready
+    }
+
+    /// Pulls as soon as that is allowed.
+    pub(super) fn pull_soon(&mut self, now: Instant) {
+        if !matches!(self.pull, PullState::Queued | PullState::Flying(_)) {
+            self.pull = PullState::Due(self.kept_back_until.map_or(now, |until| until.max(now)));
+        }
+    }
+
+    pub(super) fn pull_for_safety(&mut self, now: Instant) {
+        if self.pull == PullState::Idle && !self.denied && self.writing.is_none() {
+            self.pull_soon(now);
+        }
+    }
+
+    /// Exchanges the copy for a fresh one. Repairs that follow each other closely wait longer
+    /// and longer, so that a repair which does not help is not repeated for ever.
+    pub(super) fn repair(&mut self, reason: RepairReason, cx: &mut Context<'_>) {
+        *cx.stats.repairs.entry(reason).or_default() += 1;
+        if self.good_since.is_some_and(|since| cx.now - since >= GOOD_FOR) {
+            self.repairs.reset();
+        }
+        let first = self.repairs.attempts() == 0;
+        let wait = self.repairs.next(cx.dice);
+        self.good_since = None;
+        self.fresh = true;
+        self.caught_up = false;
+        self.repair = Some(reason);
+        self.keep_back(if first { Duration::ZERO } else { wait }, cx.now);
+    }
+
+    /// Whether a reset is about where the copy stands now, and not about a place that it has
+    /// left since the server looked.
+    pub(super) fn is_concerned(&self, reset: &Reset) -> bool {
+        let Some(at) = self.active() else { return false };
+        let same = at.epoch == reset.head.epoch;
+        match reset.reason {
+            ResetReason::EpochChanged => !same,
+            ResetReason::AheadOfHead => same && at.version.max(at.base) > reset.head.version,
+            ResetReason::BelowFloor => same && at.version.max(at.base) < reset.head.floor,
+            ResetReason::TooLarge | ResetReason::Forced => true,
+        }
+    }
+
+    /// Something about this collection failed; the others go on.
+    pub(super) fn fail(&mut self, retry_after: Option<Duration>, cx: &mut Context<'_>) {
+        cx.stats.target_failures += 1;
+        let wait = self.faults.next(cx.dice);
+        let least = retry_after.unwrap_or(LASTING_WAIT);
+        self.keep_back(wait.max(least), cx.now);
+    }
+
+    /// Not readable with these credentials.
+    pub(super) fn deny(&mut self, cx: &mut Context<'_>) {
+        self.leave_stream(cx);
+        self.denied = true;
+        self.absent = false;
+        let wait = DENIED_RETRY / 2 + part_of(DENIED_RETRY, cx.dice);
+        self.pull = PullState::Due(cx.now + wait);
+    }
+
+    fn keep_back(&mut self, wait: Duration, now: Instant) {
+        self.kept_back_until = (!wait.is_zero()).then(|| now + wait);
+        if !matches!(self.pull, PullState::Flying(_)) {
+            self.pull = PullState::Due(now + wait);
+        }
+    }
+
+    /// The server answers for this collection.
+    pub(super) fn is_served(&mut self) {
+        self.faults.reset();
+        self.denied = false;
+        self.solo = false;
+    }
+
+    /// The copy is where the server said that it is at the head.
+    pub(super) fn confirm(&mut self, digest: Option<Digest>, cx: &mut Context<'_>) {
+        self.is_served();
+        if let Some(digest) = digest {
+            cx.stats.digest_checks += 1;
+            if digest != self.standing.tally.digest {
+                cx.stats.digest_mismatches += 1;
+                self.repair(RepairReason::DigestMismatch, cx);
+                return;
+            }
+            self.good_since.get_or_insert(cx.now);
+        }
+        self.absent = false;
+        self.repair = None;
+        self.caught_up = true;
+        self.synced_at = Some(cx.now);
+    }
+
+    /// The report to show, if it is not the one that was shown last.
+    pub(super) fn report(&mut self, line: &Line, now: Instant) -> Option<Report> {
+        let report = Report { status: self.status(line, now), synced_at: self.synced_at };
+        (self.reported.replace(report) != Some(report)).then_some(report)
+    }
+
+    fn status(&self, line: &Line, now: Instant) -> Status {
+        if self.denied {
+            return Status::Denied;
+        }
+        if let Some(until) = self.kept_back_until
+            && until > now
+        {
+            return Status::BackingOff { until };
+        }
+        let pulling = matches!(self.pull, PullState::Flying(_));
+        match line.weather() {
+            Weather::Connecting if !pulling => return Status::Connecting,
+            Weather::BackingOff(until) if !pulling => return Status::BackingOff { until },
+            Weather::Connecting | Weather::BackingOff(_) | Weather::Open => {}
+        }
+        match (self.repair, self.standing.load) {
+            _ if self.absent => Status::Absent,
+            (Some(reason), _) => Status::Repairing { reason },
+            (None, Some(load)) => Status::Loading { done: load.tally.items, total: self.total },
+            (None, None) if self.standing.cursor.is_none() => {
+                Status::Loading { done: 0, total: self.total }
+            }
+            (None, None) if self.caught_up => Status::Live,
+            (None, None) => Status::Lagging,
+        }
+    }
+}

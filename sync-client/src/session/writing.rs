@@ -1,0 +1,330 @@
+//! From a delta to a write, and from a write to what follows. Pure.
+
+use std::collections::BTreeMap;
+
+use sync_proto::digest::Digest;
+use sync_proto::types::{ChangeKind, CollectionName, Cursor, Delta, Version};
+
+use super::status::RepairReason;
+use super::track::{PullState, Track, Verdict};
+use super::{Action, Context, WriteFault};
+use crate::store::{Standing, Step, Write};
+
+/// A write that has not been answered yet, and what to do once it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    kind: Kind,
+    by: Source,
+    changes: usize,
+    /// What follows is not the end.
+    has_more: bool,
+    /// The server's digest at the end.
+    digest: Option<Digest>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Page,
+    Begins,
+    Clears,
+}
+
+/// How something came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// By the stream.
+    Push,
+    /// By a pull.
+    Pull,
+}
+
+/// Pushes that came before what they continue, in the order in which they continue each other.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    deltas: BTreeMap<(Version, Version), Delta>,
+}
+
+/// Pushes that one collection keeps. Past this a pull is cheaper.
+const HELD_MAX: usize = 256;
+/// Bytes of pushes that all collections of a session keep together.
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+// === impl Track ===
+
+impl Track {
+    /// Takes in a delta.
+    pub(super) fn on_delta(
+        &mut self,
+        name: &CollectionName,
+        delta: Delta,
+        by: Source,
+        cx: &mut Context<'_>,
+    ) {
+        self.total = delta.head.items;
+        if self.writing.is_some() {
+            self.keep(delta, by, cx);
+            return;
+        }
+        match self.judge(&delta) {
+            Verdict::Fits => self.write_page(name, delta, Kind::Page, by, cx),
+            Verdict::Begins => self.write_page(name, delta, Kind::Begins, by, cx),
+            Verdict::Repeat => {
+                cx.stats.repeats += 1;
+                if !delta.has_more {
+                    self.reach(name, delta.to, delta.digest, by, cx);
+                }
+            }
+            Verdict::TooEarly => self.keep(delta, by, cx),
+            Verdict::Foreign => self.pull_soon(cx.now),
+        }
+        self.see_hole(cx);
+    }
+
+    /// Keeps a push for later; what a pull brought too early is asked for again.
+    fn keep(&mut self, delta: Delta, by: Source, cx: &mut Context<'_>) {
+        match by {
+            Source::Pull => self.pull_soon(cx.now),
+            Source::Push if self.held.keep(delta, cx.held_bytes) => cx.stats.held += 1,
+            Source::Push => {}
+        }
+    }
+
+    /// The server's head is here: the copy is complete if it stands here too.
+    pub(super) fn reach(
+        &mut self,
+        name: &CollectionName,
+        head: Cursor,
+        digest: Option<Digest>,
+        by: Source,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(at) = self.active() else { return };
+        if self.writing.is_some() || at.epoch != head.epoch || at.version != head.version {
+            return;
+        }
+        if at.is_caught_up() && self.standing.load.is_none() {
+            self.confirm(digest, cx);
+            return;
+        }
+        // Nothing is missing but the word that nothing is missing.
+        let pending = Pending { kind: Kind::Page, by, changes: 0, has_more: false, digest };
+        let to = Cursor::at(head.epoch, head.version);
+        self.write(name, Step::Page { changes: Vec::new(), to }, pending, cx);
+    }
+
+    /// There is no such collection.
+    pub(super) fn vanish(&mut self, name: &CollectionName, cx: &mut Context<'_>) {
+        self.held.clear(cx.held_bytes);
+        if self.standing == Standing::default() {
+            self.is_gone(cx);
+            return;
+        }
+        let kind = Kind::Clears;
+        let pending = Pending { kind, by: Source::Push, changes: 0, has_more: false, digest: None };
+        self.write(name, Step::Clear, pending, cx);
+    }
+
+    fn is_gone(&mut self, cx: &mut Context<'_>) {
+        self.is_served();
+        self.stream_is_before_everything();
+        self.fresh = false;
+        self.paging = false;
+        self.caught_up = false;
+        self.absent = true;
+        self.repair = None;
+        self.synced_at = Some(cx.now);
+        if matches!(self.pull, PullState::Due(_) | PullState::Queued) {
+            self.pull = PullState::Idle;
+        }
+        self.see_hole(cx);
+    }
+
+    fn write_page(
+        &mut self,
+        name: &CollectionName,
+        delta: Delta,
+        kind: Kind,
+        by: Source,
+        cx: &mut Context<'_>,
+    ) {
+        let Delta { to, changes, has_more, digest, .. } = delta;
+        let pending = Pending { kind, by, changes: changes.len(), has_more, digest };
+        let step = match kind {
+            Kind::Begins => Step::BeginLoad { changes, to },
+            Kind::Page | Kind::Clears => Step::Page { changes, to },
+        };
+        self.write(name, step, pending, cx);
+    }
+
+    /// Begins a load of a collection without items.
+    pub(super) fn load_nothing(
+        &mut self,
+        name: &CollectionName,
+        to: Cursor,
+        digest: Digest,
+        cx: &mut Context<'_>,
+    ) {
+        let (kind, digest) = (Kind::Begins, Some(digest));
+        let pending = Pending { kind, by: Source::Pull, changes: 0, has_more: false, digest };
+        self.write(name, Step::BeginLoad { changes: Vec::new(), to }, pending, cx);
+    }
+
+    fn write(&mut self, name: &CollectionName, step: Step, pending: Pending, cx: &mut Context<'_>) {
+        self.writing = Some(pending);
+        let write = Write { expected: self.standing.active(), step };
+        cx.actions.push_back(Action::Write(name.clone(), write));
+    }
+
+    /// Goes on after a write.
+    pub(super) fn on_written(
+        &mut self,
+        name: &CollectionName,
+        result: Result<Standing, WriteFault>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(pending) = self.writing.take() else { return };
+        match result {
+            Ok(standing) => {
+                self.standing = standing;
+                self.on_applied(&pending, cx);
+            }
+            Err(WriteFault::Conflict(standing)) => {
+                cx.stats.conflicts += 1;
+                self.standing = standing;
+                self.caught_up = false;
+                self.pull_soon(cx.now);
+            }
+            // A push may leave out what a push before it brought, which was lost. A pull is
+            // about this very copy: what it leaves out, the copy must have.
+            Err(WriteFault::MissingValue) if pending.by == Source::Push => {
+                self.caught_up = false;
+                self.pull_soon(cx.now);
+            }
+            Err(WriteFault::MissingValue | WriteFault::Damaged) => {
+                self.repair(RepairReason::LocalDamage, cx);
+            }
+        }
+        self.go_on(name, pending.by, cx);
+    }
+
+    fn on_applied(&mut self, pending: &Pending, cx: &mut Context<'_>) {
+        match (pending.kind, pending.by) {
+            (Kind::Clears, _) => {
+                self.is_gone(cx);
+                return;
+            }
+            (Kind::Begins | Kind::Page, Source::Push) => cx.stats.pushes_applied += 1,
+            (Kind::Begins | Kind::Page, Source::Pull) => cx.stats.pages_applied += 1,
+        }
+        cx.stats.changes_applied += pending.changes as u64;
+        if pending.kind == Kind::Begins {
+            cx.stats.loads += 1;
+            self.fresh = false;
+        }
+        self.is_served();
+        self.absent = false;
+        if pending.by == Source::Pull {
+            self.paging = pending.has_more;
+        }
+        if pending.has_more || self.standing.load.is_some() {
+            self.caught_up = false;
+        } else {
+            self.confirm(pending.digest, cx);
+        }
+    }
+
+    /// Applies what was kept and fits now; then pulls on, unless the stream has taken over.
+    fn go_on(&mut self, name: &CollectionName, by: Source, cx: &mut Context<'_>) {
+        while let Some(delta) = self.held.first(cx.held_bytes, self.active()) {
+            match self.judge(&delta) {
+                Verdict::Fits => {
+                    self.write_page(name, delta, Kind::Page, Source::Push, cx);
+                    return;
+                }
+                Verdict::Begins => {
+                    self.write_page(name, delta, Kind::Begins, Source::Push, cx);
+                    return;
+                }
+                Verdict::Repeat => cx.stats.repeats += 1,
+                // A page of another load, or of another life: a pull finds out.
+                Verdict::TooEarly | Verdict::Foreign => {}
+            }
+        }
+        let paging = std::mem::take(&mut self.paging);
+        if paging && !self.is_joined() {
+            self.pull_soon(cx.now);
+        }
+        if by == Source::Pull {
+            // What is still missing after a pull is another hole.
+            self.hole_since = None;
+        }
+        self.see_hole(cx);
+    }
+
+    /// Notes since when the stream is ahead of the copy.
+    pub(super) fn see_hole(&mut self, cx: &mut Context<'_>) {
+        if self.stream.is_none() || self.is_joined() {
+            self.hole_since = None;
+        } else if self.writing.is_none() {
+            self.caught_up = false;
+            self.hole_since.get_or_insert(cx.now);
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Keeps a push, if there is room.
+    fn keep(&mut self, delta: Delta, bytes: &mut usize) -> bool {
+        let size = size_of_delta(&delta);
+        let place = (delta.from.version, delta.to.version);
+        if self.deltas.len() == HELD_MAX
+            || *bytes + size > HELD_BYTES_MAX
+            || self.deltas.contains_key(&place)
+        {
+            return false;
+        }
+        *bytes += size;
+        self.deltas.insert(place, delta);
+        true
+    }
+
+    /// Takes the first push, if it does not lie behind a hole.
+    fn first(&mut self, bytes: &mut usize, at: Option<Cursor>) -> Option<Delta> {
+        let at = at.map_or(Version::ZERO, |at| at.version);
+        let ((from, _), _) = self.deltas.first_key_value()?;
+        if *from > at {
+            return None;
+        }
+        let (_, delta) = self.deltas.pop_first()?;
+        *bytes -= size_of_delta(&delta);
+        Some(delta)
+    }
+
+    pub(super) fn clear(&mut self, bytes: &mut usize) {
+        let freed: usize = self.deltas.values().map(size_of_delta).sum();
+        *bytes -= freed;
+        self.deltas.clear();
+    }
+
+    /// Whether there is no hole between them: then one late push may be all that is missing.
+    pub(super) fn is_contiguous(&self) -> bool {
+        let pairs = self.deltas.keys().zip(self.deltas.keys().skip(1));
+        pairs.into_iter().all(|((_, end), (start, _))| start <= end)
+    }
+}
+
+/// About how much memory a delta takes.
+fn size_of_delta(delta: &Delta) -> usize {
+    let changes = delta.changes.iter().map(|change| {
+        let content = match &change.kind {
+            ChangeKind::Put { value, sort_key, .. } => {
+                value.as_ref().map_or(0, |value| value.as_bytes().len()) + sort_key.as_bytes().len()
+            }
+            ChangeKind::Delete | ChangeKind::LeftScope => 0,
+        };
+        size_of_val(change) + change.key.as_bytes().len() + content
+    });
+    size_of_val(delta) + changes.sum::<usize>()
+}
