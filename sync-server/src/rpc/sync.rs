@@ -65,7 +65,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
             let text = format!("targets[{index}].from_last_ack: {NO_ACKS}");
             return Err(Status::unimplemented(text));
         }
-        let messages = subscribe::start(&self.context, caller, asked)?;
+        let messages = subscribe::start(&self.context, &caller, asked)?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 

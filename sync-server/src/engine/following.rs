@@ -1,0 +1,240 @@
+//! The server's half of a subscription: a loop on cursors. Read what is behind a cursor; when
+//! there is nothing, wait until a head moves. There is no second "live mode", so there is no seam
+//! between first load, catch-up and live. Synchronous: no stream, no clock; the shell in
+//! `rpc::subscribe` waits and sends, a simulation drives the same code.
+//!
+//! ```text
+//!             page, has_more                         collection deleted
+//!            +--------------+                   +-------------------------+
+//!            |              v                   |                         v
+//!  Accepted: Behind ----> Behind --page--> CaughtUp(head) --head moved--> due again
+//!            Absent --created--> due (a first load)       --epoch, floor--> Ended (Reset)
+//!            Ended (Reset, Denied)
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
+use sync_proto::types::{
+    AcceptedTarget, CollectionName, Delta, Event, Head, Outcome, Plan, Position, Reset, Target,
+    Timestamp,
+};
+
+use super::ledger::Ledger;
+use super::reading::PageRequest;
+use crate::core::page::PageLimits;
+use crate::core::read::{ReadPlan, decide, reset};
+use crate::store::{Store, StoreError};
+
+/// The targets of one subscription, and how far each has come.
+#[derive(Debug)]
+pub struct Following {
+    targets: Vec<One>,
+    /// Targets that have something to read, in the order of their turns.
+    due: VecDeque<usize>,
+}
+
+#[derive(Debug)]
+struct One {
+    target: Target,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Changes behind the target's cursor are still to be sent.
+    Behind,
+    /// Everything up to this head has been sent.
+    CaughtUp(Head),
+    /// There is no such collection now.
+    Absent,
+    /// Nothing more is sent for it.
+    Ended,
+}
+
+/// What a turn of a target has to say, in order.
+type Events = Vec<Event<Bytes>>;
+
+// === impl Following ===
+
+impl Following {
+    /// Decides how each target is served. `may_read` says what the caller's rights cover.
+    pub fn accept<S: Store>(
+        ledger: &Ledger<S>,
+        targets: Vec<Target>,
+        may_read: impl Fn(&CollectionName) -> bool,
+    ) -> (Self, Vec<AcceptedTarget>) {
+        let mut following = Self { targets: Vec::new(), due: VecDeque::new() };
+        let mut accepted = Vec::with_capacity(targets.len());
+        for (index, mut target) in targets.into_iter().enumerate() {
+            let allowed = may_read(&target.collection);
+            let head = allowed.then(|| ledger.head(&target.collection)).flatten();
+            let (plan, state) = plan(&mut target, allowed, head);
+            if state == State::Behind {
+                following.due.push_back(index);
+            }
+            accepted.push(AcceptedTarget { collection: target.collection.clone(), plan, head });
+            following.targets.push(One { target, state });
+        }
+        (following, accepted)
+    }
+
+    /// Takes note that the heads of these targets moved.
+    pub fn mark(&mut self, moved: BTreeSet<usize>) {
+        for index in moved {
+            let ended = self.targets[index].state == State::Ended;
+            if !ended && !self.due.contains(&index) {
+                self.due.push_back(index);
+            }
+        }
+    }
+
+    /// Whether some target has something to read.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Gives the next target its turn: one page at most. `slow`: the subscriber has made the
+    /// server wait, so a target that was live and moved meanwhile lags.
+    pub fn step<S: Store>(&mut self, ledger: &Ledger<S>, slow: bool) -> Result<Events, StoreError> {
+        let Some(index) = self.due.pop_front() else { return Ok(Vec::new()) };
+        let one = &mut self.targets[index];
+        if one.target.notify_only {
+            return Ok(one.notify(ledger).into_iter().collect());
+        }
+        match page(ledger, &one.target)? {
+            Outcome::Delta(delta) => {
+                let has_more = delta.has_more;
+                let events = one.deliver(delta, slow);
+                // Behind the others: a target that is far behind does not hide them.
+                if has_more {
+                    self.due.push_back(index);
+                }
+                Ok(events)
+            }
+            Outcome::Aligned(head) => Ok(one.arrive(head).into_iter().collect()),
+            Outcome::Reset(reset) => Ok(vec![one.end(reset)]),
+            Outcome::NotFound => Ok(one.vanish().into_iter().collect()),
+            Outcome::Deferred(_) | Outcome::Denied | Outcome::Failed(_) => {
+                unreachable!("a page with its own budget is a delta, aligned, reset or not found")
+            }
+        }
+    }
+
+    /// Where the caught-up targets stand.
+    #[must_use]
+    pub fn bookmark(&self, now: Timestamp) -> Event<Bytes> {
+        Event::Bookmark(self.targets.iter().filter_map(One::position).collect(), now)
+    }
+}
+
+// === impl One ===
+
+impl One {
+    fn name(&self) -> CollectionName {
+        self.target.collection.clone()
+    }
+
+    fn deliver(&mut self, delta: Delta<Bytes>, slow: bool) -> Events {
+        let (to, head, has_more) = (delta.to, delta.head, delta.has_more);
+        let was_live = matches!(self.state, State::CaughtUp(_));
+        let mut events = Vec::new();
+        if was_live && (has_more || slow) {
+            self.state = State::Behind;
+            let behind = head.version.get().saturating_sub(delta.from.version.get());
+            events.push(Event::Lagging(self.name(), behind));
+        }
+        // What happened outside of a scope only moves the cursor; the next bookmark tells it.
+        if !delta.changes.is_empty() || delta.initial || !was_live {
+            events.push(Event::Changes(self.name(), delta));
+        }
+        self.target.cursor = Some(to);
+        if !has_more {
+            // The budget was for the catch-up; what follows is live.
+            self.target.changes_max = None;
+            events.extend(self.arrive(head));
+        }
+        events
+    }
+
+    /// The target stands at `head`.
+    fn arrive(&mut self, head: Head) -> Option<Event<Bytes>> {
+        let was_live = matches!(self.state, State::CaughtUp(_));
+        self.target.cursor = Some(head.cursor());
+        self.state = State::CaughtUp(head);
+        (!was_live).then(|| Event::CaughtUp(self.name(), head.cursor()))
+    }
+
+    fn end(&mut self, reset: Reset) -> Event<Bytes> {
+        self.state = State::Ended;
+        Event::Reset(self.name(), reset)
+    }
+
+    /// The collection does not exist: said once, and a first load if it is created again.
+    fn vanish(&mut self) -> Option<Event<Bytes>> {
+        self.target.cursor = None;
+        let known = self.state == State::Absent;
+        self.state = State::Absent;
+        (!known).then(|| Event::Absent(self.name()))
+    }
+
+    fn notify<S: Store>(&mut self, ledger: &Ledger<S>) -> Option<Event<Bytes>> {
+        let Some(head) = ledger.head(&self.target.collection) else { return self.vanish() };
+        let known = self.state == State::CaughtUp(head);
+        self.state = State::CaughtUp(head);
+        (!known).then(|| Event::Notice(self.name(), head))
+    }
+
+    fn position(&self) -> Option<Position> {
+        let State::CaughtUp(head) = self.state else { return None };
+        (!self.target.notify_only).then(|| Position {
+            collection: self.name(),
+            cursor: head.cursor(),
+            digest: self.target.scope.is_all().then_some(head.digest),
+            commit_time: head.commit_time,
+        })
+    }
+}
+
+fn page<S: Store>(ledger: &Ledger<S>, target: &Target) -> Result<Outcome<Bytes>, StoreError> {
+    let limits = PageLimits {
+        changes_max: PAGE_CHANGES_MAX,
+        bytes_max: PAGE_BYTES_MAX,
+        first_version_bytes_max: usize::MAX,
+    };
+    let (outcome, _) = ledger.page(&PageRequest {
+        collection: &target.collection,
+        cursor: target.cursor,
+        scope: &target.scope,
+        keys_only: target.keys_only,
+        verify: target.verify,
+        catch_up_max: target.changes_max,
+        limits,
+    })?;
+    Ok(outcome)
+}
+
+/// How a target is served, and where that leaves it.
+fn plan(target: &mut Target, allowed: bool, head: Option<Head>) -> (Plan, State) {
+    if !allowed {
+        return (Plan::Denied, State::Ended);
+    }
+    if target.notify_only {
+        return (Plan::Notify, head.map_or(State::Absent, State::CaughtUp));
+    }
+    let Some(head) = head else {
+        target.cursor = None;
+        return (Plan::Absent, State::Absent);
+    };
+    match decide(&head, target.cursor, target.verify) {
+        ReadPlan::Aligned => {
+            target.cursor = Some(head.cursor());
+            (Plan::Live, State::CaughtUp(head))
+        }
+        ReadPlan::Page(start) if start.from.is_loading() => (Plan::Load, State::Behind),
+        ReadPlan::Page(_) => (Plan::CatchUp, State::Behind),
+        ReadPlan::Reset(reason) => (Plan::Reset(reset(reason, head, &target.scope)), State::Ended),
+    }
+}
