@@ -35,10 +35,16 @@ fn options() -> DiskOptions {
     DiskOptions { cache_bytes: 4 << 20, free_bytes_min: 0, lock_wait }
 }
 
-/// A store with a past: rows that were replaced, removed, merged and moved.
+/// A store with a past: rows that were replaced, removed, merged and moved, and a restart, after
+/// which sled has both a snapshot and a log.
 fn fill(dir: &Path, dice: &mut SmallRng) {
-    let store = DiskStore::open(dir, &options()).unwrap();
-    for _ in 0..1200 {
+    for _ in 0..2 {
+        write(&DiskStore::open(dir, &options()).unwrap(), dice);
+    }
+}
+
+fn write(store: &DiskStore, dice: &mut SmallRng) {
+    for _ in 0..100 {
         let mut batch = Batch::default();
         for _ in 0..dice.random_range(1..60) {
             let key = dice.random_range(0..3_000_u32).to_be_bytes().to_vec();

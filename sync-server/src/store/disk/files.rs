@@ -106,12 +106,12 @@ impl Files {
 
     /// Refuses what a newer program wrote, before anything touches it.
     pub(super) fn check_format(&self) -> Result<(), StoreError> {
-        let text = match fs::read_to_string(self.format()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        let text = match fs::read(self.format()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             text => text.map_err(io_error("reading the format number"))?,
         };
         let known = layout::FORMAT;
-        match text.trim().parse::<u32>() {
+        match String::from_utf8_lossy(&text).trim().parse::<u32>() {
             Ok(found) if found > known => Err(StoreError::NewerFormat { found, known }),
             Ok(1..) => Ok(()),
             _ => Err(self.damaged("format", "no format number: this is not a whole store")),
