@@ -1,6 +1,8 @@
 //! The one table from our errors to gRPC status codes. Exhaustive: a new error does not compile
 //! until it picks a code. Our own faults say little outside and everything in the log.
 
+use std::time::Duration;
+
 use sync_proto::types::{Failure, Malformed};
 use tonic::{Code, Status};
 
@@ -9,11 +11,15 @@ use crate::core::plan::Refusal;
 use crate::core::window::TokenRefusal;
 use crate::engine::ledger::DeleteRefusal;
 use crate::engine::listing::ListError;
+use crate::engine::pulling::TargetError;
 use crate::engine::writer::WriteError;
 use crate::store::StoreError;
 
 /// What is said of a fault that is ours.
 const INTERNAL: &str = "internal error; the server's log says more";
+
+/// When a target that failed inside the server may be asked for again.
+const TARGET_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A message of the protocol that was not well-formed.
 #[must_use]
@@ -81,16 +87,18 @@ pub fn lost_task(error: &tokio::task::JoinError) -> Status {
     Status::internal(INTERNAL)
 }
 
-/// The same status for one target of many.
+/// A target that has no answer, while the others of its call do.
 #[must_use]
-pub fn failure(status: &Status) -> Failure {
-    let transient = matches!(
-        status.code(),
-        Code::Unavailable | Code::Internal | Code::ResourceExhausted | Code::Aborted
-    );
+pub fn target(error: &TargetError) -> Failure {
+    let status = match error {
+        TargetError::Malformed(error) => malformed(error),
+        TargetError::NoAcks => Status::unimplemented(error.to_string()),
+        TargetError::Store(cause) => storage(cause),
+    };
+    let transient = status.code() == Code::Internal;
     Failure {
         code: status.code().into(),
         message: status.message().to_owned(),
-        retry_after: transient.then_some(std::time::Duration::from_secs(1)),
+        retry_after: transient.then_some(TARGET_RETRY_AFTER),
     }
 }

@@ -6,6 +6,7 @@ pub mod hub;
 pub mod ledger;
 pub mod listing;
 pub mod pages;
+pub mod pulling;
 pub mod reading;
 pub mod view;
 pub mod writer;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
-use sync_proto::types::{
-    CollectionName, Key, ListItems, Malformed, Outcome, Pull, Subscribe, Target,
-};
+use sync_proto::types::{CollectionName, Key, ListItems, Malformed, Outcome, Pull, Subscribe};
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,9 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, subscribe};
 use crate::auth::{AccessError, Caller};
-use crate::core::page::PageLimits;
-use crate::engine::ledger::Ledger;
-use crate::engine::reading::PageRequest;
+use crate::engine::pulling::{Answer, TargetError};
 use crate::status;
 use crate::store::Store;
 
@@ -50,8 +46,11 @@ impl<S: Store> SyncService for SyncRpc<S> {
     ) -> Result<Response<v1::PullResponse>, Status> {
         let caller = self.context.caller(&request)?;
         let pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
-        let outcomes = self.context.read(move |ledger| answer(ledger, &caller, &pull)).await?;
-        let outcomes = outcomes.into_iter().map(Into::into).collect();
+        let answers =
+            self.context.read(move |ledger| ledger.pull(&pull, |name| caller.may_read(name)));
+        let outcome =
+            |answer: Answer| answer.unwrap_or_else(|e| Outcome::Failed(status::target(&e)));
+        let outcomes = answers.await?.into_iter().map(outcome).map(Into::into).collect();
         Ok(Response::new(v1::PullResponse { outcomes }))
     }
 
@@ -62,7 +61,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let caller = self.context.caller(&request)?;
         let asked = Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         if let Some(index) = asked.targets.iter().position(|target| target.from_last_ack) {
-            let text = format!("targets[{index}].from_last_ack: {NO_ACKS}");
+            let text = format!("targets[{index}].{}", TargetError::NoAcks);
             return Err(Status::unimplemented(text));
         }
         let messages = subscribe::start(&self.context, &caller, asked)?;
@@ -163,61 +162,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         request: Request<v1::AckRequest>,
     ) -> Result<Response<v1::AckResponse>, Status> {
         self.context.caller(&request)?;
-        Err(Status::unimplemented(NO_ACKS))
-    }
-}
-
-/// What is said of everything that needs stored acks.
-const NO_ACKS: &str = "this server does not keep acks: keep the cursor and send it";
-
-/// Answers the targets in order. The byte budget is shared fairly: each target may take an equal
-/// part of what is left, and what it does not need goes to those behind it.
-fn answer<S: Store>(ledger: &Ledger<S>, caller: &Caller, pull: &Pull) -> Vec<Outcome<Bytes>> {
-    let mut left = pull.bytes_max;
-    let mut outcomes: Vec<Outcome<Bytes>> = Vec::with_capacity(pull.targets.len());
-    for (index, target) in pull.targets.iter().enumerate() {
-        let outcome = match target {
-            Err(error) => Outcome::Failed(status::failure(&status::malformed(error))),
-            Ok(target) if !caller.may_read(&target.collection) => Outcome::Denied,
-            Ok(target) if target.from_last_ack => {
-                Outcome::Failed(status::failure(&Status::unimplemented(NO_ACKS)))
-            }
-            Ok(target) => {
-                // Before anything is sent, one version may be as large as a commit can be: so
-                // every reply makes progress, and none exceeds the message limit.
-                let nothing_yet = left == pull.bytes_max;
-                let limits = PageLimits {
-                    changes_max: pull.changes_max,
-                    bytes_max: left / (pull.targets.len() - index),
-                    first_version_bytes_max: if nothing_yet { usize::MAX } else { left },
-                };
-                let (outcome, size) = page(ledger, target, limits);
-                left = left.saturating_sub(size);
-                outcome
-            }
-        };
-        outcomes.push(outcome);
-    }
-    outcomes
-}
-
-fn page<S: Store>(
-    ledger: &Ledger<S>,
-    target: &Target,
-    limits: PageLimits,
-) -> (Outcome<Bytes>, usize) {
-    let asked = PageRequest {
-        collection: &target.collection,
-        cursor: target.cursor,
-        scope: &target.scope,
-        keys_only: target.keys_only,
-        verify: target.verify,
-        catch_up_max: target.changes_max,
-        limits,
-    };
-    match ledger.page(&asked) {
-        Ok(answered) => answered,
-        Err(error) => (Outcome::Failed(status::failure(&status::storage(&error))), 0),
+        Err(Status::unimplemented("this server does not keep acks: keep the cursor"))
     }
 }
 
