@@ -22,6 +22,10 @@ pub(super) struct Track {
     pub(super) fresh: bool,
     /// Where the stream is known to be; `None` = it does not carry this collection.
     pub(super) stream: Option<StreamAt>,
+    /// Newest head at which a page was read since the copy was complete. A row that changed
+    /// between two pages moves ahead of both, so only what was read no earlier than this makes
+    /// the copy complete again.
+    pub(super) horizon: Version,
     /// Pushes that came too early.
     pub(super) held: Held,
     /// Since when the stream is known to be ahead of the copy.
@@ -106,6 +110,7 @@ impl Track {
             standing,
             fresh: false,
             stream: None,
+            horizon: Version::ZERO,
             held: Held::default(),
             hole_since: None,
             pull: PullState::Idle,

@@ -18,6 +18,8 @@ pub(super) struct Pending {
     changes: usize,
     /// What follows is not the end.
     has_more: bool,
+    /// [`Track::horizon`] once it is carried out.
+    horizon: Version,
     /// The server's digest at the end.
     digest: Option<Digest>,
 }
@@ -102,12 +104,15 @@ impl Track {
         if self.writing.is_some() || at.epoch != head.epoch || at.version != head.version {
             return;
         }
+        if head.version < self.horizon {
+            return;
+        }
         if at.is_caught_up() && self.standing.load.is_none() {
             self.confirm(digest, cx);
             return;
         }
         // Nothing is missing but the word that nothing is missing.
-        let pending = Pending { kind: Kind::Page, by, changes: 0, has_more: false, digest };
+        let pending = Pending::complete(Kind::Page, by, digest);
         let to = Cursor::at(head.epoch, head.version);
         self.write(name, Step::Page { changes: Vec::new(), to }, pending, cx);
     }
@@ -119,8 +124,7 @@ impl Track {
             self.is_gone(cx);
             return;
         }
-        let kind = Kind::Clears;
-        let pending = Pending { kind, by: Source::Push, changes: 0, has_more: false, digest: None };
+        let pending = Pending::complete(Kind::Clears, Source::Push, None);
         self.write(name, Step::Clear, pending, cx);
     }
 
@@ -147,8 +151,16 @@ impl Track {
         by: Source,
         cx: &mut Context<'_>,
     ) {
-        let Delta { to, changes, has_more, digest, .. } = delta;
-        let pending = Pending { kind, by, changes: changes.len(), has_more, digest };
+        let Delta { mut to, changes, mut has_more, mut digest, head, .. } = delta;
+        let before = if kind == Kind::Begins { Version::ZERO } else { self.horizon };
+        if to.is_caught_up() && to.version < before {
+            // Read before a page that is in the copy already: what that page did not show
+            // because it had moved ahead is not in here either.
+            to = to.between_pages(to.version);
+            (has_more, digest) = (true, None);
+        }
+        let horizon = if has_more { before.max(head.version) } else { Version::ZERO };
+        let pending = Pending { kind, by, changes: changes.len(), has_more, digest, horizon };
         let step = match kind {
             Kind::Begins => Step::BeginLoad { changes, to },
             Kind::Page | Kind::Clears => Step::Page { changes, to },
@@ -164,8 +176,7 @@ impl Track {
         digest: Digest,
         cx: &mut Context<'_>,
     ) {
-        let (kind, digest) = (Kind::Begins, Some(digest));
-        let pending = Pending { kind, by: Source::Pull, changes: 0, has_more: false, digest };
+        let pending = Pending::complete(Kind::Begins, Source::Pull, Some(digest));
         self.write(name, Step::BeginLoad { changes: Vec::new(), to }, pending, cx);
     }
 
@@ -221,6 +232,7 @@ impl Track {
             cx.stats.loads += 1;
             self.fresh = false;
         }
+        self.horizon = pending.horizon;
         self.is_served();
         self.absent = false;
         if pending.by == Source::Pull {
@@ -269,6 +281,15 @@ impl Track {
             self.caught_up = false;
             self.hole_since.get_or_insert(cx.now);
         }
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// A write without changes that leaves nothing to come.
+    fn complete(kind: Kind, by: Source, digest: Option<Digest>) -> Self {
+        Self { kind, by, changes: 0, has_more: false, horizon: Version::ZERO, digest }
     }
 }
 
