@@ -77,7 +77,7 @@ const COLLECTIONS: [Collection; 5] = [
 ];
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn digest(item: &Item) -> Digest {
