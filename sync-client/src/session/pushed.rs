@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use sync_proto::digest::Digest;
-use sync_proto::types::{AcceptedTarget, CollectionName, Cursor, Event, Plan, Position, Reset};
+use sync_proto::types::{
+    AcceptedTarget, CollectionName, Cursor, Delta, Event, Plan, Position, Reset,
+};
 
 use super::status::RepairReason;
 use super::track::Track;
@@ -19,10 +21,7 @@ impl Session {
             Event::Accepted(targets, heartbeat) => self.on_accepted(targets, heartbeat, now),
             Event::Changes(name, delta) => {
                 self.line.progressed();
-                self.touch(&name, now, |track, cx| {
-                    track.stream_is_at(delta.to);
-                    track.on_delta(&name, delta, Source::Push, cx);
-                });
+                self.touch(&name, now, |track, cx| track.on_changes(&name, delta, cx));
             }
             Event::Bookmark(positions, _) => {
                 self.line.lives(now);
@@ -83,6 +82,14 @@ impl Session {
 // === impl Track ===
 
 impl Track {
+    /// A target that has ended brings nothing more, whatever is still under way.
+    fn on_changes(&mut self, name: &CollectionName, delta: Delta, cx: &mut Context<'_>) {
+        if self.stream.is_some() {
+            self.stream_is_at(delta.to);
+            self.on_delta(name, delta, Source::Push, cx);
+        }
+    }
+
     /// The stream has said everything up to here, and this is the head.
     fn on_position(
         &mut self,
@@ -91,9 +98,11 @@ impl Track {
         digest: Option<Digest>,
         cx: &mut Context<'_>,
     ) {
-        self.stream_is_at(head);
-        self.reach(name, head, digest, Source::Push, cx);
-        self.see_hole(cx);
+        if self.stream.is_some() {
+            self.stream_is_at(head);
+            self.reach(name, head, digest, Source::Push, cx);
+            self.see_hole(cx);
+        }
     }
 
     /// The stream carries this collection no further.

@@ -14,9 +14,11 @@ use sync_client::session::{Action, Config, Fault, Input, PullId, Session, Stream
 use sync_client::store::{MemoryStore, ReplicaStore, check};
 use sync_proto::types::{CollectionName, Event, Goodbye, GoodbyeReason, Outcome, Pull, Subscribe};
 
-use self::server::{Server, Serving, failure};
+use self::reference::{Server, Serving, failure};
 
-mod server;
+#[allow(dead_code, reason = "shared by tests of which each needs a part")]
+#[path = "../reference/mod.rs"]
+mod reference;
 
 /// Seeds that run when the environment does not say.
 const SEEDS_DEFAULT: u64 = 100;

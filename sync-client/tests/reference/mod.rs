@@ -72,6 +72,31 @@ impl Server {
         self.remember(name);
     }
 
+    /// One commit that puts one item.
+    pub(crate) fn put(&mut self, name: &CollectionName, key: Key, value: Bytes) -> Head {
+        self.edit(name, key, Some(value))
+    }
+
+    /// One commit that deletes one item.
+    pub(crate) fn delete(&mut self, name: &CollectionName, key: Key) -> Head {
+        self.edit(name, key, None)
+    }
+
+    fn edit(&mut self, name: &CollectionName, key: Key, value: Option<Bytes>) -> Head {
+        let log = self.collections.entry(name.clone()).or_insert_with(|| {
+            self.next_epoch += 1;
+            Log::new(self.next_epoch)
+        });
+        let at = log.head.next();
+        let created = log.rows.get(&key).map_or(at, |old| old.created);
+        let content = value.map(|value| (value, SortKey::default()));
+        log.rows.insert(key, Row { version: at, created, value_version: at, content });
+        log.head = at;
+        let head = log.head();
+        self.remember(name);
+        head
+    }
+
     fn remember(&mut self, name: &CollectionName) {
         let log = &self.collections[name];
         let at = (name.clone(), log.epoch.get(), log.head);

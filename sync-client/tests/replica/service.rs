@@ -1,0 +1,335 @@
+//! The reference server behind a real socket, with faults on request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use sync_proto::convert::encode_change;
+use sync_proto::types::{
+    CollectionName, Commit, Delta, Event, Goodbye, GoodbyeReason, Op, Outcome, Plan, Subscribe,
+};
+use sync_proto::v1;
+use sync_proto::v1::sync_service_server::{SyncService, SyncServiceServer};
+use sync_proto::v1::write_service_server::{WriteService, WriteServiceServer};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::reference::{Server, Serving, failure};
+
+/// A running server.
+#[derive(Clone)]
+pub(crate) struct TestServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: Arc<Mutex<State>>,
+    stop: CancellationToken,
+}
+
+pub(crate) struct State {
+    pub(crate) server: Server,
+    dice: StdRng,
+    /// Streams say nothing any more, as if their peer had vanished.
+    pub(crate) silent: bool,
+    /// Streams end with a goodbye.
+    pub(crate) goodbye: bool,
+    /// Pulls fail as a whole, so many times.
+    pub(crate) failing_pulls: u32,
+    pub(crate) denied: BTreeSet<CollectionName>,
+    /// Answers about these do not parse.
+    pub(crate) garbled: BTreeSet<CollectionName>,
+    pub(crate) streams: u32,
+    pub(crate) pulls: u32,
+    /// Cursors shown by the last Subscribe.
+    pub(crate) shown: BTreeMap<CollectionName, Option<sync_proto::types::Cursor>>,
+    pub(crate) idempotency_keys: Vec<String>,
+    /// Commits are carried out but their answer is lost, so many times.
+    pub(crate) lost_answers: u32,
+}
+
+/// How often a stream looks for news.
+const TICK: Duration = Duration::from_millis(5);
+
+// === impl TestServer ===
+
+impl TestServer {
+    pub(crate) async fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), Server::default()).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, server: Server) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = State {
+            server,
+            dice: StdRng::seed_from_u64(1),
+            silent: false,
+            goodbye: false,
+            failing_pulls: 0,
+            denied: BTreeSet::new(),
+            garbled: BTreeSet::new(),
+            streams: 0,
+            pulls: 0,
+            shown: BTreeMap::new(),
+            idempotency_keys: Vec::new(),
+            lost_answers: 0,
+        };
+        let this =
+            Self { address, state: Arc::new(Mutex::new(state)), stop: CancellationToken::new() };
+        let serve = tonic::transport::Server::builder()
+            .add_service(SyncServiceServer::new(this.clone()))
+            .add_service(WriteServiceServer::new(this.clone()))
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                this.stop.clone().cancelled_owned(),
+            );
+        tokio::spawn(serve);
+        this
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// So many random commits.
+    pub(crate) fn commits(&self, name: &CollectionName, count: usize) {
+        let State { server, dice, .. } = &mut *self.state.lock();
+        (0..count).for_each(|_| server.commit(name, dice));
+    }
+
+    /// Ends streams and the listener.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn outcome(&self, target: v1::Target) -> v1::Outcome {
+        let target = sync_proto::types::Target::try_from(target).unwrap();
+        let state = self.state.lock();
+        if state.garbled.contains(&target.collection) {
+            return v1::Outcome { result: None };
+        }
+        if state.denied.contains(&target.collection) {
+            return Outcome::<Bytes>::Denied.into();
+        }
+        match state.server.outcome(&target.collection, target.cursor, 100) {
+            Outcome::Aligned(head) => Outcome::Aligned(head),
+            Outcome::Delta(delta) => Outcome::Delta(encoded(delta)),
+            Outcome::Reset(reset) => Outcome::Reset(reset),
+            Outcome::NotFound => Outcome::NotFound,
+            _ => Outcome::Failed(failure()),
+        }
+        .into()
+    }
+
+    /// What a stream says next.
+    fn say(&self, serving: &mut Serving, quiet: &mut u32) -> (Vec<v1::SubscribeResponse>, bool) {
+        let state = self.state.lock();
+        if state.silent {
+            return (Vec::new(), false);
+        }
+        if state.goodbye {
+            let wait = Duration::from_millis(20);
+            let goodbye =
+                Goodbye { reason: GoodbyeReason::Draining, retry_after: wait, jitter: wait };
+            return (vec![Event::<Bytes>::Goodbye(goodbye).into()], true);
+        }
+        let mut events = state.server.push(serving, 100);
+        *quiet = if events.is_empty() { *quiet + 1 } else { 0 };
+        if *quiet >= 10 {
+            *quiet = 0;
+            events.push(state.server.bookmark(serving));
+        }
+        (events.into_iter().map(|event| wire(event, &state.garbled)).collect(), false)
+    }
+
+    async fn follow(
+        self,
+        subscribe: Subscribe,
+        out: mpsc::Sender<Result<v1::SubscribeResponse, Status>>,
+    ) {
+        let (mut serving, accepted) = {
+            let mut state = self.state.lock();
+            state.streams += 1;
+            state.shown =
+                subscribe.targets.iter().map(|t| (t.collection.clone(), t.cursor)).collect();
+            let (serving, mut accepted) = state.server.serve(&subscribe);
+            if let Event::Accepted(targets, _) = &mut accepted {
+                for target in targets.iter_mut().filter(|t| state.denied.contains(&t.collection)) {
+                    target.plan = Plan::Denied;
+                }
+            }
+            (serving, wire(accepted, &BTreeSet::new()))
+        };
+        let mut said = (vec![accepted], false);
+        let mut quiet = 0;
+        loop {
+            for message in said.0 {
+                if out.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+            if said.1 {
+                return;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = out.closed() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            said = self.say(&mut serving, &mut quiet);
+        }
+    }
+}
+
+fn encoded(delta: Delta) -> Delta<Bytes> {
+    let Delta { from, to, changes, has_more, initial, digest, unverified, head } = delta;
+    let changes = changes.iter().map(encode_change).collect();
+    Delta { from, to, changes, has_more, initial, digest, unverified, head }
+}
+
+fn wire(event: Event, garbled: &BTreeSet<CollectionName>) -> v1::SubscribeResponse {
+    match event {
+        Event::Changes(name, delta) => {
+            let mut delta = encoded(delta);
+            if garbled.contains(&name) {
+                delta.changes = vec![Bytes::from_static(b"garbage")];
+            }
+            Event::Changes(name, delta)
+        }
+        Event::Accepted(targets, heartbeat) => Event::Accepted(targets, heartbeat),
+        Event::Bookmark(positions, now) => Event::Bookmark(positions, now),
+        Event::CaughtUp(name, cursor) => Event::CaughtUp(name, cursor),
+        Event::Reset(name, reset) => Event::Reset(name, reset),
+        Event::Absent(name) => Event::Absent(name),
+        other => panic!("the reference server does not say {other:?}"),
+    }
+    .into()
+}
+
+type Streamed = Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SyncService for TestServer {
+    type SubscribeStream = Streamed;
+
+    async fn pull(
+        &self,
+        request: Request<v1::PullRequest>,
+    ) -> Result<Response<v1::PullResponse>, Status> {
+        {
+            let mut state = self.state.lock();
+            state.pulls += 1;
+            if state.failing_pulls > 0 {
+                state.failing_pulls -= 1;
+                return Err(Status::unavailable("simulated"));
+            }
+        }
+        let targets = request.into_inner().targets;
+        let outcomes = targets.into_iter().map(|target| self.outcome(target)).collect();
+        Ok(Response::new(v1::PullResponse { outcomes }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Streamed>, Status> {
+        let subscribe = Subscribe::try_from(request.into_inner()).unwrap();
+        let (out, messages) = mpsc::channel(16);
+        tokio::spawn(self.clone().follow(subscribe, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn list_items(
+        &self,
+        _: Request<v1::ListItemsRequest>,
+    ) -> Result<Response<v1::ListItemsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_items(
+        &self,
+        _: Request<v1::GetItemsRequest>,
+    ) -> Result<Response<v1::GetItemsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_collection(
+        &self,
+        _: Request<v1::GetCollectionRequest>,
+    ) -> Result<Response<v1::GetCollectionResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_collections(
+        &self,
+        _: Request<v1::ListCollectionsRequest>,
+    ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn reconcile(
+        &self,
+        _: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn ack(&self, _: Request<v1::AckRequest>) -> Result<Response<v1::AckResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+#[tonic::async_trait]
+impl WriteService for TestServer {
+    async fn commit(
+        &self,
+        request: Request<v1::CommitRequest>,
+    ) -> Result<Response<v1::CommitResponse>, Status> {
+        let commit = Commit::try_from(request.into_inner()).unwrap();
+        let mut state = self.state.lock();
+        let replayed = state.idempotency_keys.contains(&commit.idempotency_key);
+        state.idempotency_keys.push(commit.idempotency_key);
+        if !replayed {
+            for mutation in commit.mutations {
+                let Op::Put { key, value, .. } = mutation.op else {
+                    return Err(Status::unimplemented("not here"));
+                };
+                state.server.put(&mutation.collection, key, value.to_bytes());
+            }
+        }
+        if state.lost_answers > 0 {
+            state.lost_answers -= 1;
+            return Err(Status::unavailable("the answer was lost"));
+        }
+        Ok(Response::new(v1::CommitResponse { collections: Vec::new(), replayed }))
+    }
+
+    async fn import(
+        &self,
+        _: Request<Streaming<v1::ImportRequest>>,
+    ) -> Result<Response<v1::ImportResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_import(
+        &self,
+        _: Request<v1::GetImportRequest>,
+    ) -> Result<Response<v1::GetImportResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn delete_collection(
+        &self,
+        _: Request<v1::DeleteCollectionRequest>,
+    ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}

@@ -1,0 +1,259 @@
+//! The store on disk is the store in memory, whatever is written, also after it was opened
+//! again (G1, G4, X5, X6, X16; T14).
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use redb::{Database, ReadableDatabase, TableDefinition};
+use sync_client::store::{
+    Applied, DiskStore, MemoryStore, ReplicaStore, Standing, Step, StoreError, Visible, Write,
+    check,
+};
+use sync_proto::types::{
+    Change, ChangeKind, CollectionName, Cursor, Epoch, Key, SortKey, Value, Version,
+};
+
+/// What a test does to both stores.
+#[derive(Debug, Clone)]
+enum Deed {
+    /// Changes of (key, kind), and whether the page is the last one.
+    Page(Vec<(u8, u8)>, bool),
+    BeginLoad(Vec<(u8, u8)>, bool),
+    Clear,
+    Sweep,
+    Reopen,
+    /// A write that was decided upon another state.
+    Stale,
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let changes = || prop::collection::vec((0..12u8, 0..6u8), 0..6);
+    let deed = prop_oneof![
+        8 => (changes(), any::<bool>()).prop_map(|(changes, last)| Deed::Page(changes, last)),
+        2 => (changes(), any::<bool>()).prop_map(|(changes, last)| Deed::BeginLoad(changes, last)),
+        1 => Just(Deed::Clear),
+        1 => Just(Deed::Sweep),
+        1 => Just(Deed::Reopen),
+        1 => Just(Deed::Stale),
+    ];
+    prop::collection::vec(deed, 1..40)
+}
+
+fn name(number: u64) -> CollectionName {
+    CollectionName::new(&format!("c/{number}")).unwrap()
+}
+
+fn version(number: u64) -> Version {
+    Version::new(number).unwrap()
+}
+
+fn cursor(at: u64, last: bool) -> Cursor {
+    let caught_up = Cursor::at(Epoch::new(5).unwrap(), version(at));
+    if last { caught_up } else { caught_up.between_pages(version(at)) }
+}
+
+/// Kind 0 deletes, 1 leaves the value out, the others put one.
+fn change((key, kind): (u8, u8), at: u64) -> Change {
+    let value_version = if kind == 1 { version(at.saturating_sub(3)) } else { version(at) };
+    let value = (kind != 1).then(|| Value::new(vec![kind; usize::from(kind) * 3]).unwrap());
+    let sort_key = SortKey::new(vec![kind % 2; usize::from(kind) % 3]).unwrap();
+    let kind = match kind {
+        0 => ChangeKind::Delete,
+        _ => ChangeKind::Put { value, sort_key, value_version },
+    };
+    let key = Key::new(vec![b'k', key]).unwrap();
+    Change { key, version: version(at), created: version(1), kind }
+}
+
+/// An answer of a store that can be compared.
+fn comparable(answer: Result<Applied, StoreError>) -> Result<Applied, String> {
+    answer.map_err(|refused| format!("{refused:?}"))
+}
+
+fn same(memory: &MemoryStore, disk: &DiskStore, name: &CollectionName) {
+    let (ours, theirs) = (memory.snapshot(name).unwrap(), disk.snapshot(name).unwrap());
+    assert_eq!(ours.standing(), theirs.standing());
+    assert_eq!(*ours.standing(), disk.standing(name).unwrap());
+    let rows = ours.rows(None, 100).unwrap();
+    assert_eq!(rows, theirs.rows(None, 100).unwrap());
+    assert_eq!(ours.window(2, 3).unwrap(), theirs.window(2, 3).unwrap());
+    assert_eq!(ours.window(0, 100).unwrap(), theirs.window(0, 100).unwrap());
+    if let Some(row) = rows.get(1) {
+        assert_eq!(
+            ours.rows(Some(&rows[0].key), 1).unwrap(),
+            theirs.rows(Some(&rows[0].key), 1).unwrap()
+        );
+        assert_eq!(disk.get(name, &row.key).unwrap().as_ref(), Some(row));
+    }
+    assert!(check(&*ours).unwrap() && check(&*theirs).unwrap());
+}
+
+fn step(deed: &Deed, at: u64) -> Option<Step> {
+    let page = |changes: &[(u8, u8)]| changes.iter().map(|one| change(*one, at)).collect();
+    match deed {
+        Deed::Page(changes, last) => {
+            Some(Step::Page { changes: page(changes), to: cursor(at, *last) })
+        }
+        Deed::BeginLoad(changes, last) => {
+            Some(Step::BeginLoad { changes: page(changes), to: cursor(at, *last) })
+        }
+        Deed::Clear => Some(Step::Clear),
+        Deed::Stale => Some(Step::Page { changes: page(&[(0, 2)]), to: cursor(at, true) }),
+        Deed::Sweep | Deed::Reopen => None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_disk_store_is_the_memory_store(deeds in deeds()) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("replica.redb");
+        let memory = MemoryStore::new();
+        let mut disk = DiskStore::open(&path).unwrap();
+        for (number, deed) in deeds.iter().enumerate() {
+            let at = number as u64 + 2;
+            let name = name(at % 2);
+            let expected = match deed {
+                Deed::Stale => Some(cursor(999, true)),
+                _ => memory.standing(&name).unwrap().active(),
+            };
+            if let Some(step) = step(deed, at) {
+                let write = Write { expected, step };
+                let ours = comparable(memory.write(&name, &write));
+                let theirs = comparable(disk.write(&name, &write));
+                prop_assert_eq!(&ours, &theirs);
+                if let Ok(Applied { visible: Visible::Swapped, .. }) = ours {
+                    let first = memory.swapped(&name, None, 2).unwrap();
+                    prop_assert_eq!(&first, &disk.swapped(&name, None, 2).unwrap());
+                    let after = first.last().map(|changed| &changed.key);
+                    let rest = memory.swapped(&name, after, 50).unwrap();
+                    prop_assert_eq!(rest, disk.swapped(&name, after, 50).unwrap());
+                }
+            } else if let Deed::Sweep = deed {
+                while disk.sweep(3).unwrap() {}
+                memory.sweep(3).unwrap();
+            } else {
+                disk.flush().unwrap();
+                drop(disk);
+                disk = DiskStore::open(&path).unwrap();
+            }
+            same(&memory, &disk, &name);
+        }
+    }
+}
+
+/// What a reader sees while a load is staged is what was there before it.
+#[test]
+fn t10_a_load_shows_nothing_before_it_has_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("replica.redb");
+    for store in [&MemoryStore::new() as &dyn ReplicaStore, &DiskStore::open(&path).unwrap()] {
+        let put = |key, at| vec![change((key, 3), at)];
+        let name = name(1);
+        let write = |step| {
+            let expected = store.standing(&name).unwrap().active();
+            store.write(&name, &Write { expected, step }).unwrap()
+        };
+        let keys = || {
+            let rows = store.snapshot(&name).unwrap().rows(None, 9).unwrap();
+            rows.iter().map(|row| row.key.as_bytes()[1]).collect::<Vec<_>>()
+        };
+        write(Step::BeginLoad { changes: put(1, 5), to: cursor(5, true) });
+        write(Step::BeginLoad { changes: put(2, 6), to: cursor(6, false) });
+        assert_eq!(keys(), [1]);
+        write(Step::Page { changes: put(3, 7), to: cursor(7, false) });
+        assert_eq!(keys(), [1]);
+        assert_eq!(store.standing(&name).unwrap().load.unwrap().tally.items, 2);
+        let applied = write(Step::Page { changes: put(4, 8), to: cursor(8, true) });
+        assert_eq!(applied.visible, Visible::Swapped);
+        assert_eq!(keys(), [2, 3, 4]);
+    }
+}
+
+#[test]
+fn x5_compare_and_set_lets_one_of_two_through() {
+    let store = MemoryStore::new();
+    let name = name(1);
+    let page = |key, at| Write {
+        expected: None,
+        step: Step::BeginLoad { changes: vec![change((key, 3), at)], to: cursor(at, true) },
+    };
+    let first = store.write(&name, &page(1, 5)).unwrap();
+    let Err(StoreError::Conflict { standing }) = store.write(&name, &page(2, 6)) else {
+        panic!("the second write was decided upon what is not there any more");
+    };
+    assert_eq!(*standing, first.standing);
+    assert_eq!(store.standing(&name).unwrap(), first.standing);
+}
+
+const NOTES: TableDefinition<'_, &str, &str> = TableDefinition::new("notes");
+
+#[test]
+fn x6_a_reload_leaves_the_tables_of_the_application_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Arc::new(Database::create(dir.path().join("app.redb")).unwrap());
+    let write = database.begin_write().unwrap();
+    write.open_table(NOTES).unwrap().insert("alice", "my best friend").unwrap();
+    write.commit().unwrap();
+
+    let store = DiskStore::from_database(database.clone()).unwrap();
+    let name = name(1);
+    for at in 2..6 {
+        let expected = store.standing(&name).unwrap().active();
+        let step = Step::BeginLoad { changes: vec![change((1, 3), at)], to: cursor(at, true) };
+        store.write(&name, &Write { expected, step }).unwrap();
+        while store.sweep(1).unwrap() {}
+    }
+    let expected = store.standing(&name).unwrap().active();
+    store.write(&name, &Write { expected, step: Step::Clear }).unwrap();
+
+    let read = database.begin_read().unwrap();
+    let notes = read.open_table(NOTES).unwrap();
+    assert_eq!(notes.get("alice").unwrap().unwrap().value(), "my best friend");
+}
+
+/// Rows and cursor are one transaction: a process that is killed comes back with both or neither.
+#[test]
+fn x16_a_copy_that_was_not_flushed_is_old_but_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("replica.redb");
+    let killed = dir.path().join("killed.redb");
+    let store = DiskStore::open(&path).unwrap();
+    let name = name(1);
+    let mut seen = vec![Standing::default()];
+    for at in 2..200 {
+        let expected = store.standing(&name).unwrap().active();
+        let changes = vec![change(((at % 12) as u8, 3), at)];
+        let step = match expected {
+            None => Step::BeginLoad { changes, to: cursor(at, true) },
+            Some(_) => Step::Page { changes, to: cursor(at, true) },
+        };
+        seen.push(store.write(&name, &Write { expected, step }).unwrap().standing);
+        if at % 23 == 0 {
+            std::fs::copy(&path, &killed).unwrap();
+            let found = DiskStore::open(&killed).unwrap();
+            assert!(seen.contains(&found.standing(&name).unwrap()));
+            assert!(check(&*found.snapshot(&name).unwrap()).unwrap());
+        }
+    }
+    store.flush().unwrap();
+    drop(store);
+    let found = DiskStore::open(&path).unwrap();
+    assert_eq!(found.standing(&name).unwrap(), *seen.last().unwrap());
+}
+
+#[test]
+fn a_store_of_a_newer_program_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Arc::new(Database::create(dir.path().join("app.redb")).unwrap());
+    drop(DiskStore::from_database(database.clone()).unwrap());
+    let write = database.begin_write().unwrap();
+    let numbers: TableDefinition<'_, &str, u64> = TableDefinition::new("deltasync/numbers");
+    write.open_table(numbers).unwrap().insert("format", 2).unwrap();
+    write.commit().unwrap();
+    let refused = DiskStore::from_database(database).unwrap_err();
+    assert!(matches!(refused, StoreError::NewerFormat { found: 2, known: 1 }));
+}
