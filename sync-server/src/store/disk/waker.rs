@@ -1,6 +1,6 @@
 //! Ends a sync that sled would never return from. When the write of a buffer fails in the
-//! wrong place, sled 0.34 notes the error but does not wake who waits for that buffer. Any
-//! other `flush` does: it finds the error, wakes the sleepers and returns.
+//! wrong place, sled 0.34 notes the error but does not wake who waits for that buffer. Whoever
+//! asks for stability next does: he finds the error, wakes the sleepers and returns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +30,11 @@ impl Waker {
         let watched = syncing.clone();
         let run = move || {
             while closed.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                // Not `flush`: it queues for a lock that sled shares between all its stores, and
+                // may stand there behind a writer who waits for the very sync that hangs.
                 if watched.load(Ordering::Acquire)
                     && db.context.global_error().is_err()
-                    && let Err(error) = db.flush()
+                    && let Err(error) = db.context.pagecache.log.make_stable(i64::MAX)
                 {
                     tracing::debug!(%error, "woke a sync that had failed");
                 }
