@@ -1,0 +1,140 @@
+//! Readers of a part: a key prefix, a set of keys, keys without values.
+
+use bytes::Bytes;
+use sync_proto::types::{Cursor, Event, Outcome, Scope, Target, Version};
+use sync_tests::compose::{after, delete, key, name, put, put_at, scratch, scratch_of, version};
+use sync_tests::reader::PlainReader;
+use sync_tests::server::TestServer;
+
+fn keys_of(collection: &str, keys: &[&str]) -> Target {
+    let scope = Scope::Keys(keys.iter().map(key).collect());
+    Target { scope, ..scratch(collection) }
+}
+
+/// G1: a reader of a prefix and a reader of some keys have exactly their part, by any pages, and
+/// hear of deletes in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_kept_like_a_whole() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    for round in 0..5 {
+        for item in ["a/1", "a/2", "a/3", "b/1", "b/2", "a"] {
+            wire.commit(vec![put("list", item, format!("{item} {round}"))]).await;
+        }
+    }
+    let mut prefix = PlainReader::new(scratch_of("list", "a/"));
+    let mut some = PlainReader::new(keys_of("list", &["a/2", "b/2", "none"]));
+    let mut names = PlainReader::new(Target { keys_only: true, ..scratch("list") });
+    for page in [1, 2, 1_000] {
+        for (reader, wanted) in [
+            (&mut prefix, vec!["a/1", "a/2", "a/3"]),
+            (&mut some, vec!["a/2", "b/2"]),
+            (&mut names, vec!["a", "a/1", "a/2", "a/3", "b/1", "b/2"]),
+        ] {
+            reader.target.cursor = None;
+            reader.catch_up_by(wire, page).await;
+            let have: Vec<_> = reader.copy.rows.keys().cloned().collect();
+            assert_eq!(have, wanted.into_iter().map(key).collect::<Vec<_>>(), "pages of {page}");
+        }
+    }
+    wire.commit(vec![delete("list", "a/2"), delete("list", "b/1"), put("list", "b/2", "z")]).await;
+    for (reader, left) in [(&mut prefix, 2), (&mut some, 1), (&mut names, 4)] {
+        reader.catch_up(wire).await;
+        assert_eq!(reader.copy.rows.len(), left);
+    }
+    server.stop().await;
+}
+
+/// A reader of keys is told which value it would have, so that it knows what to fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_only_tells_the_version_of_the_value() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "a", "1")]).await;
+    wire.commit(vec![put_at("list", "a", "1", "later")]).await;
+    let mut names = PlainReader::new(Target { keys_only: true, ..scratch("list") });
+    names.catch_up(wire).await;
+    let row = &names.copy.rows[&key("a")];
+    assert_eq!((row.version, row.value_version, &row.value), (version(2), version(1), &None));
+    server.stop().await;
+}
+
+/// G8: what lies outside of a scope costs the server looks, not the reader pages: one empty
+/// answer covers twelve thousand foreign rows, and one match behind them is found at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_way_without_a_match_is_one_answer() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "mine/first", "1")]).await;
+    let mut reader = PlainReader::new(scratch_of("list", "mine/"));
+    reader.catch_up(wire).await;
+    let strangers = |part: usize| (0..4_000).map(move |n| put("list", format!("{part}/{n}"), ""));
+    for part in 0..3 {
+        wire.commit(strangers(part).collect()).await;
+    }
+    let delta = wire.page(reader.target.clone(), 0).await;
+    assert_eq!((delta.changes.len(), delta.has_more, delta.to.version), (0, false, version(4)));
+    wire.commit(vec![put("list", "mine/last", "1")]).await;
+    let delta = wire.page(reader.target.clone(), 0).await;
+    assert_eq!((delta.changes.len(), delta.has_more), (1, false));
+    assert_eq!(delta.from, reader.target.cursor.unwrap(), "the page is about the cursor shown");
+    reader.catch_up(wire).await;
+    assert_eq!(reader.copy.rows.len(), 2);
+    server.stop().await;
+}
+
+/// G5: below the floor a delta stays unverified also when it took the server several looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unverified_delta_says_so_however_long_the_way() {
+    let server = TestServer::with(|config| config.tombstones_max = 0).await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "mine/ghost", "1"), put("list", "mine/kept", "1")]).await;
+    let head = wire.head(&name("list")).await.unwrap();
+    wire.commit(vec![delete("list", "mine/ghost")]).await;
+    for part in 0..3 {
+        let all = (0..4_000).map(|n| put("list", format!("{part}/{n}"), ""));
+        wire.commit(all.collect()).await;
+    }
+    sync_tests::wait::until_true("the floor to rise", async || {
+        wire.head(&name("list")).await.unwrap().floor == version(2)
+    })
+    .await;
+    let old = Cursor::at(head.epoch, version(1));
+    let prefix = Scope::KeyPrefix(Bytes::from_static(b"mine/"));
+    let target = Target { verify: true, scope: prefix, ..after("list", old) };
+    let delta = wire.page(target, 0).await;
+    assert_eq!((delta.changes.len(), delta.unverified), (0, true));
+    server.stop().await;
+}
+
+/// G7, T15, X11: on a stream of a part, what happens outside of it leaves no hole: the next
+/// delta begins where the reader stands, and bookmarks move its cursor meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_changes_leave_no_gap_on_a_stream() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "mine/a", "1")]).await;
+    let mut reader = PlainReader::new(scratch_of("list", "mine/"));
+    let mut events = wire.subscribe(vec![reader.target.clone()]).await;
+    events.accepted().await;
+    reader.follow_to(&mut events, version(1)).await;
+    // With no bookmark in between, or with one: `hear` refuses a delta that begins elsewhere.
+    for round in 0..3 {
+        wire.commit(vec![put("list", "yours", format!("{round}"))]).await;
+        if round == 1 {
+            let mut bookmarks = 0;
+            while bookmarks < 2 {
+                let event = events.next().await;
+                bookmarks += u8::from(matches!(event, Event::Bookmark(..)));
+                reader.hear(&event);
+            }
+            assert_eq!(reader.version(), wire.head(&name("list")).await.unwrap().version);
+        }
+        let now = wire.commit(vec![put("list", "mine/a", format!("again {round}"))]).await;
+        reader.follow_to(&mut events, now).await;
+    }
+    assert!(reader.version() > Version::ZERO);
+    let outcome = wire.pull_one(reader.target.clone()).await;
+    assert!(matches!(outcome, Outcome::Aligned(_)), "{outcome:?}");
+    server.stop().await;
+}

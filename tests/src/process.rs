@@ -1,0 +1,175 @@
+//! The real program in a process of its own, for tests that kill it.
+
+use std::fmt;
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::wait::{until, until_true};
+use crate::wire::Wire;
+
+/// How to start the program: always on the same store and address.
+#[derive(Debug, Clone)]
+pub struct Program {
+    exe: PathBuf,
+    dir: PathBuf,
+    address: SocketAddr,
+    flags: Vec<String>,
+}
+
+/// A running process. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    log_reader: Option<JoinHandle<()>>,
+}
+
+// === impl Program ===
+
+impl Program {
+    /// The program `exe` over the store in `dir`.
+    #[must_use]
+    pub fn new(exe: &str, dir: &Path) -> Self {
+        Self { exe: exe.into(), dir: dir.into(), address: free_address(), flags: Vec::new() }
+    }
+
+    /// The same with another flag.
+    #[must_use]
+    pub fn flag(mut self, flag: &str, value: &str) -> Self {
+        self.flags.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Where it will listen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A connection to it, whether or not it runs.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        Wire::to(self.address)
+    }
+
+    /// Starts it and does not wait.
+    #[must_use]
+    pub fn start(&self) -> Process {
+        let mut child = Command::new(&self.exe)
+            .arg("--data-dir")
+            .arg(&self.dir)
+            .args(["--listen", &self.address.to_string()])
+            .args(["--cache-mib", "16", "--free-disk-min-mib", "1"])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::default();
+        let stderr = child.stderr.take().expect("it is piped");
+        let log_reader = Some(read_log(stderr, Arc::clone(&log)));
+        Process { child, address: self.address, log, log_reader }
+    }
+
+    /// Starts it and waits until it serves.
+    pub async fn start_serving(&self) -> Process {
+        let mut process = self.start();
+        process.until_serving().await;
+        process
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Waits until it serves.
+    pub async fn until_serving(&mut self) {
+        let address = self.address;
+        until_true("the process to serve", async || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the server ended with {ended:?}:\n{}", self.log());
+            tokio::net::TcpStream::connect(address).await.is_ok()
+        })
+        .await;
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().join("\n")
+    }
+
+    /// Kills it at once, as a power cut would end it for its clients; its log must be clean.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.check_log();
+    }
+
+    /// Asks it to stop (SIGTERM).
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(asked.success(), "kill -TERM {pid}: {asked}");
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = until("the process to end", async || self.child.try_wait().unwrap()).await;
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().unwrap();
+        }
+        status
+    }
+
+    /// Fails if it logged an error.
+    pub fn check_log(&mut self) {
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().unwrap();
+        }
+        let log = self.log();
+        assert!(!log.contains(" ERROR "), "the server logged an error:\n{log}");
+        assert!(!log.contains("panicked"), "the server panicked:\n{log}");
+    }
+
+    /// Waits for its end, at most this long; kills it otherwise. For kills at a random moment.
+    pub async fn kill_after(&mut self, time: Duration) {
+        crate::wait::pass(time).await;
+        self.kill();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+fn read_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            log.lock().push(line);
+        }
+    })
+}
+
+/// A loopback address that nobody listens on.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

@@ -1,0 +1,178 @@
+//! Clients as generated from the protocol, and nothing more: no retry, no repair, the message
+//! limits that every language has by default.
+
+use std::net::SocketAddr;
+
+use sync_proto::types::{
+    CollectionName, Commit, Committed, Delta, Head, Mutation, Outcome, Subscribe, Target, Version,
+};
+use sync_proto::v1;
+use sync_proto::v1::sync_service_client::SyncServiceClient;
+use sync_proto::v1::write_service_client::WriteServiceClient;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::compose::{commit, scratch};
+use crate::stream::Events;
+use crate::wait::{PATIENCE, within};
+
+/// A connection to a server.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    channel: Channel,
+    token: Bearer,
+}
+
+/// Shows a token with each call, if there is one.
+#[derive(Debug, Clone, Default)]
+pub struct Bearer(Option<String>);
+
+/// A connection that shows a token.
+pub type Shown = InterceptedService<Channel, Bearer>;
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let value: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// A connection of its own; it is opened by the first call.
+    #[must_use]
+    pub fn to(address: SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect_timeout(PATIENCE).connect_lazy();
+        Self { channel, token: Bearer::default() }
+    }
+
+    /// The same connection with a token.
+    #[must_use]
+    pub fn showing(&self, token: &str) -> Self {
+        Self { channel: self.channel.clone(), token: Bearer(Some(token.to_owned())) }
+    }
+
+    /// The bare connection.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The reader's calls.
+    #[must_use]
+    pub fn sync(&self) -> SyncServiceClient<Shown> {
+        SyncServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    /// The writer's calls.
+    #[must_use]
+    pub fn write(&self) -> WriteServiceClient<Shown> {
+        WriteServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    /// Commits, or says why not.
+    pub async fn try_commit(&self, commit: Commit) -> Result<Vec<Committed>, Status> {
+        let reply = self.commit_reply(commit).await?;
+        Ok(reply.collections.into_iter().map(|c| Committed::try_from(c).unwrap()).collect())
+    }
+
+    /// The bare answer to a commit.
+    pub async fn commit_reply(&self, commit: Commit) -> Result<v1::CommitResponse, Status> {
+        let request = v1::CommitRequest::from(commit);
+        let mut client = self.write();
+        let reply = within("the answer to a commit", client.commit(request)).await?;
+        Ok(reply.into_inner())
+    }
+
+    /// Commits, which must succeed; the new version of the first collection by name.
+    pub async fn commit(&self, mutations: Vec<Mutation>) -> Version {
+        let committed = self.try_commit(commit(mutations)).await.unwrap();
+        committed[0].version
+    }
+
+    /// Sends a pull as it is.
+    pub async fn pull_raw(&self, request: v1::PullRequest) -> Result<Vec<Outcome>, Status> {
+        let count = request.targets.len();
+        let mut client = self.sync();
+        let reply = within("the answer to a pull", client.pull(request)).await?;
+        let outcomes = reply.into_inner().outcomes;
+        assert_eq!(outcomes.len(), count, "one outcome per target");
+        Ok(outcomes.into_iter().map(|outcome| Outcome::try_from(outcome).unwrap()).collect())
+    }
+
+    /// Pulls these targets once.
+    pub async fn pull(&self, targets: Vec<Target>) -> Vec<Outcome> {
+        let targets = targets.into_iter().map(Into::into).collect();
+        self.pull_raw(v1::PullRequest { targets, ..Default::default() }).await.unwrap()
+    }
+
+    /// Pulls one target once.
+    pub async fn pull_one(&self, target: Target) -> Outcome {
+        self.pull(vec![target]).await.remove(0)
+    }
+
+    /// Pulls one page of at most so many changes, which must be a delta.
+    pub async fn page(&self, target: Target, changes_max: u32) -> Delta {
+        let request = v1::PullRequest {
+            targets: vec![target.into()],
+            max_changes_per_target: changes_max,
+            ..Default::default()
+        };
+        let outcome = self.pull_raw(request).await.unwrap().remove(0);
+        let Outcome::Delta(delta) = outcome else { panic!("a delta was due, not {outcome:?}") };
+        delta
+    }
+
+    /// The head of a collection; `None` = there is none.
+    pub async fn head(&self, name: &CollectionName) -> Option<Head> {
+        let request = v1::GetCollectionRequest { collection: name.as_str().to_owned() };
+        let mut client = self.sync();
+        match within("a head", client.get_collection(request)).await {
+            Ok(reply) => {
+                let info = reply.into_inner().collection.unwrap();
+                Some(Head::try_from(info.head.unwrap()).unwrap())
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => None,
+            Err(status) => panic!("no head: {status}"),
+        }
+    }
+
+    /// Deletes a collection, which must exist.
+    pub async fn delete_collection(&self, name: &str) -> Head {
+        let request =
+            v1::DeleteCollectionRequest { collection: name.to_owned(), head_equals: None };
+        let mut client = self.write();
+        let reply = within("the delete of a collection", client.delete_collection(request)).await;
+        Head::try_from(reply.unwrap().into_inner().last_head.unwrap()).unwrap()
+    }
+
+    /// Opens a stream with a short heartbeat.
+    pub async fn subscribe(&self, targets: Vec<Target>) -> Events {
+        let heartbeat = std::time::Duration::from_millis(200);
+        self.try_subscribe(Subscribe { targets, heartbeat, client_id: String::new() })
+            .await
+            .unwrap()
+    }
+
+    /// Opens a stream, or says why not.
+    pub async fn try_subscribe(&self, subscribe: Subscribe) -> Result<Events, Status> {
+        let request = v1::SubscribeRequest::from(subscribe);
+        let mut client = self.sync();
+        let reply = within("a stream to open", client.subscribe(request)).await?;
+        Ok(Events::new(reply.into_inner()))
+    }
+
+    /// Everything that a collection holds, by a first load.
+    pub async fn load(&self, collection: &str) -> crate::reader::PlainReader {
+        let mut reader = crate::reader::PlainReader::new(scratch(collection));
+        reader.catch_up(self).await;
+        reader
+    }
+}
