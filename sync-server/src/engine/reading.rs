@@ -53,12 +53,14 @@ impl<S: Store> Ledger<S> {
     /// version alone exceeds the limits and may not.
     pub fn page(&self, asked: &PageRequest<'_>) -> Result<(Outcome<Bytes>, usize), StoreError> {
         let mut cursor = asked.cursor;
+        // What may be missing stays missing, also when a later look begins above the floor.
+        let mut unverified = false;
         loop {
             let Some((id, meta, view)) = self.view(asked.collection) else {
                 return Ok((Outcome::NotFound, 0));
             };
             let head = meta.head;
-            let start = match decide(&head, cursor, asked.verify) {
+            let mut start = match decide(&head, cursor, asked.verify) {
                 ReadPlan::Aligned if cursor == asked.cursor => {
                     return Ok((Outcome::Aligned(head), 0));
                 }
@@ -69,6 +71,8 @@ impl<S: Store> Ledger<S> {
                 }
                 ReadPlan::Page(start) => start,
             };
+            unverified |= start.unverified;
+            start.unverified = unverified;
             if cursor == asked.cursor && exceeds(asked, &start, id, &head, &view)? {
                 let reset = reset(ResetReason::TooLarge, head, asked.scope);
                 return Ok((Outcome::Reset(reset), 0));
