@@ -1,0 +1,241 @@
+//! The door between wire and checked types: what is sent arrives as it was, and what is hostile
+//! is refused or repaired, never a panic. `PROPTEST_CASES` sets the number of cases.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod generate;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message;
+use sync_proto::convert::{
+    decode_change, decode_committed, encode_change, encode_committed, head_equals,
+};
+use sync_proto::types::{
+    Change, Commit, Cursor, Delta, Event, Head, Item, ListItems, Outcome, Pull, Subscribe, Target,
+};
+use sync_proto::v1;
+
+/// Over the wire and back.
+fn travel<M: Message + Default>(message: &M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+/// The page as the server holds it: changes encoded.
+fn encoded(delta: &Delta) -> Delta<Bytes> {
+    let changes = delta.changes.iter().map(encode_change).collect();
+    let Delta { from, to, has_more, initial, digest, unverified, head, .. } = *delta;
+    Delta { from, to, changes, has_more, initial, digest, unverified, head }
+}
+
+fn outcome_to_wire(outcome: Outcome) -> v1::Outcome {
+    let outcome: Outcome<Bytes> = match outcome {
+        Outcome::Aligned(head) => Outcome::Aligned(head),
+        Outcome::Delta(delta) => Outcome::Delta(encoded(&delta)),
+        Outcome::Reset(reset) => Outcome::Reset(reset),
+        Outcome::Denied => Outcome::Denied,
+        Outcome::NotFound => Outcome::NotFound,
+        Outcome::Deferred(head) => Outcome::Deferred(head),
+        Outcome::Failed(failure) => Outcome::Failed(failure),
+    };
+    outcome.into()
+}
+
+fn event_to_wire(event: Event) -> v1::SubscribeResponse {
+    let event: Event<Bytes> = match event {
+        Event::Accepted(targets, heartbeat) => Event::Accepted(targets, heartbeat),
+        Event::Changes(name, delta) => Event::Changes(name, encoded(&delta)),
+        Event::Notice(name, head) => Event::Notice(name, head),
+        Event::Bookmark(positions, now) => Event::Bookmark(positions, now),
+        Event::Reset(name, reset) => Event::Reset(name, reset),
+        Event::Lagging(name, behind) => Event::Lagging(name, behind),
+        Event::CaughtUp(name, cursor) => Event::CaughtUp(name, cursor),
+        Event::Absent(name) => Event::Absent(name),
+        Event::Revoked(name) => Event::Revoked(name),
+        Event::Failed(name, failure) => Event::Failed(name, failure),
+        Event::Goodbye(goodbye) => Event::Goodbye(goodbye),
+    };
+    event.into()
+}
+
+/// Bytes put over an encoded message, and how many bytes at its end are lost.
+type Damage = (Vec<(prop::sample::Index, u8)>, usize);
+
+fn damage() -> impl Strategy<Value = Damage> {
+    (prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..6), 0..4usize)
+}
+
+/// What arrives of a damaged message, if it can be decoded at all.
+fn damaged<M: Message + Default>(message: &M, (edits, cut): &Damage) -> Option<M> {
+    let mut wire = message.encode_to_vec();
+    let len = wire.len();
+    for (at, byte) in edits.iter().filter(|_| len > 0) {
+        wire[at.index(len)] = *byte;
+    }
+    wire.truncate(len.saturating_sub(*cut));
+    M::decode(wire.as_slice()).ok()
+}
+
+/// What is accepted although it was damaged must be a checked value that travels.
+fn survives<M, T>(message: &M, damage: &Damage)
+where
+    M: Message + Default + From<T>,
+    T: TryFrom<M> + Clone + PartialEq + std::fmt::Debug,
+{
+    let accepted = damaged(message, damage).and_then(|wire| T::try_from(wire).ok());
+    if let Some(accepted) = accepted {
+        let again = T::try_from(travel(&M::from(accepted.clone()))).ok();
+        assert_eq!(again, Some(accepted), "what was accepted once is accepted again");
+    }
+}
+
+/// For what travels one way only: refused or accepted, but no panic.
+fn is_judged<M: Message + Default, T: TryFrom<M>>(message: &M, damage: &Damage) {
+    let _judged = damaged(message, damage).map(|wire| T::try_from(wire).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn cursors_travel(cursor in generate::cursor()) {
+        prop_assert_eq!(Cursor::try_from(travel(&v1::Cursor::from(cursor))), Ok(cursor));
+    }
+
+    #[test]
+    fn heads_travel(head in generate::head()) {
+        prop_assert_eq!(Head::try_from(travel(&v1::Head::from(head))), Ok(head));
+    }
+
+    #[test]
+    fn items_travel(item in generate::item()) {
+        prop_assert_eq!(Item::try_from(travel(&v1::Item::from(item.clone()))), Ok(item));
+    }
+
+    #[test]
+    fn changes_travel(change in generate::change()) {
+        prop_assert_eq!(decode_change(encode_change(&change)), Ok(change));
+    }
+
+    #[test]
+    fn deltas_travel(delta in generate::delta()) {
+        let wire = v1::Delta::from(encoded(&delta));
+        prop_assert_eq!(Delta::try_from(travel(&wire)), Ok(delta));
+    }
+
+    #[test]
+    fn outcomes_travel(outcome in generate::outcome()) {
+        let wire = outcome_to_wire(outcome.clone());
+        prop_assert_eq!(Outcome::try_from(travel(&wire)), Ok(outcome));
+    }
+
+    #[test]
+    fn events_travel(event in generate::event()) {
+        let wire = event_to_wire(event.clone());
+        prop_assert_eq!(Event::try_from(travel(&wire)), Ok(event));
+    }
+
+    #[test]
+    fn targets_travel(target in generate::target()) {
+        prop_assert_eq!(Target::try_from(travel(&v1::Target::from(target.clone()))), Ok(target));
+    }
+
+    #[test]
+    fn pulls_travel(pull in generate::pull()) {
+        let wire = v1::PullRequest::try_from(pull.clone()).unwrap();
+        prop_assert_eq!(Pull::try_from(travel(&wire)), Ok(pull));
+    }
+
+    #[test]
+    fn subscriptions_travel(asked in generate::subscribe()) {
+        let wire = v1::SubscribeRequest::from(asked.clone());
+        prop_assert_eq!(Subscribe::try_from(travel(&wire)), Ok(asked));
+    }
+
+    #[test]
+    fn listings_travel(list in generate::list()) {
+        let wire = v1::ListItemsRequest::from(list.clone());
+        prop_assert_eq!(ListItems::try_from(travel(&wire)), Ok(list));
+    }
+
+    #[test]
+    fn commits_travel(commit in generate::commit()) {
+        let wire = v1::CommitRequest::from(commit.clone());
+        prop_assert_eq!(Commit::try_from(travel(&wire)), Ok(commit));
+    }
+
+    #[test]
+    fn answers_travel(committed in prop::collection::vec(generate::committed(), 0..5)) {
+        prop_assert_eq!(decode_committed(encode_committed(&committed)), Ok(committed));
+    }
+
+    /// G11: what a damaged or hostile peer sends is refused, or is a value that could have been
+    /// sent in good faith.
+    #[test]
+    fn damaged_requests_do_no_harm(
+        commit in generate::commit(),
+        target in generate::target(),
+        pull in generate::pull(),
+        asked in generate::subscribe(),
+        list in generate::list(),
+        damage in damage(),
+    ) {
+        survives::<v1::CommitRequest, Commit>(&commit.into(), &damage);
+        survives::<v1::Target, Target>(&target.into(), &damage);
+        survives::<v1::SubscribeRequest, Subscribe>(&asked.into(), &damage);
+        survives::<v1::ListItemsRequest, ListItems>(&list.into(), &damage);
+        is_judged::<_, Pull>(&v1::PullRequest::try_from(pull).unwrap(), &damage);
+    }
+
+    #[test]
+    fn damaged_answers_do_no_harm(
+        outcome in generate::outcome(),
+        event in generate::event(),
+        item in generate::item(),
+        change in generate::change(),
+        head in generate::head(),
+        damage in damage(),
+    ) {
+        survives::<v1::Change, Change>(&change.into(), &damage);
+        survives::<v1::Head, Head>(&head.into(), &damage);
+        is_judged::<_, Item>(&v1::Item::from(item), &damage);
+        is_judged::<_, Outcome>(&outcome_to_wire(outcome), &damage);
+        is_judged::<_, Event>(&event_to_wire(event), &damage);
+    }
+
+    /// A reader applies what it accepted, so a page out of order must not be accepted.
+    #[test]
+    fn a_page_outside_of_its_cursors_is_refused(
+        delta in generate::delta(),
+        at in any::<prop::sample::Index>(),
+        version in generate::version(),
+    ) {
+        prop_assume!(!delta.changes.is_empty());
+        let mut wrong = delta.clone();
+        let at = at.index(wrong.changes.len());
+        wrong.changes[at].version = version;
+        let fits = version > delta.from.version
+            && version <= delta.to.version
+            && (at == 0 || version >= wrong.changes[at - 1].version)
+            && wrong.changes.get(at + 1).is_none_or(|next| version <= next.version);
+        let parsed = Delta::try_from(v1::Delta::from(encoded(&wrong)));
+        prop_assert_eq!(parsed.is_ok(), fits);
+    }
+
+    /// Numbers that no server of ours sends: refused, or read as something that travels.
+    #[test]
+    fn wild_numbers_do_no_harm(
+        [epoch, version, base, floor] in any::<[u64; 4]>(),
+        (seconds, nanos) in any::<(i64, i32)>(),
+        digest in prop_oneof![generate::bytes(16..=16), generate::bytes(0..20)],
+    ) {
+        if let Ok(cursor) = Cursor::try_from(v1::Cursor { epoch, version, base }) {
+            prop_assert_eq!(Cursor::try_from(v1::Cursor::from(cursor)), Ok(cursor));
+            prop_assert!(cursor.base.get() == 0 || cursor.base >= cursor.version);
+        }
+        let _condition = head_equals(v1::HeadEquals { epoch, version });
+        let commit_time = Some(prost_types::Timestamp { seconds, nanos });
+        let wire = v1::Head { epoch, version, floor, digest, commit_time, ..v1::Head::default() };
+        if let Ok(head) = Head::try_from(wire) {
+            prop_assert_eq!(Head::try_from(v1::Head::from(head)), Ok(head));
+            prop_assert!(head.floor <= head.version);
+        }
+    }
+}
