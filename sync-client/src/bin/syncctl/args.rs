@@ -1,0 +1,348 @@
+//! The command line, as users see it in `--help`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use sync_client::types::{CollectionName, Key, ListOrder, SortKey, Version};
+
+use crate::exit::EXIT_CODES;
+use crate::text::{FIELDS, from_base64};
+
+/// Reads, writes and follows the collections of a deltasync server.
+#[derive(Debug, Parser)]
+#[command(name = "syncctl", version, after_help = format!("{EXIT_CODES}\n\n{FIELDS}"))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON, one object per line, and no progress bars. Errors are JSON too, on stderr.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which server, and how patiently.
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// The server.
+    #[arg(
+        long, global = true, value_name = "URL", env = "SYNCCTL_SERVER",
+        default_value = "http://127.0.0.1:7411", value_hint = ValueHint::Url
+    )]
+    pub(crate) server: String,
+    /// Bearer token. Prefer the variable: arguments are visible to other users of the machine.
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "SYNCCTL_TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+    /// Longest wait for one answer, e.g. 10, 500ms, 2m. "replica --once": for the whole catch-up.
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Repeat a call that failed for a passing reason for so long. Default: not at all; "import":
+    /// 30s.
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    pub(crate) retry: Option<Duration>,
+    /// Log what happens on the connection, to stderr.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create or replace an item.
+    Put(Put),
+    /// Show items by key.
+    Get(Get),
+    /// Delete items, all in one commit.
+    Delete(Delete),
+    /// List the items of a collection, or the collections.
+    List(List),
+    /// Show where a collection stands: version, epoch, items, digest.
+    Head(Head),
+    /// Show what is there and follow what changes, until Ctrl-C.
+    Watch(Watch),
+    /// Replay a file of transactions: each becomes one commit.
+    Import(Import),
+    /// Write collections to a file that "import" reads.
+    Export(Export),
+    /// Keep a local copy of collections in a file, until Ctrl-C.
+    Replica(Replica),
+    /// Delete a whole collection.
+    DeleteCollection(DeleteCollection),
+    /// Ask whether the server serves.
+    Health,
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+/// How keys are written on the command line.
+#[derive(Debug, Args)]
+pub(crate) struct KeyForm {
+    /// Keys are given in base64.
+    #[arg(long)]
+    pub(crate) keys_base64: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("content").required(true))]
+pub(crate) struct Put {
+    /// Name of the collection; it is created if it does not exist.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Key of the item.
+    pub(crate) key: String,
+    /// Its content.
+    #[arg(group = "content", allow_hyphen_values = true)]
+    pub(crate) value: Option<String>,
+    /// Take the content from this file.
+    #[arg(long, group = "content", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// Take the content from standard input.
+    #[arg(long, group = "content")]
+    pub(crate) stdin: bool,
+    /// Place in list order. Not given: an existing item keeps its place.
+    #[arg(long, value_parser = sort_key)]
+    pub(crate) sort_key: Option<SortKey>,
+    /// Only if the item has exactly this version.
+    #[arg(long, value_name = "N", value_parser = version, conflicts_with = "if_absent")]
+    pub(crate) if_version: Option<Version>,
+    /// Only if there is no such item.
+    #[arg(long)]
+    pub(crate) if_absent: bool,
+    #[command(flatten)]
+    pub(crate) form: KeyForm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Keys of the items.
+    #[arg(required = true)]
+    pub(crate) keys: Vec<String>,
+    /// Write the content of one item as it is, and nothing else.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) raw: bool,
+    #[command(flatten)]
+    pub(crate) form: KeyForm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Keys of the items.
+    #[arg(required = true)]
+    pub(crate) keys: Vec<String>,
+    #[command(flatten)]
+    pub(crate) form: KeyForm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Name of the collection. Not given: list the collections.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: Option<CollectionName>,
+    /// Order of the items.
+    #[arg(long, value_enum, default_value_t = Order::Key, requires = "collection")]
+    pub(crate) order: Order,
+    /// Last first.
+    #[arg(long, requires = "collection")]
+    pub(crate) desc: bool,
+    /// Only keys, or names of collections, that begin with this.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// At most so many. Not given: all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Leave the values out; of collections, everything but the names.
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// By key.
+    Key,
+    /// By sort key, then key.
+    Sort,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Head {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Names of the collections; they need not exist yet.
+    #[arg(required = true, value_parser = collection)]
+    pub(crate) collections: Vec<CollectionName>,
+    /// End after so many changes; what was there at the beginning does not count.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Leave out what was there at the beginning.
+    #[arg(long)]
+    pub(crate) changes_only: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = crate::record::FORMAT_HELP)]
+pub(crate) struct Import {
+    /// JSON Lines, plain or compressed with zstd; "-" = standard input.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: String,
+    /// Put this before every name of a collection, e.g. "staging/".
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Name under which the server remembers how far the import came. Not given: made from the
+    /// content of the file, so that the same command goes on where it was interrupted.
+    #[arg(long = "import-id", value_name = "ID")]
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = crate::record::FORMAT_HELP)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Write to this file; it appears when it is complete. Not given: standard output.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Which collections. Neither names nor prefix: all.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Names of the collections.
+    #[arg(value_parser = collection)]
+    pub(crate) collections: Vec<CollectionName>,
+    /// All collections whose names begin with this.
+    #[arg(long, conflicts_with = "collections")]
+    pub(crate) prefix: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replica {
+    /// The file of the local copy; created if it does not exist.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) store: PathBuf,
+    /// Names of the collections.
+    #[arg(required_unless_present = "prefix", value_parser = collection)]
+    pub(crate) collections: Vec<CollectionName>,
+    /// All collections whose names begin with this when the command starts.
+    #[arg(long, conflicts_with = "collections")]
+    pub(crate) prefix: Option<String>,
+    /// Catch up, report, and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteCollection {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+// === impl KeyForm ===
+
+impl KeyForm {
+    pub(crate) fn key(&self, text: &str) -> Result<Key, String> {
+        let bytes = if self.keys_base64 { from_base64(text)? } else { text.as_bytes().to_vec() };
+        Key::new(bytes).map_err(|error| error.to_string())
+    }
+}
+
+// === impl Order ===
+
+impl From<Order> for ListOrder {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Key => Self::Key,
+            Order::Sort => Self::SortKey,
+        }
+    }
+}
+
+fn collection(text: &str) -> Result<CollectionName, String> {
+    CollectionName::new(text).map_err(|error| error.reason)
+}
+
+fn sort_key(text: &str) -> Result<SortKey, String> {
+    SortKey::new(text.as_bytes().to_vec()).map_err(|error| error.reason)
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    let number = text.parse::<u64>().map_err(|error| error.to_string())?;
+    Version::new(number).map_err(|error| error.reason)
+}
+
+/// `10`, `10s`, `500ms`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "must be like 10, 500ms or 2m".to_owned())?;
+    let duration = match unit {
+        "" | "s" => Some(Duration::from_secs(number)),
+        "ms" => Some(Duration::from_millis(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        _ => None,
+    };
+    let duration = duration.ok_or_else(|| "must be like 10, 500ms or 2m".to_owned())?;
+    // More than anybody waits; far below what clocks can add.
+    if duration > DURATION_MAX {
+        return Err("must be at most 7 days".to_owned());
+    }
+    Ok(duration)
+}
+
+const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("").is_err() && duration("2h").is_err() && duration("-1").is_err());
+        assert!(duration("99999999999999999m").is_err());
+    }
+
+    #[test]
+    fn a_put_needs_exactly_one_content() {
+        let parse =
+            |args: &[&str]| Cli::try_parse_from([&["syncctl", "put", "c", "k"], args].concat());
+        assert!(parse(&["v"]).is_ok());
+        assert!(parse(&["--stdin"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["v", "--stdin"]).is_err());
+        assert!(parse(&["v", "--if-absent", "--if-version", "1"]).is_err());
+    }
+}

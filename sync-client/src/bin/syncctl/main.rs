@@ -1,0 +1,129 @@
+//! `syncctl`: reads, writes and follows the collections of a deltasync server. Wiring only: the
+//! command line is in `args`, what the commands do in the files of their names.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use serde_json::json;
+use sync_client::SyncClient;
+
+use crate::args::{Cli, Command, Connection};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+mod args;
+mod exit;
+mod export;
+mod follow;
+mod health;
+mod import;
+mod output;
+mod progress;
+mod read;
+mod record;
+mod replica;
+mod source;
+mod text;
+mod watch;
+mod write;
+
+/// What is left of the runtime when a command has ended gets this long: a thread that reads from
+/// a terminal cannot be called back.
+const RUNTIME_GRACE: Duration = Duration::from_millis(100);
+
+/// What every command works with.
+struct Context {
+    client: SyncClient,
+    connection: Connection,
+    output: Output,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.connection.verbose {
+        start_logging();
+    }
+    let (json, server) = (cli.json, cli.connection.server.clone());
+    let exit = match run(cli) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            report(&failure, &server, json);
+            failure.exit()
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::io("starting"))?;
+    let ended = runtime.block_on(async {
+        let client = client(&cli.connection)?;
+        let output = Output::new(cli.json);
+        let mut context = Context { client, connection: cli.connection, output };
+        let ended = carry_out(&mut context, cli.command).await;
+        context.output.flush()?;
+        ended
+    });
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    ended
+}
+
+async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Put(put) => write::put(context, put).await,
+        Command::Get(get) => read::get(context, get).await,
+        Command::Delete(delete) => write::delete(context, delete).await,
+        Command::List(list) => read::list(context, list).await,
+        Command::Head(head) => read::head(context, &head).await,
+        Command::Watch(watch) => watch::watch(context, watch).await,
+        Command::Import(import) => import::import(context, import).await,
+        Command::Export(export) => export::export(context, export).await,
+        Command::Replica(replica) => replica::replica(context, replica).await,
+        Command::DeleteCollection(delete) => write::delete_collection(context, &delete).await,
+        Command::Health => health::health(context).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "syncctl", &mut script);
+            context.output.bytes(&script)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn client(connection: &Connection) -> Result<SyncClient, Failure> {
+    let mut builder = SyncClient::builder(&connection.server)
+        .client_id("syncctl")
+        .call_timeout(connection.timeout)
+        .retry_for(connection.retry.unwrap_or_default());
+    if let Some(token) = &connection.token {
+        builder = builder.bearer_token(token);
+    }
+    Ok(builder.build()?)
+}
+
+fn start_logging() {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(io::stderr).init();
+}
+
+/// Says what failed and what to do next, where it does not mix with the output.
+fn report(failure: &Failure, server: &str, json: bool) {
+    if matches!(failure, Failure::ClosedPipe) {
+        return;
+    }
+    let (text, next_step) = (failure.text(), failure.next_step(server));
+    let said = if json {
+        let code = failure.exit() as u8;
+        json!({ "error": text, "exit_code": code, "next_step": next_step }).to_string()
+    } else {
+        let next_step = next_step.map(|step| format!("\n  {step}")).unwrap_or_default();
+        format!("syncctl: {text}{next_step}")
+    };
+    // Nothing is left to do about a closed stderr.
+    let _told = writeln!(io::stderr(), "{said}");
+}
