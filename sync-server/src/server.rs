@@ -42,6 +42,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer within this is gone.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What has a health of its own; the empty name is the server as a whole.
+const HEALTH_NAMES: [&str; 4] = [
+    "",
+    sync_proto::v1::sync_service_server::SERVICE_NAME,
+    sync_proto::v1::write_service_server::SERVICE_NAME,
+    sync_proto::v1::admin_service_server::SERVICE_NAME,
+];
+
 /// Why a server ended other than as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -78,7 +86,7 @@ pub async fn serve<S: Store>(
     let fatal = CancellationToken::new();
     let (writer, queue) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
         .map_err(|error| system("start the writer", error))?;
-    let (health, health_service) = health_reporter();
+    let (mut health, health_service) = health_reporter();
     let context = Arc::new(context(ledger, hub, queue, config)?);
     let router = router(&context, config)?.add_service(health_service);
     set_serving(&health, true).await;
@@ -103,6 +111,8 @@ pub async fn serve<S: Store>(
     let grace = Duration::from_secs(config.grace_s);
     let drained = tokio::time::timeout(grace, async {
         context.tasks.wait().await;
+        // Whoever watches health would otherwise hold a connection open until the grace is over.
+        end_watches(&mut health).await;
         serving.await
     });
     let drained = drained.await;
@@ -172,13 +182,15 @@ async fn set_serving(health: &HealthReporter, serving: bool) {
     } else {
         tonic_health::ServingStatus::NotServing
     };
-    for service in [
-        "",
-        sync_proto::v1::sync_service_server::SERVICE_NAME,
-        sync_proto::v1::write_service_server::SERVICE_NAME,
-        sync_proto::v1::admin_service_server::SERVICE_NAME,
-    ] {
+    for service in HEALTH_NAMES {
         health.set_service_status(service, status).await;
+    }
+}
+
+/// Ends the streams of those who watch health; they have been told the last status.
+async fn end_watches(health: &mut HealthReporter) {
+    for service in HEALTH_NAMES {
+        health.clear_service_status(service).await;
     }
 }
 
