@@ -4,9 +4,17 @@
 
 mod access;
 mod batches;
+mod commits;
 mod decisions;
+mod draining;
+mod imports;
+mod limits;
+mod listings;
 mod pages;
+mod retries;
 mod scopes;
+mod slow_readers;
+mod subscriptions;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

@@ -1,0 +1,192 @@
+//! At a limit a request passes; one above it is refused with the field and the limit named, and
+//! nothing has changed.
+
+use sync_proto::limits::{
+    COLLECTION_NAME_LEN_MAX, COMMIT_BYTES_MAX, COMMIT_MUTATIONS_MAX, COMMIT_PRECONDITIONS_MAX,
+    ID_LEN_MAX, KEY_LEN_MAX, SORT_KEY_LEN_MAX, SUBJECT_LEN_MAX, VALUE_LEN_MAX,
+};
+use sync_proto::v1;
+use sync_proto::v1::mutation::Op;
+use sync_tests::server::TestServer;
+use tonic::{Code, Status};
+
+fn put(key: Vec<u8>, value: Vec<u8>, sort_key: Option<Vec<u8>>) -> v1::Mutation {
+    mutation(Op::Put(v1::PutItem {
+        key: key.into(),
+        value: value.into(),
+        sort_key: sort_key.map(Into::into),
+    }))
+}
+
+fn mutation(op: Op) -> v1::Mutation {
+    v1::Mutation { collection: "list".to_owned(), op: Some(op) }
+}
+
+fn request(mutations: Vec<v1::Mutation>) -> v1::CommitRequest {
+    v1::CommitRequest { mutations, ..Default::default() }
+}
+
+/// A commit that passes `limit`, or goes `over` it by one.
+struct Limit {
+    field: &'static str,
+    limit: usize,
+    commit: fn(usize) -> v1::CommitRequest,
+}
+
+const LIMITS: [Limit; 9] = [
+    Limit {
+        field: "mutations[0].key",
+        limit: KEY_LEN_MAX,
+        commit: |n| request(vec![put(vec![b'k'; n], vec![], None)]),
+    },
+    Limit {
+        field: "mutations[0].sort_key",
+        limit: SORT_KEY_LEN_MAX,
+        commit: |n| request(vec![put(vec![b'k'], vec![], Some(vec![b's'; n]))]),
+    },
+    Limit {
+        field: "mutations[0].value",
+        limit: VALUE_LEN_MAX,
+        commit: |n| request(vec![put(vec![b'k'], vec![b'v'; n], None)]),
+    },
+    Limit {
+        field: "mutations[0].collection",
+        limit: COLLECTION_NAME_LEN_MAX,
+        commit: |n| {
+            let mut mutation = put(vec![b'k'], vec![], None);
+            mutation.collection = "n".repeat(n);
+            request(vec![mutation])
+        },
+    },
+    Limit {
+        field: "mutations",
+        limit: COMMIT_MUTATIONS_MAX,
+        commit: |n| {
+            request((0..n).map(|n| put(n.to_string().into_bytes(), vec![], None)).collect())
+        },
+    },
+    Limit {
+        field: "mutations",
+        limit: COMMIT_BYTES_MAX,
+        commit: |n| {
+            let parts = [n / 3, n / 3, n - 2 * (n / 3)];
+            let part = |(index, size): (usize, usize)| {
+                put(vec![u8::try_from(index).unwrap()], vec![b'v'; size - 1], None)
+            };
+            request(parts.into_iter().enumerate().map(part).collect())
+        },
+    },
+    Limit {
+        field: "preconditions",
+        limit: COMMIT_PRECONDITIONS_MAX,
+        commit: |n| {
+            let absent = v1::Precondition {
+                collection: "none".to_owned(),
+                condition: Some(v1::precondition::Condition::ItemAbsent("k".into())),
+            };
+            let preconditions = vec![absent; n];
+            v1::CommitRequest { preconditions, ..request(vec![put(vec![b'k'], vec![], None)]) }
+        },
+    },
+    Limit {
+        field: "idempotency_key",
+        limit: ID_LEN_MAX,
+        commit: |n| {
+            let idempotency_key = "i".repeat(n);
+            v1::CommitRequest { idempotency_key, ..request(vec![put(vec![b'k'], vec![], None)]) }
+        },
+    },
+    Limit {
+        field: "mutations[0].subject",
+        limit: SUBJECT_LEN_MAX,
+        commit: |n| request(vec![mutation(Op::Follow(v1::Follow { subject: "s".repeat(n) }))]),
+    },
+];
+
+/// G11: every limit of a commit, on both sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_limit_passes_and_one_above_is_refused_by_name() {
+    for Limit { field, limit, commit } in LIMITS {
+        let server = TestServer::start().await;
+        let refusal = send(&server, commit(limit + 1)).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{field}: {refusal}");
+        assert!(refusal.message().starts_with(&format!("{field}: ")), "{field}: {refusal}");
+        assert!(refusal.message().contains(&limit.to_string()), "{field}: {refusal}");
+        let list = v1::ListCollectionsRequest::default();
+        let listed = server.wire().sync().list_collections(list).await.unwrap().into_inner();
+        assert!(listed.collections.is_empty(), "{field}: nothing was changed");
+        let passed = send(&server, commit(limit)).await;
+        match passed {
+            Ok(_) => {}
+            // Audiences are not offered; what matters is that the length was not refused.
+            Err(status) => assert_eq!(status.code(), Code::Unimplemented, "{field}: {status}"),
+        }
+        server.stop().await;
+    }
+}
+
+async fn send(server: &TestServer, request: v1::CommitRequest) -> Result<(), Status> {
+    server.wire().write().commit(request).await.map(|_| ())
+}
+
+/// G11: what no limit covers but makes no sense is refused by name as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_by_name() {
+    let server = TestServer::start().await;
+    let good = || put(vec![b'k'], vec![], None);
+    let named = |name: &str| v1::Mutation { collection: name.to_owned(), ..good() };
+    let with = |condition| {
+        let precondition = v1::Precondition { collection: "list".to_owned(), condition };
+        v1::CommitRequest { preconditions: vec![precondition], ..request(vec![good()]) }
+    };
+    let cases = [
+        (request(vec![]), "mutations: "),
+        (request(vec![good(), put(vec![], vec![], None)]), "mutations[1].key: "),
+        (request(vec![good(), good()]), "mutations[1].key: "),
+        (request(vec![v1::Mutation { op: None, ..good() }]), "mutations[0].op: "),
+        (request(vec![named("")]), "mutations[0].collection: "),
+        (request(vec![named("/a")]), "mutations[0].collection: "),
+        (request(vec![named("a/")]), "mutations[0].collection: "),
+        (request(vec![named("a\nb")]), "mutations[0].collection: "),
+        (request(vec![named("inbox/me")]), "mutations[0].collection: "),
+        (request(vec![mutation(Op::Follow(v1::Follow::default()))]), "mutations[0].subject: "),
+        (with(None), "preconditions[0].condition: "),
+    ];
+    for (request, field) in cases {
+        let refusal = send(&server, request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{field}: {refusal}");
+        assert!(refusal.message().starts_with(field), "{field}: {refusal}");
+    }
+    // Names are names: anything else is allowed, also what looks like a path.
+    for name in ["..", "a/../b", "inboxes/1", "größe", "a b"] {
+        send(&server, request(vec![named(name)])).await.unwrap();
+    }
+    server.stop().await;
+}
+
+/// What later parts of the protocol will offer says that it is not offered; nothing is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_offered_says_so() {
+    let server = TestServer::start().await;
+    let subject = "me".to_owned();
+    let follow = mutation(Op::Follow(v1::Follow { subject: subject.clone() }));
+    let unfollow = mutation(Op::Unfollow(v1::Unfollow { subject }));
+    for op in [follow, unfollow] {
+        let both = request(vec![put(vec![b'k'], vec![], None), op]);
+        let refusal = send(&server, both).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
+        assert!(refusal.message().starts_with("mutations[1]: "), "{refusal}");
+    }
+    let mut sync = server.wire().sync();
+    let reconcile = sync.reconcile(v1::ReconcileRequest::default()).await.unwrap_err();
+    let ack = sync.ack(v1::AckRequest::default()).await.unwrap_err();
+    let mut admin = v1::admin_service_client::AdminServiceClient::new(server.wire().channel());
+    let inspect = admin.inspect_collection(v1::InspectCollectionRequest::default()).await;
+    for refusal in [reconcile, ack, inspect.unwrap_err()] {
+        assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
+    }
+    let list = v1::ListCollectionsRequest::default();
+    let listed = sync.list_collections(list).await.unwrap().into_inner();
+    assert!(listed.collections.is_empty());
+    server.stop().await;
+}

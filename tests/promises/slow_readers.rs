@@ -1,0 +1,181 @@
+//! A slow reader delays nobody, costs bounded memory and is not dropped: when it reads again it
+//! gets what it missed, coalesced.
+
+use std::time::{Duration, Instant};
+
+use sync_proto::types::{Event, Goodbye, GoodbyeReason, Subscribe, Target};
+use sync_proto::v1;
+use sync_tests::compose::{name, put, scratch, version};
+use sync_tests::reader::PlainReader;
+use sync_tests::server::TestServer;
+use sync_tests::wait::{pass, until_true};
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+
+/// Bytes of one value of the flood.
+const LARGE: usize = 200_000;
+
+/// Commits of the flood: 60 MB over ten keys, far beyond every window of the transport.
+const FLOOD: usize = 300;
+
+/// G8, X10: a subscriber stops reading during a flood of 60 MB. Commits go on, another subscriber
+/// keeps up, and the stalled one gets a few megabytes: what lay in the transport, `Lagging`, the
+/// latest state once, `CaughtUp`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_reader_is_caught_up_by_coalesced_changes() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    let mut stalled = PlainReader::new(scratch("list"));
+    let mut stalled_events = server.new_connection().subscribe(vec![scratch("list")]).await;
+    stalled_events.accepted().await;
+    let mut brisk = PlainReader::new(scratch("list"));
+    let mut brisk_events = server.new_connection().subscribe(vec![scratch("list")]).await;
+    let last = version(u64::try_from(FLOOD).unwrap());
+    let brisk = TaskTracker::new().spawn(async move {
+        brisk.follow_to(&mut brisk_events, last).await;
+        brisk
+    });
+    for number in 0..FLOOD {
+        let value = vec![u8::try_from(number % 251).unwrap(); LARGE];
+        wire.commit(vec![put("list", format!("{}", number % 10), value)]).await;
+    }
+    let keeping_up = Instant::now();
+    let brisk = brisk.await.unwrap();
+    assert!(keeping_up.elapsed() < Duration::from_secs(5), "the brisk reader was delayed");
+    // Long enough that the server notices.
+    pass(Duration::from_millis(1_500)).await;
+
+    let mut signs = Vec::new();
+    while stalled.version() < last {
+        let event = stalled_events.next().await;
+        note(&event, &mut signs);
+        stalled.hear(&event);
+    }
+    while signs.last() != Some(&"caught up") {
+        note(&stalled_events.next().await, &mut signs);
+    }
+    assert!(stalled.copy == brisk.copy);
+    let lagged =
+        signs.iter().position(|sign| *sign == "lagging").expect("it was told that it lags");
+    assert!(signs[lagged..].contains(&"changes"), "{signs:?}");
+    assert!(stalled.seen.changes < 100, "{} changes of {FLOOD}", stalled.seen.changes);
+    server.stop().await;
+}
+
+fn note(event: &Event, signs: &mut Vec<&str>) {
+    match event {
+        Event::Lagging(_, behind) => {
+            assert!(*behind > 0);
+            signs.push("lagging");
+        }
+        Event::Changes(..) => signs.push("changes"),
+        Event::CaughtUp(..) => signs.push("caught up"),
+        _ => {}
+    }
+}
+
+/// G8: a target that is far behind does not hide the others of its stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_load_does_not_hide_the_other_targets() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    for part in 0..40 {
+        let rows = (0..1_000).map(|n| put("large", format!("{part} {n}"), "value"));
+        wire.commit(rows.collect()).await;
+    }
+    wire.commit(vec![put("small", "a", "1")]).await;
+    let mut events = wire.subscribe(vec![scratch("large"), scratch("small")]).await;
+    events.accepted().await;
+    let mut pages = 0;
+    loop {
+        let event = events.next_news().await;
+        let Event::Changes(of, _) = event else { panic!("{event:?}") };
+        if of == name("small") {
+            break;
+        }
+        pages += 1;
+    }
+    assert!(pages <= 2, "{pages} pages of the large one came first");
+    server.stop().await;
+}
+
+/// G8: streams are counted; one that ends makes room, and nothing else is refused meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_capped_and_their_places_come_back() {
+    let server = TestServer::with(|config| config.streams_max = 3).await;
+    let wire = server.wire();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut events = wire.subscribe(vec![scratch("list")]).await;
+        events.accepted().await;
+        open.push(events);
+    }
+    let ask = || {
+        let heartbeat = Duration::from_secs(1);
+        Subscribe { targets: vec![scratch("list")], heartbeat, client_id: String::new() }
+    };
+    let refusal = wire.try_subscribe(ask()).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal}");
+    wire.commit(vec![put("list", "a", "1")]).await;
+    open.pop();
+    until_true("the place of a dropped stream to come back", async || {
+        wire.try_subscribe(ask()).await.is_ok()
+    })
+    .await;
+    server.stop().await;
+}
+
+/// A stream that has grown old is moved with a goodbye, not cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_stream_ends_with_a_goodbye() {
+    let server = TestServer::with(|config| config.stream_age_max_s = 1).await;
+    let mut events = server.wire().subscribe(vec![scratch("list")]).await;
+    events.accepted().await;
+    let event = events.next_news().await;
+    let Event::Goodbye(Goodbye { reason, .. }) = event else { panic!("{event:?}") };
+    assert_eq!(reason, GoodbyeReason::MaxAge);
+    assert_eq!(events.try_next().await.unwrap(), None, "nothing follows a goodbye");
+    server.stop().await;
+}
+
+/// G11: what cannot be a subscription is refused as a whole, naming the field and the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_not_well_formed_is_refused() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    let good = v1::Target { collection: "list".to_owned(), ..Default::default() };
+    let many = |count: usize| {
+        let target = |n| v1::Target { collection: format!("list/{n}"), ..Default::default() };
+        v1::SubscribeRequest { targets: (0..count).map(target).collect(), ..Default::default() }
+    };
+    let beat = |heartbeat_ms| v1::SubscribeRequest { heartbeat_ms, ..many(1) };
+    let twice = v1::SubscribeRequest { targets: vec![good.clone(); 2], ..Default::default() };
+    let long = v1::SubscribeRequest { client_id: "x".repeat(129), ..many(1) };
+    let nameless =
+        v1::SubscribeRequest { targets: vec![good, v1::Target::default()], ..Default::default() };
+    for (request, field) in [
+        (many(0), "targets"),
+        (many(1_025), "targets"),
+        (twice, "targets"),
+        (nameless, "targets[1].collection"),
+        (beat(99), "heartbeat_ms"),
+        (beat(60_001), "heartbeat_ms"),
+        (long, "client_id"),
+    ] {
+        let refusal = wire.sync().subscribe(request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{field}: {refusal}");
+        assert!(refusal.message().starts_with(&format!("{field}: ")), "{field}: {refusal}");
+    }
+    for request in [many(1_024), beat(100), beat(60_000)] {
+        wire.sync().subscribe(request).await.unwrap();
+    }
+    let acked = Target { from_last_ack: true, ..scratch("list") };
+    let ask = Subscribe {
+        targets: vec![acked],
+        heartbeat: Duration::from_secs(1),
+        client_id: "me".to_owned(),
+    };
+    let refusal = wire.try_subscribe(ask).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
+    server.stop().await;
+}
