@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use sync_proto::types::{Subscribe, Target};
+use sync_proto::types::{CollectionName, Subscribe, Target};
 
 use super::{Action, Config, Fault, Session, StreamId};
 use crate::backoff::Backoff;
@@ -188,12 +188,14 @@ impl Session {
     /// Opens a stream for every collection that is not kept back.
     fn open_stream(&mut self, now: Instant) {
         let id = StreamId(self.line.next_id);
-        let targets: Vec<Target> = self
-            .tracks
-            .iter_mut()
-            .filter(|(_, track)| track.may_join_stream())
-            .map(|(name, track)| Target::all(name.clone(), track.join_stream()))
-            .collect();
+        let may_join = self.tracks.iter().filter(|(_, track)| track.may_join_stream());
+        let names: Vec<CollectionName> = may_join.map(|(name, _)| name.clone()).collect();
+        let mut targets = Vec::with_capacity(names.len());
+        for name in names {
+            self.touch(&name, now, |track, _| {
+                targets.push(Target::all(name.clone(), track.join_stream()));
+            });
+        }
         if targets.is_empty() {
             // Each is kept back until its own time; there is nothing to open a stream for.
             self.line.state = State::Closed { open_at: now + self.config.backoff_longest };
