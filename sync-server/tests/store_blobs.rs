@@ -2,6 +2,8 @@
 //! as keys get, and the removals that make nodes merge while readers walk over them.
 //! `DELTASYNC_SEED` replays the dice, `DELTASYNC_CASES` sets the number of rounds.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::env;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +61,9 @@ fn write(store: &DiskStore, batch: &Batch) {
 fn put_all(store: &DiskStore, dice: &mut SmallRng, keys: &[u32]) {
     for some in keys.chunks(ROWS_A_BATCH) {
         let mut batch = Batch::default();
-        some.iter().for_each(|number| batch.put(key(*number), value(dice)));
+        for number in some {
+            batch.put(key(*number), value(dice));
+        }
         write(store, &batch);
     }
 }
@@ -67,7 +71,9 @@ fn put_all(store: &DiskStore, dice: &mut SmallRng, keys: &[u32]) {
 fn remove_all(store: &DiskStore, keys: &[u32]) {
     for some in keys.chunks(ROWS_A_BATCH) {
         let mut batch = Batch::default();
-        some.iter().for_each(|number| batch.remove(key(*number)));
+        for number in some {
+            batch.remove(key(*number));
+        }
         write(store, &batch);
     }
 }

@@ -3,6 +3,8 @@
 //! such stores silently at an older state. `DELTASYNC_SEED` replays the flips,
 //! `DELTASYNC_CASES` sets their number.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;

@@ -2,6 +2,8 @@
 //! A failure prints its seed: `DELTASYNC_SEED` replays it, `DELTASYNC_CASES` sets the number of
 //! seeds.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::env;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -68,9 +70,9 @@ impl Model {
     fn remove_a_range(&mut self) {
         let mut batch = Batch::default();
         let range = self.range();
-        collect(&self.oracle, &range, Direction::Forward, usize::MAX)
-            .into_iter()
-            .for_each(|(key, _)| batch.remove(key));
+        for (key, _) in collect(&self.oracle, &range, Direction::Forward, usize::MAX) {
+            batch.remove(key);
+        }
         self.apply(&batch);
     }
 
@@ -186,15 +188,11 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn the_disk_engine_equals_the_oracle() {
-    let cases = number("DELTASYNC_CASES").unwrap_or(CASES);
-    let seeds = match number("DELTASYNC_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
-            let first = rand::random::<u32>().into();
-            first..first + cases
-        }
+    let (first, cases) = match (number("DELTASYNC_SEED"), number("DELTASYNC_CASES")) {
+        (Some(seed), cases) => (seed, cases.unwrap_or(1)),
+        (None, cases) => (rand::random::<u32>().into(), cases.unwrap_or(CASES)),
     };
-    for seed in seeds {
+    for seed in first..first + cases {
         eprintln!("DELTASYNC_SEED={seed}");
         let mut model = Model::new(seed);
         (0..STEPS).for_each(|_| model.step());

@@ -27,7 +27,7 @@ use tracing::error;
 use super::{Batch, Direction, KeyRange, Store, StoreError, Usage};
 use files::Files;
 use health::Health;
-use high_water::HighWater;
+use high_water::{HighWater, Mark};
 use layout::{Ledger, STATE_KEY};
 use plan::Plan;
 use read::Rest;
@@ -118,10 +118,7 @@ impl DiskStore {
         let mut high_water = high_water.ok_or_else(|| files.damaged("high-water", missing))?;
 
         let db = files.open_sled(options)?;
-        let ledger = read_ledger(&db)?;
-        not_below(ledger.as_ref(), &high_water)?;
-        let ledger = ledger.ok_or_else(|| damaged("the ledger row is missing"))?;
-        check::check(&db, &ledger)?;
+        let ledger = files.catch(|| examine(&db, high_water.mark()))??;
         // A killed process leaves writes that nobody synced; from here on they are shown.
         db.flush().map_err(|error| sled_error("syncing what was found", error))?;
         files.sync().map_err(io_error("syncing what was found"))?;
@@ -265,16 +262,15 @@ fn read_ledger(db: &sled::Db) -> Result<Option<Ledger>, StoreError> {
         .transpose()
 }
 
-/// Refuses a store that is older than what it said before, or another one.
-fn not_below(ledger: Option<&Ledger>, high_water: &HighWater) -> Result<(), StoreError> {
-    let mark = high_water.mark();
-    let reason = match ledger {
+/// Refuses a store that is older than what it said before, another one, or not whole.
+fn examine(db: &sled::Db, mark: Mark) -> Result<Ledger, StoreError> {
+    let reason = match read_ledger(db)? {
         None => format!("it is empty, but batch {} was synced", mark.sequence),
         Some(ledger) if ledger.store != mark.store => "it is another store".to_owned(),
         Some(ledger) if ledger.sequence < mark.sequence => {
             format!("it ends with batch {}, but {} was synced", ledger.sequence, mark.sequence)
         }
-        Some(_) => return Ok(()),
+        Some(ledger) => return check::check(db, &ledger).map(|()| ledger),
     };
     Err(StoreError::WentBack { reason })
 }
@@ -287,10 +283,10 @@ fn no_unsynced_files(files: &Files) -> Result<(), StoreError> {
 }
 
 fn sled_error(doing: &'static str, error: sled::Error) -> StoreError {
-    match error {
-        sled::Error::Io(source) => StoreError::Io { doing, source },
-        error => damaged(&format!("{doing}: {error}")),
+    if let sled::Error::Io(source) = error {
+        return StoreError::Io { doing, source };
     }
+    damaged(&format!("{doing}: {error}"))
 }
 
 /// `StoreError::Damaged` for rows.

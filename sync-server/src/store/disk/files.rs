@@ -9,13 +9,15 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::panic::{self, AssertUnwindSafe};
+use std::mem;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::super::StoreError;
 use super::high_water::{HighWater, Mark};
@@ -133,7 +135,7 @@ impl Files {
         Ok(())
     }
 
-    /// Opens sled; its panics on damaged files become errors.
+    /// Opens sled.
     pub(super) fn open_sled(&self, options: &DiskOptions) -> Result<sled::Db, StoreError> {
         let config = sled::Config::new()
             .path(&self.store)
@@ -145,17 +147,21 @@ impl Files {
             .flush_every_ms(None);
         let started = Instant::now();
         loop {
-            match quietly(|| config.open()) {
-                Ok(Err(sled::Error::Io(error))) if is_locked(&error) => {
+            match self.catch(|| config.open())? {
+                Err(sled::Error::Io(error)) if is_locked(&error) => {
                     if started.elapsed() >= options.lock_wait {
                         return Err(self.in_use());
                     }
                     thread::sleep(LOCK_RETRY_EVERY);
                 }
-                Ok(opened) => return opened.map_err(|error| sled_error("opening", error)),
-                Err(panic) => return Err(self.damaged("db", &format!("sled panics: {panic}"))),
+                opened => return opened.map_err(|error| sled_error("opening", error)),
             }
         }
+    }
+
+    /// Runs `work` on files that may be damaged; sled's panics become errors.
+    pub(super) fn catch<T>(&self, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+        quietly(work).map_err(|place| self.damaged("db", &format!("sled panics at {place}")))
     }
 
     /// Syncs every file of the store and the directories that name them.
@@ -189,28 +195,28 @@ impl Files {
     }
 }
 
-/// Runs `open`; a panic becomes its message. The message is not printed as if the program had
-/// crashed: for as long as `open` runs, the panic hook leaves this thread out.
-fn quietly<T>(open: impl FnOnce() -> T) -> Result<T, String> {
+/// Runs `work` of sled's; a panic in it becomes the place in the code. It is not printed as if
+/// the program had crashed, and its message, which often has rows in it, goes nowhere: for as
+/// long as `work` runs, the panic hook leaves this thread out.
+fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let _alone = HOOK.lock();
-    let before: std::sync::Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync> =
-        panic::take_hook().into();
+    let before: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = panic::take_hook().into();
     let others = before.clone();
-    let opener = thread::current().id();
+    let worker = thread::current().id();
+    let place = Arc::new(Mutex::new(String::new()));
+    let noted = place.clone();
     panic::set_hook(Box::new(move |info| {
-        if thread::current().id() == opener {
-            debug!(%info, "panic while opening sled");
-        } else {
+        if thread::current().id() != worker {
             others(info);
+        } else if let Some(at) = info.location() {
+            let file = Path::new(at.file()).file_name().unwrap_or_default();
+            *noted.lock() = format!("{}:{}", file.display(), at.line());
         }
     }));
-    let result = panic::catch_unwind(AssertUnwindSafe(open));
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
     drop(panic::take_hook());
     panic::set_hook(Box::new(move |info| before(info)));
-    result.map_err(|panic| match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => panic.downcast_ref::<&str>().map_or("?".into(), ToString::to_string),
-    })
+    result.map_err(|_| mem::take(&mut *place.lock()))
 }
 
 /// sled reports a lock that another process holds as an error of no kind.

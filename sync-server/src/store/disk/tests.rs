@@ -106,7 +106,25 @@ fn keys_with_runs_of_ff_are_scanned_both_ways() {
         }
         store.apply(&batch).unwrap();
     }
-    let keys = |direction| rows(&store, direction).into_iter().map(|(key, _)| key);
+    assert_scans(&store, &expected);
+}
+
+#[test]
+fn keys_that_begin_with_each_other_are_scanned_both_ways() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let mut batch = Batch::default();
+    // More than a page of them, each the first possible key behind the one before.
+    let expected: Vec<_> = (0..400).map(|len| vec![0; len]).collect();
+    for key in &expected {
+        batch.put(key.clone(), Bytes::new());
+    }
+    store.apply(&batch).unwrap();
+    assert_scans(&store, &expected);
+}
+
+fn assert_scans(store: &DiskStore, expected: &[Vec<u8>]) {
+    let keys = |direction| rows(store, direction).into_iter().map(|(key, _)| key);
     assert!(keys(Direction::Forward).eq(expected.iter().cloned()));
     assert!(keys(Direction::Backward).eq(expected.iter().rev().cloned()));
 }
@@ -205,7 +223,8 @@ fn one_process_at_a_time() {
 
 #[test]
 fn damaged_files_of_sled_end_in_an_error() {
-    for (file, content) in [("conf", &b"segment_size: 7\n...."[..]), ("db", &[7; 9_000_000])] {
+    for (file, content) in [("conf", b"segment_size: 7\n....".to_vec()), ("db", vec![7; 9_000_000])]
+    {
         let dir = TempDir::new().unwrap();
         write(&open(&dir), b"a", "1");
         fs::write(dir.path().join("store").join(file), content).unwrap();
@@ -215,6 +234,20 @@ fn damaged_files_of_sled_end_in_an_error() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_panic_of_sled_while_opening_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    write(&open(&dir), b"a", "1");
+    let db = dir.path().join("store/db");
+    let mut bytes = fs::read(&db).unwrap();
+    // Two segments of the same number.
+    bytes.resize(layout::SEGMENT_BYTES, 0);
+    bytes.extend_from_within(..);
+    fs::write(db, bytes).unwrap();
+    let error = refusal(&dir);
+    assert!(error.to_string().contains("sled panics"), "{error}");
 }
 
 #[test]
@@ -232,7 +265,14 @@ fn rows_that_do_not_add_up_are_refused() {
         let mut ledger = read_ledger(db).unwrap().unwrap();
         db.insert(&row, layout::NewRow::encode(&row, b"0", &mut ledger).bytes).unwrap();
     };
-    let changes: [&dyn Fn(&sled::Db); 6] = [
+    let flipped = |db: &sled::Db| {
+        let mut bytes = db.get(&row).unwrap().unwrap().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        db.insert(&row, bytes).unwrap();
+        assert!(matches!(read::get(db, b"a"), Err(StoreError::Damaged { .. })));
+    };
+    let changes: [&dyn Fn(&sled::Db); 7] = [
+        &flipped,
         &|db| drop(db.remove(&row).unwrap()),
         &|db| drop(db.insert(&row, vec![0, 0, 0, 0, 0, 9]).unwrap()),
         &older,
