@@ -1,0 +1,29 @@
+# syntax=docker/dockerfile:1
+# Two programs, sync-server and syncctl, on a small Debian. Build: docker build -t deltasync .
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+COPY . .
+# The caches survive between builds, so an edit compiles only what it touches.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --bin sync-server --bin syncctl \
+    && mkdir /out \
+    && cp target/release/sync-server target/release/syncctl /out/
+
+FROM debian:bookworm-slim
+RUN useradd --system --uid 10001 --user-group --home-dir /data deltasync \
+    && install -d -o deltasync -g deltasync -m 0750 /data
+COPY --from=build /out/ /usr/local/bin/
+USER deltasync
+# In a container loopback is nobody else; publish the port only where you trust the network.
+ENV SYNC_SERVER_DATA_DIR=/data \
+    SYNC_SERVER_LISTEN=0.0.0.0:7411
+VOLUME /data
+EXPOSE 7411
+# A start reads and checks the whole store (about 1 s per 400,000 rows) before it listens.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["syncctl", "--timeout", "3s", "health"]
+# SIGTERM drains: streams get Goodbye, open calls their grace of 10 s.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["sync-server"]
