@@ -18,6 +18,9 @@ use crate::collection::Entry;
 use crate::store::{Changed, Row, StoreError};
 use crate::view::View;
 
+#[cfg(test)]
+mod tests;
+
 /// Keys that a feed remembers. Past this the consumer is told to look at the collection anew,
 /// which is then cheaper than the list of what moved.
 const KEYS_MAX: usize = 100_000;

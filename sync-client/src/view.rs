@@ -74,7 +74,10 @@ impl View {
 
     pub(crate) async fn add_feed(&self, begins_with_all: bool) -> Arc<Feed> {
         let feed = Arc::new(Feed::new(begins_with_all));
-        self.gate().await.push(Arc::downgrade(&feed));
+        let mut feeds = self.gate().await;
+        feeds.retain(|feed| feed.strong_count() > 0);
+        feeds.push(Arc::downgrade(&feed));
+        drop(feeds);
         feed
     }
 

@@ -184,7 +184,7 @@ impl Track {
         match self.active() {
             Some(at) if at.epoch == head.epoch && at.version == head.version => {
                 self.reach(name, head.cursor(), Some(head.digest), Source::Pull, cx);
-                self.see_hole(cx);
+                self.see_end_of_pull(cx);
             }
             None if current && head.items == 0 => {
                 self.load_nothing(name, head.cursor(), head.digest, cx);

@@ -220,7 +220,9 @@ impl Track {
 
     /// When to look at this collection again.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let due = match (self.pull, self.hole_since) {
+        // While a write is under way it may be what fills the hole.
+        let hole_since = self.hole_since.filter(|_| self.writing.is_none());
+        let due = match (self.pull, hole_since) {
             (PullState::Due(at), _) => Some(at),
             (PullState::Idle, Some(since)) if self.held.is_contiguous() => {
                 Some(since + SINGLE_HOLE_WAIT)
@@ -358,10 +360,11 @@ impl Track {
         {
             return Status::BackingOff { until };
         }
-        let pulling = matches!(self.pull, PullState::Flying(_));
+        let incomplete = self.repair.is_some() || self.standing.active() != self.standing.cursor;
+        let loading_by_pull = incomplete && matches!(self.pull, PullState::Flying(_));
         match line.weather() {
-            Weather::Connecting if !pulling => return Status::Connecting,
-            Weather::BackingOff(until) if !pulling => return Status::BackingOff { until },
+            Weather::Connecting if !loading_by_pull => return Status::Connecting,
+            Weather::BackingOff(until) if !loading_by_pull => return Status::BackingOff { until },
             Weather::Connecting | Weather::BackingOff(_) | Weather::Open => {}
         }
         match (self.repair, self.standing.load) {

@@ -267,10 +267,20 @@ impl Track {
             self.pull_soon(cx.now);
         }
         if by == Source::Pull {
-            // What is still missing after a pull is another hole.
-            self.hole_since = None;
+            self.see_end_of_pull(cx);
         }
         self.see_hole(cx);
+    }
+
+    /// After a pull that brought everything, a stream that claims to be elsewhere is of no use:
+    /// it is of another life of the collection, or what it said last was lost.
+    pub(super) fn see_end_of_pull(&mut self, cx: &mut Context<'_>) {
+        // What is still missing after a pull is another hole.
+        self.hole_since = None;
+        if self.caught_up && self.stream.is_some() && !self.is_joined() {
+            self.leave_stream(cx);
+            self.caught_up = true;
+        }
     }
 
     /// Notes since when the stream is ahead of the copy.

@@ -1,5 +1,10 @@
 //! A whole replica against the reference server behind a real socket.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 use std::time::{Duration, Instant};
 

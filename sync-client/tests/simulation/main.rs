@@ -3,7 +3,12 @@
 //! is killed now and then (G1, G4, G5, G7, G9; T09, T10, T12, T14, T15, X2).
 //!
 //! `DELTASYNC_SEEDS=5000` runs that many seeds, `DELTASYNC_SEED=17` only the 17th.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,8 +16,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sync_client::session::{Action, Config, Fault, Input, PullId, Session, StreamId, carry_out};
+use sync_client::session::{RepairReason, Stats};
 use sync_client::store::{MemoryStore, ReplicaStore, check};
-use sync_proto::types::{CollectionName, Event, Goodbye, GoodbyeReason, Outcome, Pull, Subscribe};
+use sync_proto::types::{
+    CollectionName, Event, Goodbye, GoodbyeReason, Outcome, Pull, ResetReason, Subscribe,
+};
 
 use self::reference::{Server, Serving, failure};
 
@@ -58,12 +66,51 @@ fn every_copy_converges_whatever_happens_on_the_way() {
         Some(seed) => seed..seed + 1,
         None => 0..number("DELTASYNC_SEEDS").unwrap_or(SEEDS_DEFAULT),
     };
+    let enough = seeds.end - seeds.start >= SEEDS_DEFAULT;
+    let mut seen = Seen::default();
     for seed in seeds {
-        let run = std::panic::catch_unwind(|| World::new(seed).run());
-        if let Err(panic) = run {
-            eprintln!("failed: repeat with DELTASYNC_SEED={seed}");
-            std::panic::resume_unwind(panic);
+        match std::panic::catch_unwind(|| World::new(seed).run()) {
+            Ok(stats) => seen.add(&stats),
+            Err(panic) => {
+                eprintln!("failed: repeat with DELTASYNC_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
         }
+    }
+    assert!(!enough || seen.is_bad_enough(), "the world was too kind: {seen:?}");
+}
+
+/// What the last lives of all clients went through together.
+#[derive(Debug, Default)]
+struct Seen {
+    gaps: u64,
+    held: u64,
+    repeats: u64,
+    stream_failures: u64,
+    pull_failures: u64,
+    repairs: BTreeMap<RepairReason, u64>,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn add(&mut self, stats: &Stats) {
+        self.gaps += stats.gaps;
+        self.held += stats.held;
+        self.repeats += stats.repeats;
+        self.stream_failures += stats.stream_failures;
+        self.pull_failures += stats.pull_failures;
+        for (reason, count) in &stats.repairs {
+            *self.repairs.entry(*reason).or_default() += count;
+        }
+    }
+
+    fn is_bad_enough(&self) -> bool {
+        let Self { gaps, held, repeats, stream_failures, pull_failures, repairs } = self;
+        let counts = [gaps, held, repeats, stream_failures, pull_failures];
+        let resets = [ResetReason::EpochChanged, ResetReason::BelowFloor];
+        counts.iter().all(|count| **count >= 20)
+            && resets.iter().all(|reason| repairs.contains_key(&RepairReason::Reset(*reason)))
     }
 }
 
@@ -98,7 +145,7 @@ impl World {
         world
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> Stats {
         let trouble_ends = self.now + TROUBLE;
         while self.now < trouble_ends {
             self.mischief();
@@ -113,6 +160,7 @@ impl World {
             self.step(until.saturating_duration_since(self.now).max(STEP));
         }
         self.assert_converged();
+        self.session.stats().clone()
     }
 
     fn step(&mut self, time: Duration) {
@@ -125,7 +173,7 @@ impl World {
             }
             let inputs = events.into_iter().map(|event| Input::Event(*id, event));
             for input in inputs.collect::<Vec<_>>() {
-                send(&mut self.link, &mut self.sent, &mut self.dice, self.now, self.calm, input);
+                send(&mut self.link, &mut self.sent, &mut self.dice, self.now, self.calm, &input);
             }
         }
         while let Some((at, _)) = self.link.keys().next().copied()
@@ -151,7 +199,7 @@ impl World {
                 self.streams.clear();
                 let (serving, accepted) = self.server.serve(&subscribe);
                 self.streams.insert(id, serving);
-                self.to_client(Input::Event(id, accepted));
+                self.deliver(Input::Event(id, accepted));
             }
             Flight::Pull(id, pull) => {
                 let limit = self.dice.random_range(1..8);
@@ -253,8 +301,8 @@ impl World {
         self.session = session(&self.store, &self.names, seed, self.now);
     }
 
-    fn to_client(&mut self, input: Input) {
-        send(&mut self.link, &mut self.sent, &mut self.dice, self.now, self.calm, input);
+    fn deliver(&mut self, input: Input) {
+        send(&mut self.link, &mut self.sent, &mut self.dice, self.now, self.calm, &input);
     }
 
     fn fly(&mut self, wait: Duration, flight: Flight) {
@@ -284,6 +332,8 @@ impl World {
             assert!(self.same(name), "seed {}: {name} differs", self.seed);
         }
         assert!(self.converged(), "seed {}: {:?}", self.seed, self.session);
+        let pulls = self.session.stats().pulls;
+        assert!(pulls < 3_000, "seed {}: {pulls} pulls", self.seed);
         let mismatches = self.mismatches + self.session.stats().digest_mismatches;
         assert_eq!(mismatches, 0, "seed {}: nothing wrong was ever applied", self.seed);
     }
@@ -301,7 +351,7 @@ fn send(
     dice: &mut StdRng,
     now: Instant,
     calm: bool,
-    input: Input,
+    input: &Input,
 ) {
     let copies = match dice.random_range(0..100) {
         _ if calm => 1,

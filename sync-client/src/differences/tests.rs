@@ -1,0 +1,165 @@
+//! What a feed tells a consumer that looks seldom.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they want")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sync_proto::types::{
+    Change, ChangeKind, CollectionName, Cursor, Epoch, Key, SortKey, Value, Version,
+};
+
+use super::*;
+use crate::codec::Raw;
+use crate::collection::Collection;
+use crate::session::Status;
+use crate::store::{MemoryStore, Step, Write};
+
+/// A copy that tests change by hand.
+struct Desk {
+    view: Arc<View>,
+    at: u64,
+}
+
+fn key(number: u64) -> Key {
+    Key::new(format!("{number:09}")).unwrap()
+}
+
+fn change(number: u64, value: Option<u8>, at: u64) -> Change {
+    let version = Version::new(at).unwrap();
+    let kind = value.map_or(ChangeKind::Delete, |value| ChangeKind::Put {
+        value: Some(Value::new(vec![value]).unwrap()),
+        sort_key: SortKey::default(),
+        value_version: version,
+    });
+    Change { key: key(number), version, created: version, kind }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    fn new() -> Self {
+        let name = CollectionName::new("list").unwrap();
+        let view = View::new(name, Arc::new(MemoryStore::new())).unwrap();
+        Self { view: Arc::new(view), at: 0 }
+    }
+
+    fn collection(&self) -> Collection<Raw> {
+        Collection::new(self.view.clone())
+    }
+
+    async fn write(&mut self, items: impl IntoIterator<Item = (u64, Option<u8>)>, reload: bool) {
+        self.at += 1;
+        let at = self.at;
+        let changes = items.into_iter().map(|(number, value)| change(number, value, at)).collect();
+        let to = Cursor::at(Epoch::new(1).unwrap(), Version::new(at).unwrap());
+        let expected = self.view.store().standing(self.view.name()).unwrap().active();
+        let step = match expected {
+            Some(_) if !reload => Step::Page { changes, to },
+            Some(_) | None => Step::BeginLoad { changes, to },
+        };
+        self.view.write(Write { expected, step }).await.unwrap();
+    }
+
+    /// Everything that a feed has to tell.
+    async fn drain(feed: &mut Differences<Raw>) -> Vec<Difference<Bytes>> {
+        let mut told = Vec::new();
+        while let Ok(next) =
+            tokio::time::timeout(std::time::Duration::from_millis(50), feed.next()).await
+        {
+            told.push(next.unwrap().unwrap());
+        }
+        told
+    }
+}
+
+#[tokio::test]
+async fn a_feed_that_begins_with_all_meets_writes_without_gap_or_repeat() {
+    let mut desk = Desk::new();
+    desk.write((0..300).map(|n| (n, Some(1))), false).await;
+    let mut feed = desk.collection().subscribe_with_all().await;
+    for _ in 0..100 {
+        assert!(matches!(feed.next().await, Some(Ok(Difference::Inserted(_)))));
+    }
+    // One behind the place that the feed has reached, one before it, one that goes there.
+    desk.write([(10, Some(2)), (250, Some(2)), (260, None)], false).await;
+    let told = Desk::drain(&mut feed).await;
+    let inserted = told.iter().filter(|told| matches!(told, Difference::Inserted(_))).count();
+    let updated = told.iter().filter(|told| matches!(told, Difference::Updated { .. })).count();
+    assert_eq!((inserted, updated, told.len()), (199, 1, 201));
+    assert_eq!(told.iter().filter(|told| **told == Difference::Complete).count(), 1);
+    let new = told.iter().find_map(|told| match told {
+        Difference::Inserted(entry) if entry.key == key(250) => Some(entry.value.clone()),
+        _ => None,
+    });
+    assert_eq!(new, Some(Bytes::from_static(&[2])));
+}
+
+#[tokio::test]
+async fn x9_a_feed_that_remembers_too_much_begins_again() {
+    let mut desk = Desk::new();
+    desk.write([(0, Some(1))], false).await;
+    let collection = desk.collection();
+    let mut whole = collection.subscribe_with_all().await;
+    let mut news = collection.subscribe().await;
+    assert_eq!(Desk::drain(&mut whole).await.len(), 2);
+    let many = KEYS_MAX as u64 + 10;
+    desk.write((1..many).map(|n| (n, Some(1))), false).await;
+    assert_eq!(news.feed.backlog.lock().dirty.len(), 0, "memory is bounded");
+
+    assert_eq!(news.next().await.unwrap().unwrap(), Difference::Reloaded);
+    desk.write([(3, None)], false).await;
+    assert!(matches!(&Desk::drain(&mut news).await[..], [Difference::Deleted { .. }]));
+
+    assert_eq!(whole.next().await.unwrap().unwrap(), Difference::Reloaded);
+    let told = Desk::drain(&mut whole).await;
+    assert_eq!(told.len() as u64, many, "every item but one, and the word that this is all");
+    assert_eq!(told.last(), Some(&Difference::Complete));
+}
+
+#[tokio::test]
+async fn contents_that_are_too_much_to_remember_are_told_without_old() {
+    let mut desk = Desk::new();
+    desk.write((0..3).map(|n| (n, Some(1))), false).await;
+    let mut feed = desk.collection().subscribe().await;
+    feed.feed.backlog.lock().old_bytes = OLD_BYTES_MAX;
+    desk.write([(1, None), (2, Some(9))], false).await;
+    feed.feed.backlog.lock().old_bytes = 0;
+    let told = Desk::drain(&mut feed).await;
+    assert!(matches!(&told[0], Difference::Deleted { old: None, .. }));
+    assert!(matches!(&told[1], Difference::Updated { old: None, .. }));
+}
+
+#[tokio::test]
+async fn a_reload_is_told_as_what_differs() {
+    let mut desk = Desk::new();
+    desk.write((0..5_000).map(|n| (n, Some(1))), false).await;
+    let mut feed = desk.collection().subscribe().await;
+    desk.write((1..5_001).map(|n| (n, Some(if n == 7 { 2 } else { 1 }))), true).await;
+    let told = Desk::drain(&mut feed).await;
+    let keys: Vec<&str> = told
+        .iter()
+        .map(|told| match told {
+            Difference::Inserted(entry) if entry.key == key(5_000) => "inserted",
+            Difference::Updated { new, .. } if new.key == key(7) => "updated",
+            Difference::Deleted { key: gone, old: Some(_) } if *gone == key(0) => "deleted",
+            _ => "wrong",
+        })
+        .collect();
+    assert_eq!(keys, ["deleted", "updated", "inserted"]);
+}
+
+#[tokio::test]
+async fn a_feed_that_is_dropped_is_forgotten_and_a_stopped_replica_ends_feeds() {
+    let mut desk = Desk::new();
+    let collection = desk.collection();
+    for _ in 0..10 {
+        drop(collection.subscribe().await);
+    }
+    assert!(desk.view.gate().await.len() <= 1);
+    let mut feed = collection.subscribe().await;
+    desk.write([(1, Some(1))], false).await;
+    desk.view.set_status(Status::Stopped);
+    assert!(matches!(feed.next().await, Some(Ok(Difference::Inserted(_)))));
+    assert!(feed.next().await.is_none());
+}
