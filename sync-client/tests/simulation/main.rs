@@ -199,7 +199,7 @@ impl World {
                 self.streams.clear();
                 let (serving, accepted) = self.server.serve(&subscribe);
                 self.streams.insert(id, serving);
-                self.deliver(Input::Event(id, accepted));
+                self.deliver(&Input::Event(id, accepted));
             }
             Flight::Pull(id, pull) => {
                 let limit = self.dice.random_range(1..8);
@@ -301,8 +301,8 @@ impl World {
         self.session = session(&self.store, &self.names, seed, self.now);
     }
 
-    fn deliver(&mut self, input: Input) {
-        send(&mut self.link, &mut self.sent, &mut self.dice, self.now, self.calm, &input);
+    fn deliver(&mut self, input: &Input) {
+        send(&mut self.link, &mut self.sent, &mut self.dice, self.now, self.calm, input);
     }
 
     fn fly(&mut self, wait: Duration, flight: Flight) {
