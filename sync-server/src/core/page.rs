@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use sync_proto::convert::{decode_change, encode_change};
+use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
 use sync_proto::types::{Change, ChangeKind, Cursor, Delta, Head, Key, Malformed, Scope, Version};
 
 use super::read::PageStart;
@@ -72,6 +73,17 @@ pub enum Built {
     NothingYet(Version),
     /// The first version alone exceeds the bounds and may not.
     TooLarge,
+}
+
+// === impl PageLimits ===
+
+impl PageLimits {
+    /// The bounds of the protocol, for a page by itself.
+    pub const FULL: Self = Self {
+        changes_max: PAGE_CHANGES_MAX,
+        bytes_max: PAGE_BYTES_MAX,
+        first_version_bytes_max: usize::MAX,
+    };
 }
 
 // === impl PageBuilder ===

@@ -15,10 +15,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
 use sync_proto::types::{
-    AcceptedTarget, CollectionName, Delta, Event, Head, Outcome, Plan, Position, Reset, Target,
-    Timestamp,
+    AcceptedTarget, CollectionName, Cursor, Delta, Event, Head, Outcome, Plan, Position, Reset,
+    Target, Timestamp,
 };
 
 use super::ledger::Ledger;
@@ -31,13 +30,17 @@ use crate::store::{Store, StoreError};
 #[derive(Debug)]
 pub struct Following {
     targets: Vec<One>,
+    limits: PageLimits,
     /// Targets that have something to read, in the order of their turns.
     due: VecDeque<usize>,
 }
 
 #[derive(Debug)]
 struct One {
+    /// Its cursor is how far the server has read.
     target: Target,
+    /// Where the subscriber stands, if the server has read on over what is none of its business.
+    told: Option<Cursor>,
     state: State,
 }
 
@@ -63,9 +66,10 @@ impl Following {
     pub fn accept<S: Store>(
         ledger: &Ledger<S>,
         targets: Vec<Target>,
+        limits: PageLimits,
         may_read: impl Fn(&CollectionName) -> bool,
     ) -> (Self, Vec<AcceptedTarget>) {
-        let mut following = Self { targets: Vec::new(), due: VecDeque::new() };
+        let mut following = Self { targets: Vec::new(), limits, due: VecDeque::new() };
         let mut accepted = Vec::with_capacity(targets.len());
         for (index, mut target) in targets.into_iter().enumerate() {
             let allowed = may_read(&target.collection);
@@ -75,7 +79,7 @@ impl Following {
                 following.due.push_back(index);
             }
             accepted.push(AcceptedTarget { collection: target.collection.clone(), plan, head });
-            following.targets.push(One { target, state });
+            following.targets.push(One { target, told: None, state });
         }
         (following, accepted)
     }
@@ -104,7 +108,7 @@ impl Following {
         if one.target.notify_only {
             return Ok(one.notify(ledger).into_iter().collect());
         }
-        match page(ledger, &one.target)? {
+        match page(ledger, &one.target, self.limits)? {
             Outcome::Delta(delta) => {
                 let has_more = delta.has_more;
                 let events = one.deliver(delta, slow);
@@ -125,8 +129,8 @@ impl Following {
 
     /// Where the caught-up targets stand.
     #[must_use]
-    pub fn bookmark(&self, now: Timestamp) -> Event<Bytes> {
-        Event::Bookmark(self.targets.iter().filter_map(One::position).collect(), now)
+    pub fn bookmark(&mut self, now: Timestamp) -> Event<Bytes> {
+        Event::Bookmark(self.targets.iter_mut().filter_map(One::position).collect(), now)
     }
 }
 
@@ -137,7 +141,7 @@ impl One {
         self.target.collection.clone()
     }
 
-    fn deliver(&mut self, delta: Delta<Bytes>, slow: bool) -> Events {
+    fn deliver(&mut self, mut delta: Delta<Bytes>, slow: bool) -> Events {
         let (to, head, has_more) = (delta.to, delta.head, delta.has_more);
         let was_live = matches!(self.state, State::CaughtUp(_));
         let mut events = Vec::new();
@@ -146,8 +150,13 @@ impl One {
             let behind = head.version.get().saturating_sub(delta.from.version.get());
             events.push(Event::Lagging(self.name(), behind));
         }
-        // What happened outside of a scope only moves the cursor; the next bookmark tells it.
-        if !delta.changes.is_empty() || delta.initial || !was_live {
+        // What happened outside of a scope only moves the cursor; the next message tells it, and
+        // begins where the subscriber stands: it must not see a gap where nothing is missing.
+        let told = self.told.take().unwrap_or(delta.from);
+        if delta.changes.is_empty() && !delta.initial && was_live {
+            self.told = Some(told);
+        } else {
+            delta.from = told;
             events.push(Event::Changes(self.name(), delta));
         }
         self.target.cursor = Some(to);
@@ -175,6 +184,7 @@ impl One {
     /// The collection does not exist: said once, and a first load if it is created again.
     fn vanish(&mut self) -> Option<Event<Bytes>> {
         self.target.cursor = None;
+        self.told = None;
         let known = self.state == State::Absent;
         self.state = State::Absent;
         (!known).then(|| Event::Absent(self.name()))
@@ -187,9 +197,13 @@ impl One {
         (!known).then(|| Event::Notice(self.name(), head))
     }
 
-    fn position(&self) -> Option<Position> {
+    fn position(&mut self) -> Option<Position> {
         let State::CaughtUp(head) = self.state else { return None };
-        (!self.target.notify_only).then(|| Position {
+        if self.target.notify_only {
+            return None;
+        }
+        self.told = None;
+        Some(Position {
             collection: self.name(),
             cursor: head.cursor(),
             digest: self.target.scope.is_all().then_some(head.digest),
@@ -198,12 +212,11 @@ impl One {
     }
 }
 
-fn page<S: Store>(ledger: &Ledger<S>, target: &Target) -> Result<Outcome<Bytes>, StoreError> {
-    let limits = PageLimits {
-        changes_max: PAGE_CHANGES_MAX,
-        bytes_max: PAGE_BYTES_MAX,
-        first_version_bytes_max: usize::MAX,
-    };
+fn page<S: Store>(
+    ledger: &Ledger<S>,
+    target: &Target,
+    limits: PageLimits,
+) -> Result<Outcome<Bytes>, StoreError> {
     let (outcome, _) = ledger.page(&PageRequest {
         collection: &target.collection,
         cursor: target.cursor,

@@ -16,6 +16,7 @@ use tonic::Status;
 
 use super::Context;
 use crate::auth::Caller;
+use crate::core::page::PageLimits;
 use crate::engine::following::Following;
 use crate::engine::hub::Listener;
 use crate::status;
@@ -78,8 +79,9 @@ pub(super) fn start<S: Store>(
     // Listen before looking: a head that moves in between is looked at again, not missed.
     let names = asked.targets.iter().map(|target| target.collection.clone()).collect();
     let listener = context.hub.listen(names);
+    let may_read = |name: &_| caller.may_read(name);
     let (following, accepted) =
-        Following::accept(&context.ledger, asked.targets, |name| caller.may_read(name));
+        Following::accept(&context.ledger, asked.targets, PageLimits::FULL, may_read);
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {

@@ -72,6 +72,20 @@ impl MemoryStore {
         self.state.write().faults = faults;
     }
 
+    /// Plans a failure of the next [`Store::apply`].
+    pub fn fail_next_apply(&self, fault: Fault) {
+        let mut state = self.state.write();
+        let next = state.applies + 1;
+        state.faults.apply.insert(next, fault);
+    }
+
+    /// Plans a failure of the next [`Store::sync`].
+    pub fn fail_next_sync(&self, fault: Fault) {
+        let mut state = self.state.write();
+        let next = state.syncs + 1;
+        state.faults.sync.insert(next, fault);
+    }
+
     /// Makes [`Store::room`] say that the disk is full, or not any more.
     pub fn set_full(&self, full: bool) {
         self.state.write().full = full;

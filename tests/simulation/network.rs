@@ -1,0 +1,98 @@
+//! What is under way between devices and server. Loses, repeats, delays, reorders.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use sync_client::session::{Input, PullId, StreamId};
+use sync_proto::types::{Pull, Subscribe};
+
+/// Which device; the second number counts its lives.
+pub(crate) type DeviceId = (usize, u64);
+
+/// Something under way.
+#[derive(Debug, Clone)]
+pub(crate) enum Packet {
+    Subscribe(DeviceId, StreamId, Subscribe),
+    Unsubscribe(DeviceId, StreamId),
+    Pull(DeviceId, PullId, Pull),
+    ToDevice(DeviceId, Input),
+}
+
+/// How bad the network is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Weather {
+    /// Chance that a message on a stream is lost, repeated, or overtaken.
+    pub(crate) lose: f64,
+    pub(crate) repeat: f64,
+    pub(crate) reorder: f64,
+    pub(crate) delay_ms_max: u64,
+}
+
+/// Packets by the moment of their arrival.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    packets: BTreeMap<(Duration, u64), Packet>,
+    sent: u64,
+    /// When the last message of a stream arrives: the next one comes behind it, unless the
+    /// network reorders.
+    last: BTreeMap<(DeviceId, StreamId), Duration>,
+    pub(crate) weather: Weather,
+}
+
+impl Network {
+    pub(crate) fn new(weather: Weather) -> Self {
+        Self { weather, ..Self::default() }
+    }
+
+    /// When the next packet arrives.
+    pub(crate) fn next_at(&self) -> Option<Duration> {
+        self.packets.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Takes the next packet.
+    pub(crate) fn pop(&mut self) -> Option<Packet> {
+        self.packets.pop_first().map(|(_, packet)| packet)
+    }
+
+    /// Sends a call or its answer: it may be slow, and is lost only with the connection.
+    pub(crate) fn send(&mut self, packet: Packet, now: Duration, dice: &mut StdRng) {
+        let at = now + self.delay(dice);
+        self.put(at, packet);
+    }
+
+    /// Sends a message of a stream.
+    pub(crate) fn stream(
+        &mut self,
+        to: DeviceId,
+        stream: StreamId,
+        input: Input,
+        now: Duration,
+        dice: &mut StdRng,
+    ) {
+        if dice.random_bool(self.weather.lose) {
+            return;
+        }
+        let mut at = now + self.delay(dice);
+        let last = self.last.entry((to, stream)).or_default();
+        if !dice.random_bool(self.weather.reorder) {
+            at = at.max(*last);
+            *last = at;
+        }
+        if dice.random_bool(self.weather.repeat) {
+            let again = at + self.delay(dice);
+            self.put(again, Packet::ToDevice(to, input.clone()));
+        }
+        self.put(at, Packet::ToDevice(to, input));
+    }
+
+    fn put(&mut self, at: Duration, packet: Packet) {
+        self.sent += 1;
+        self.packets.insert((at, self.sent), packet);
+    }
+
+    fn delay(&self, dice: &mut StdRng) -> Duration {
+        Duration::from_millis(dice.random_range(1..=self.weather.delay_ms_max.max(1)))
+    }
+}

@@ -1,0 +1,121 @@
+//! The server: the real ledger over the real in-memory store, and the real subscriptions. It can
+//! die inside of any storage step.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sync_client::session::{Input, PullId, StreamId};
+use sync_proto::types::{CollectionName, Epoch, Event, Head, Outcome, Pull, Subscribe, Timestamp};
+use sync_proto::v1;
+use sync_server::core::page::PageLimits;
+use sync_server::core::plan::Request;
+use sync_server::core::retention::Retention;
+use sync_server::engine::following::Following;
+use sync_server::engine::ledger::{Group, Ledger, Settings};
+use sync_server::store::StoreError;
+use sync_server::store::memory::MemoryStore;
+
+use crate::network::DeviceId;
+
+/// A server that is up.
+pub(crate) struct Server {
+    pub(crate) ledger: Ledger<MemoryStore>,
+    pub(crate) streams: BTreeMap<(DeviceId, StreamId), Stream>,
+    limits: PageLimits,
+}
+
+/// A subscription.
+pub(crate) struct Stream {
+    following: Following,
+    names: Vec<CollectionName>,
+    heartbeat: Duration,
+    pub(crate) next_bookmark: Duration,
+}
+
+impl Server {
+    /// Opens a ledger over what a store holds.
+    pub(crate) fn open(store: MemoryStore, tombstones_max: u64, changes_max: usize) -> Self {
+        let retention = Retention { tombstone_age_max: Duration::from_secs(40), tombstones_max };
+        let settings = Settings { retention, ..Settings::default() };
+        let ledger = Ledger::open(store, settings, &mut |_| {}).expect("the rows fit together");
+        let limits = PageLimits { changes_max, ..PageLimits::FULL };
+        Self { ledger, streams: BTreeMap::new(), limits }
+    }
+
+    pub(crate) fn heads(&self) -> BTreeMap<CollectionName, Head> {
+        self.ledger.list_collections("", None, usize::MAX).into_iter().collect()
+    }
+
+    pub(crate) fn commit(
+        &mut self,
+        requests: &[Request],
+        now: Timestamp,
+        mint: &mut dyn FnMut() -> Epoch,
+    ) -> Result<Group, StoreError> {
+        let group = self.ledger.commit(requests, now, mint)?;
+        self.announce(&group.moved);
+        Ok(group)
+    }
+
+    /// Tells the streams that heads moved.
+    pub(crate) fn announce(&mut self, moved: &[CollectionName]) {
+        for stream in self.streams.values_mut() {
+            let marks = stream.names.iter().enumerate();
+            let marks = marks.filter(|(_, name)| moved.contains(name)).map(|(index, _)| index);
+            stream.following.mark(marks.collect());
+        }
+    }
+
+    /// Opens a stream; the message that comes first.
+    pub(crate) fn subscribe(
+        &mut self,
+        device: DeviceId,
+        id: StreamId,
+        asked: Subscribe,
+        now: Duration,
+    ) -> Input {
+        let names = asked.targets.iter().map(|target| target.collection.clone()).collect();
+        let heartbeat = asked.heartbeat;
+        let (following, accepted) =
+            Following::accept(&self.ledger, asked.targets, self.limits, |_| true);
+        let next_bookmark = now + heartbeat;
+        let stream = Stream { following, names, heartbeat, next_bookmark };
+        self.streams.insert((device, id), stream);
+        message(id, Event::Accepted(accepted, heartbeat))
+    }
+
+    /// One turn of one target of a stream: what it says.
+    pub(crate) fn step(&mut self, of: (DeviceId, StreamId), slow: bool) -> Vec<Input> {
+        let Some(stream) = self.streams.get_mut(&of) else { return Vec::new() };
+        let events = stream.following.step(&self.ledger, slow).expect("reads never fail");
+        events.into_iter().map(|event| message(of.1, event)).collect()
+    }
+
+    pub(crate) fn is_due(&self, of: (DeviceId, StreamId)) -> bool {
+        self.streams.get(&of).is_some_and(|stream| stream.following.is_due())
+    }
+
+    pub(crate) fn bookmark(&mut self, of: (DeviceId, StreamId), now: Timestamp) -> Option<Input> {
+        let stream = self.streams.get_mut(&of)?;
+        stream.next_bookmark += stream.heartbeat;
+        Some(message(of.1, stream.following.bookmark(now)))
+    }
+
+    /// Answers a pull, over the wire and back.
+    pub(crate) fn pull(&self, id: PullId, mut pull: Pull) -> Input {
+        pull.changes_max = pull.changes_max.min(self.limits.changes_max);
+        let answers = self.ledger.pull(&pull, |_| true);
+        let outcome = |answer: Result<Outcome<Bytes>, _>| {
+            let wire = v1::Outcome::from(answer.expect("reads never fail"));
+            Outcome::try_from(wire).expect("what the server says is well-formed")
+        };
+        Input::Pulled(id, Ok(answers.into_iter().map(outcome).collect()))
+    }
+}
+
+/// A message as it arrives: over the wire and back.
+fn message(stream: StreamId, event: Event<Bytes>) -> Input {
+    let wire = v1::SubscribeResponse::from(event);
+    Input::Event(stream, Event::try_from(wire).expect("what the server says is well-formed"))
+}

@@ -1,0 +1,462 @@
+//! One history: what happens when, and what must hold. All chance comes from one seed.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use sync_client::session::{Fault, Input, StreamId};
+use sync_proto::types::{
+    CollectionName, Commit, Epoch, Key, Mutation, Op, SortKey, Timestamp, Value,
+};
+use sync_server::core::plan::Request;
+use sync_server::store::memory::{Fault as StoreFault, Faults, MemoryStore};
+
+use crate::device::{Device, Died};
+use crate::model::{History, Model};
+use crate::network::{DeviceId, Network, Packet, Weather};
+use crate::server::Server;
+
+/// How long things happen.
+const EVENTFUL: Duration = Duration::from_secs(120);
+/// How long after that everything must have converged: the safety pull is every 15 minutes.
+const QUIET: Duration = Duration::from_secs(2 * 60 * 60);
+/// Nothing real takes more steps within one moment.
+const STEPS_AT_ONCE_MAX: u32 = 10_000;
+/// When the simulation begins, by the server's clock.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// A history in the making.
+pub(crate) struct World {
+    dice: StdRng,
+    tell: bool,
+    began: Instant,
+    now: Duration,
+    next_deed: Duration,
+    /// Steps since time last moved: a session that never sleeps is a bug.
+    steps_at_once: u32,
+    clock_skew_ms: u64,
+    server: Option<Server>,
+    /// What a server that is down will find.
+    disk: Option<MemoryStore>,
+    tombstones_max: u64,
+    page_changes_max: usize,
+    devices: Vec<Device>,
+    network: Network,
+    names: Vec<CollectionName>,
+    model: Model,
+    /// What is also possible after a crash: the last group, if it reached the disk.
+    maybe: Option<Model>,
+    history: History,
+    /// Everything that happened, in short.
+    trace: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, tell: bool) -> Self {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let began = Instant::now();
+        let names: Vec<_> = (0..dice.random_range(1..=4))
+            .map(|n| CollectionName::new(&format!("c/{n}")).expect("well-formed"))
+            .collect();
+        let count = dice.random_range(1..=3);
+        let devices =
+            (0..count).map(|n| Device::new(n, names.clone(), dice.random(), began)).collect();
+        let tombstones_max = *[0, 2, 8, 1_000].choose(&mut dice).expect("not empty");
+        let page_changes_max = dice.random_range(1..=6);
+        let bad = dice.random_bool(0.7);
+        let chance = |dice: &mut StdRng, most| if bad { dice.random_range(0.0..most) } else { 0.0 };
+        let weather = Weather {
+            lose: chance(&mut dice, 0.2),
+            repeat: chance(&mut dice, 0.2),
+            reorder: chance(&mut dice, 0.3),
+            delay_ms_max: *[5, 50, 2_000].choose(&mut dice).expect("not empty"),
+        };
+        let server = Server::open(MemoryStore::new(), tombstones_max, page_changes_max);
+        Self {
+            network: Network::new(weather),
+            dice,
+            tell,
+            began,
+            now: Duration::ZERO,
+            next_deed: Duration::ZERO,
+            steps_at_once: 0,
+            clock_skew_ms: 0,
+            server: Some(server),
+            disk: None,
+            tombstones_max,
+            page_changes_max,
+            devices,
+            names,
+            model: Model::default(),
+            maybe: None,
+            history: History::default(),
+            trace: 0,
+        }
+    }
+
+    /// Runs the history to its end; returns a number that tells histories apart.
+    pub(crate) fn run(mut self) -> u64 {
+        for index in 0..self.devices.len() {
+            self.act(index);
+        }
+        while self.now < EVENTFUL {
+            self.advance(true);
+        }
+        self.calm_down();
+        while self.now < EVENTFUL + QUIET {
+            self.advance(false);
+            if self.is_quiet() {
+                self.check_the_end();
+                return self.trace;
+            }
+        }
+        self.check_the_end();
+        panic!("everything is equal, but a session does not say so");
+    }
+
+    /// On to the next thing that happens.
+    fn advance(&mut self, eventful: bool) {
+        let packet = self.network.next_at().unwrap_or(Duration::MAX);
+        let bookmark = self.server.iter().flat_map(|server| server.streams.iter());
+        let bookmark = bookmark.map(|(of, stream)| (stream.next_bookmark, *of)).min();
+        let deadline = |device: &Device| device.session.deadline().duration_since(self.began);
+        let timer = (0..self.devices.len()).map(|i| (deadline(&self.devices[i]), i)).min();
+        let (timer, device) = timer.expect("there is a device");
+        let deed = if eventful { self.next_deed } else { Duration::MAX };
+        let bookmark_at = bookmark.map_or(Duration::MAX, |(at, _)| at);
+        let next = packet.min(bookmark_at).min(timer).min(deed);
+        self.steps_at_once = if next > self.now { 0 } else { self.steps_at_once + 1 };
+        assert!(self.steps_at_once < STEPS_AT_ONCE_MAX, "somebody is busy doing nothing");
+        self.now = self.now.max(next);
+        if next == packet {
+            let packet = self.network.pop().expect("looked at above");
+            self.arrive(packet);
+        } else if next == deed {
+            self.deed();
+            let pause = self.dice.random_range(1..=2_000);
+            self.next_deed = self.now + Duration::from_millis(pause);
+        } else if next == timer {
+            if self.steps_at_once > STEPS_AT_ONCE_MAX - 3 {
+                eprintln!("{:?}", self.devices[device].session);
+            }
+            self.input(device, Input::Elapsed);
+        } else if let Some((_, of)) = bookmark {
+            let now = self.clock();
+            let server = self.server.as_mut().expect("it has streams");
+            if let Some(input) = server.bookmark(of, now) {
+                self.network.stream(of.0, of.1, input, self.now, &mut self.dice);
+            }
+            self.pump();
+        }
+    }
+
+    fn clock(&self) -> Timestamp {
+        let since = u64::try_from(self.now.as_millis()).expect("short");
+        Timestamp::from_millis(EPOCH_MS + since + self.clock_skew_ms)
+    }
+
+    fn note(&mut self, what: &str) {
+        for byte in what.bytes() {
+            self.trace = self.trace.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte);
+        }
+        if self.tell {
+            eprintln!("{:>10.3} {what}", self.now.as_secs_f64());
+        }
+    }
+
+    /// Something that somebody does.
+    fn deed(&mut self) {
+        match self.dice.random_range(0..100) {
+            0..60 => self.write(),
+            60..68 => self.purge(),
+            68..73 => self.crash_server(usize::MAX),
+            73..80 => self.start_server(),
+            80..86 => self.cut_a_stream(),
+            86..91 => self.kill_a_device(),
+            91..94 => self.delete_a_collection(),
+            94..97 => self.pump(),
+            _ => self.clock_skew_ms += self.dice.random_range(0..60_000),
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(server) = &self.server else { return self.start_server() };
+        if self.dice.random_bool(0.06) {
+            let fault =
+                if self.dice.random_bool(0.5) { StoreFault::Before } else { StoreFault::After };
+            if self.dice.random_bool(0.5) {
+                server.ledger.store().fail_next_apply(fault);
+            } else {
+                server.ledger.store().fail_next_sync(fault);
+            }
+        }
+        let commits: Vec<Vec<Mutation>> =
+            (0..self.dice.random_range(1..=3)).map(|_| self.mutations()).collect();
+        let request = |mutations: &Vec<Mutation>| Request::Commit {
+            commit: Commit { mutations: mutations.clone(), ..Commit::default() },
+            fingerprint: [0; 16],
+        };
+        let requests: Vec<Request> = commits.iter().map(request).collect();
+        let mut after = self.model.clone();
+        let accepted: Vec<bool> = commits.iter().map(|commit| after.commit(commit)).collect();
+        let now = self.clock();
+        let mut epochs = StdRng::seed_from_u64(self.dice.random());
+        let mut mint = || Epoch::new(epochs.random::<u64>() | 1).expect("not zero");
+        let server = self.server.as_mut().expect("looked at above");
+        match server.commit(&requests, now, &mut mint) {
+            Ok(group) => {
+                for (answer, accepted) in group.answers.iter().zip(accepted) {
+                    assert_eq!(answer.is_ok(), accepted, "{answer:?}");
+                    for committed in answer.iter().flat_map(|answer| &answer.collections) {
+                        after.agree(committed);
+                    }
+                }
+                for name in &group.moved {
+                    self.history.announce(name, &after.collections[name]);
+                }
+                self.model = after;
+                server.ledger.store().set_faults(Faults::default());
+                self.note(&format!("commit {:?}", group.moved));
+                self.pump();
+            }
+            Err(error) => {
+                self.note(&format!("commit fails: {error}"));
+                self.maybe = Some(after);
+                let keeping = self.dice.random_range(0..=1);
+                self.crash_server(keeping);
+            }
+        }
+    }
+
+    fn mutations(&mut self) -> Vec<Mutation> {
+        let mut mutations: Vec<Mutation> = Vec::new();
+        for _ in 0..self.dice.random_range(1..=8) {
+            let collection = self.names.choose(&mut self.dice).expect("not empty").clone();
+            let key = Key::new(vec![b'a' + self.dice.random_range(0..12)]).expect("short");
+            let twice = |m: &Mutation| m.collection == collection && m.op.key() == Some(&key);
+            if mutations.iter().any(twice) {
+                continue;
+            }
+            let sort_key = SortKey::new(vec![self.dice.random_range(0..3)]).expect("short");
+            let value = Value::new(vec![self.dice.random_range(0..4u8); 3]).expect("short");
+            let op = match self.dice.random_range(0..10) {
+                0..6 => {
+                    let sort_key = self.dice.random_bool(0.5).then_some(sort_key);
+                    Op::Put { key, value, sort_key }
+                }
+                6..9 => Op::Delete { key },
+                _ => Op::Reorder { key, sort_key },
+            };
+            mutations.push(Mutation { collection, op });
+        }
+        mutations
+    }
+
+    fn purge(&mut self) {
+        let now = self.clock();
+        let Some(server) = &self.server else { return };
+        for _ in 0..self.dice.random_range(1..20) {
+            server.ledger.purge_step(now).expect("the store does not fail here");
+        }
+        self.note("purge");
+    }
+
+    fn delete_a_collection(&mut self) {
+        let name = self.names.choose(&mut self.dice).expect("not empty").clone();
+        let Some(server) = &mut self.server else { return };
+        let deleted = server.ledger.delete_collection(&name, None).expect("no fault is planned");
+        assert_eq!(deleted.is_ok(), self.model.collections.remove(&name).is_some());
+        server.announce(std::slice::from_ref(&name));
+        self.note(&format!("delete {name}"));
+        self.pump();
+    }
+
+    /// Gives streams their turns; while things happen, some have to wait.
+    fn pump(&mut self) {
+        let eager = if self.now < EVENTFUL { 0.9 } else { 1.0 };
+        let Some(server) = &mut self.server else { return };
+        let streams: Vec<(DeviceId, StreamId)> = server.streams.keys().copied().collect();
+        for of in streams {
+            while server.is_due(of) && self.dice.random_bool(eager) {
+                let slow = self.dice.random_bool(0.1);
+                for input in server.step(of, slow) {
+                    self.network.stream(of.0, of.1, input, self.now, &mut self.dice);
+                }
+            }
+        }
+    }
+
+    /// The server dies; `keeping` of its unsynced batches happen to be on the disk.
+    fn crash_server(&mut self, keeping: usize) {
+        let Some(server) = self.server.take() else { return };
+        self.disk = Some(server.ledger.store().crash_keeping(keeping));
+        for (device, stream) in server.streams.into_keys() {
+            // Half of them find out at once, half only by the silence.
+            if self.dice.random_bool(0.5) {
+                self.end_stream(device, stream);
+            }
+        }
+        self.note("the server dies");
+    }
+
+    fn end_stream(&mut self, device: DeviceId, stream: StreamId) {
+        let ended = Input::StreamEnded(stream, Fault::Passing);
+        self.network.send(Packet::ToDevice(device, ended), self.now, &mut self.dice);
+    }
+
+    fn start_server(&mut self) {
+        let Some(store) = self.disk.take() else { return };
+        let server = Server::open(store, self.tombstones_max, self.page_changes_max);
+        let heads = server.heads();
+        if let Some(maybe) = self.maybe.take()
+            && !self.model.is_at(&heads)
+        {
+            self.model = maybe;
+        }
+        // G3, G4: all of the last group or nothing of it, and nothing else.
+        assert!(self.model.is_at(&heads), "the store is neither before nor after the last group");
+        for (name, head) in &heads {
+            let collection = self.model.collections.get_mut(name).expect("compared above");
+            collection.epoch = Some(head.epoch);
+            self.history.announce(name, collection);
+        }
+        self.server = Some(server);
+        self.note("the server starts");
+    }
+
+    fn cut_a_stream(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        let streams: Vec<_> = server.streams.keys().copied().collect();
+        let Some((device, stream)) = streams.choose(&mut self.dice).copied() else { return };
+        server.streams.remove(&(device, stream));
+        if self.dice.random_bool(0.7) {
+            self.end_stream(device, stream);
+        }
+        self.note("a stream is cut");
+    }
+
+    fn kill_a_device(&mut self) {
+        let index = self.dice.random_range(0..self.devices.len());
+        self.restart(index);
+    }
+
+    fn restart(&mut self, index: usize) {
+        let seed = self.dice.random();
+        let now = self.began + self.now;
+        self.devices[index].restart(seed, now);
+        self.note(&format!("device {index} restarts"));
+        self.act(index);
+    }
+
+    fn arrive(&mut self, packet: Packet) {
+        let died = Input::StreamEnded;
+        match (packet, &mut self.server) {
+            (Packet::ToDevice(id, input), _) => {
+                if self.devices[id.0].id == id {
+                    self.input(id.0, input);
+                }
+            }
+            (Packet::Subscribe(id, stream, asked), Some(server)) => {
+                let first = server.subscribe(id, stream, asked, self.now);
+                self.network.stream(id, stream, first, self.now, &mut self.dice);
+                self.pump();
+            }
+            (Packet::Subscribe(id, stream, _), None) => {
+                let ended = Packet::ToDevice(id, died(stream, Fault::Passing));
+                self.network.send(ended, self.now, &mut self.dice);
+            }
+            (Packet::Unsubscribe(id, stream), Some(server)) => {
+                server.streams.remove(&(id, stream));
+            }
+            (Packet::Unsubscribe(..), None) => {}
+            (Packet::Pull(id, pull, asked), Some(server)) => {
+                let answer = server.pull(pull, asked);
+                self.network.send(Packet::ToDevice(id, answer), self.now, &mut self.dice);
+            }
+            (Packet::Pull(id, pull, _), None) => {
+                let failed = Input::Pulled(pull, Err(Fault::Passing));
+                self.network.send(Packet::ToDevice(id, failed), self.now, &mut self.dice);
+            }
+        }
+    }
+
+    fn input(&mut self, index: usize, input: Input) {
+        let now = self.began + self.now;
+        let mortal = self.now < EVENTFUL;
+        let dice = &mut self.dice;
+        let survives = || !mortal || !dice.random_bool(0.003);
+        let handled = self.devices[index].handle(input, now, &self.history, survives);
+        self.send_all(index, handled);
+    }
+
+    fn act(&mut self, index: usize) {
+        let now = self.began + self.now;
+        let acted = self.devices[index].act(now, &self.history, &mut || true);
+        self.send_all(index, acted);
+    }
+
+    fn send_all(&mut self, index: usize, packets: Result<Vec<Packet>, Died>) {
+        match packets {
+            Ok(packets) => {
+                for packet in packets {
+                    self.network.send(packet, self.now, &mut self.dice);
+                }
+            }
+            Err(Died) => self.restart(index),
+        }
+    }
+
+    /// The storm is over: the server is up and the network is good.
+    fn calm_down(&mut self) {
+        if let Some(server) = &self.server {
+            server.ledger.store().set_faults(Faults::default());
+        }
+        self.start_server();
+        self.network.weather = Weather { delay_ms_max: 5, ..Weather::default() };
+        self.note("calm");
+        self.pump();
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.network.next_at().is_none()
+            && self.devices.iter().all(|device| device.session.is_settled())
+            && self.devices.iter().all(|device| self.is_equal(device))
+    }
+
+    fn is_equal(&self, device: &Device) -> bool {
+        self.names.iter().all(|name| {
+            let standing = device.standing(name);
+            match self.model.collections.get(name) {
+                Some(wanted) => {
+                    let at =
+                        standing.cursor.map(|cursor| (Some(cursor.epoch), cursor.version.get()));
+                    at == Some((wanted.epoch, wanted.version))
+                        && standing.load.is_none()
+                        && device.items(name) == wanted.items
+                        && standing.tally.digest == crate::model::digest(&wanted.items)
+                }
+                None => standing.cursor.is_none() && device.items(name).is_empty(),
+            }
+        })
+    }
+
+    /// G1: replica = server = model, by content and by digest.
+    fn check_the_end(&self) {
+        let server = self.server.as_ref().expect("it was started");
+        assert!(self.model.is_at(&server.heads()), "the server is not the model");
+        for device in &self.devices {
+            for name in &self.names {
+                let standing = device.standing(name);
+                let items = self.model.collections.get(name).map(|found| found.items.clone());
+                assert_eq!(
+                    device.items(name),
+                    items.unwrap_or_default(),
+                    "device {:?} at {standing:?} is not the server at {name}",
+                    device.id
+                );
+            }
+            assert!(self.is_equal(device), "device {:?} does not stand at the head", device.id);
+        }
+    }
+}
