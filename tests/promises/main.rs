@@ -5,12 +5,15 @@
 mod access;
 mod batches;
 mod commits;
+mod crashes;
 mod decisions;
 mod draining;
 mod imports;
 mod limits;
 mod listings;
 mod pages;
+mod program;
+mod replays;
 mod retries;
 mod scopes;
 mod slow_readers;

@@ -20,7 +20,6 @@ pub struct Program {
     exe: PathBuf,
     dir: PathBuf,
     address: SocketAddr,
-    flags: Vec<String>,
 }
 
 /// A running process. Dropping it kills it.
@@ -37,14 +36,13 @@ impl Program {
     /// The program `exe` over the store in `dir`.
     #[must_use]
     pub fn new(exe: &str, dir: &Path) -> Self {
-        Self { exe: exe.into(), dir: dir.into(), address: free_address(), flags: Vec::new() }
+        Self { exe: exe.into(), dir: dir.into(), address: free_address() }
     }
 
-    /// The same with another flag.
+    /// The same on another address.
     #[must_use]
-    pub fn flag(mut self, flag: &str, value: &str) -> Self {
-        self.flags.extend([flag.to_owned(), value.to_owned()]);
-        self
+    pub fn at(self, address: SocketAddr) -> Self {
+        Self { address, ..self }
     }
 
     /// Where it will listen.
@@ -67,7 +65,6 @@ impl Program {
             .arg(&self.dir)
             .args(["--listen", &self.address.to_string()])
             .args(["--cache-mib", "16", "--free-disk-min-mib", "1"])
-            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
