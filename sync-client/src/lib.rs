@@ -3,8 +3,8 @@
 //! ```no_run
 //! # #[derive(Debug, serde::Serialize, serde::Deserialize)] struct Member { role: String }
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use sync_client::{Collection, DiskStore, Json, Replica, SyncClient};
 //! use sync_client::types::CollectionName;
+//! use sync_client::{Collection, DiskStore, Json, Replica, SyncClient};
 //!
 //! let client = SyncClient::connect("http://127.0.0.1:7411")?;
 //! let name = CollectionName::new("groups/42/members")?;
@@ -21,6 +21,27 @@
 //! # stop.cancel(); task.await??; Ok(())
 //! # }
 //! ```
+//!
+//! # What there is
+//!
+//! * [`SyncClient`]: the calls of the protocol in checked types, with deadlines and retries.
+//! * [`Replica`]: copies of up to 1,024 collections in a [`ReplicaStore`]: [`MemoryStore`], or
+//!   [`DiskStore`] in a redb file, which may be a file of the application. Its [`Driver`] is a
+//!   future that the application owns; nothing runs behind its back.
+//! * [`Collection`]: a typed view through a [`Codec`] ([`Json`], [`Protobuf`], [`Raw`]). Reads
+//!   answer from the local store, before the network does and whatever it does.
+//! * [`Differences`]: what changed, one net change per item, for a consumer that looks when it
+//!   likes.
+//! * [`session`]: the conversation itself, pure, for those who want to drive it themselves.
+//!
+//! # What holds
+//!
+//! Rows, cursor and digest change in one local transaction. A first load, and one that repairs
+//! a copy, is staged beside the rows that readers see and takes their place at once; it goes on
+//! where it was interrupted. At every caught-up point the copy's digest is compared with the
+//! server's; what differs is fetched anew, and counted in [`Stats`]. Lost, repeated and
+//! reordered messages, cut connections and server restarts are no errors: they show in
+//! [`Status`], and pass.
 
 pub mod backoff;
 pub mod client;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sync_proto::limits::SUBSCRIBE_TARGETS_MAX;
+use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, SUBSCRIBE_TARGETS_MAX};
 use sync_proto::types::CollectionName;
 
 use crate::client::SyncClient;
@@ -80,11 +80,12 @@ impl ReplicaBuilder {
         self
     }
 
-    /// Quiet time after which the server gives a sign of life; 15 s when not said. A stream
-    /// that is silent for three times this long counts as dead.
+    /// Quiet time after which the server gives a sign of life, 100 ms to 60 s; 15 s when not
+    /// said. A stream that is silent for three times this long counts as dead.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
-        self.config.heartbeat = heartbeat;
+        let millis = |millis: u32| Duration::from_millis(millis.into());
+        self.config.heartbeat = heartbeat.clamp(millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
         self
     }
 

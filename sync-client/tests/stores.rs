@@ -181,6 +181,21 @@ fn t10_a_load_shows_nothing_before_it_has_everything() {
 }
 
 #[test]
+fn changes_up_to_the_cursor_are_passed_over() {
+    let store = MemoryStore::new();
+    let name = name(1);
+    let write = |changes: Vec<Change>, to| {
+        let expected = store.standing(&name).unwrap().active();
+        store.write(&name, &Write { expected, step: Step::Page { changes, to } }).unwrap()
+    };
+    write(vec![change((1, 3), 4), change((2, 3), 5)], cursor(5, true));
+    let overlapping = vec![change((1, 0), 4), change((2, 4), 5), change((3, 3), 6)];
+    let applied = write(overlapping, cursor(6, true));
+    assert!(matches!(applied.visible, Visible::Rows(changed) if changed.len() == 1));
+    assert_eq!(applied.standing.tally.items, 3);
+}
+
+#[test]
 fn x5_compare_and_set_lets_one_of_two_through() {
     let store = MemoryStore::new();
     let name = name(1);

@@ -118,6 +118,20 @@ async fn x9_a_feed_that_remembers_too_much_begins_again() {
 }
 
 #[tokio::test]
+async fn x8_items_that_come_and_go_unseen_are_not_remembered() {
+    let mut desk = Desk::new();
+    let mut feed = desk.collection().subscribe().await;
+    for number in 0..50 {
+        desk.write([(number, Some(1))], false).await;
+        desk.write([(number, None)], false).await;
+    }
+    assert_eq!(feed.feed.backlog.lock().dirty.len(), 0);
+    assert_eq!(feed.feed.backlog.lock().order.len(), 0);
+    desk.write([(7, Some(1))], false).await;
+    assert!(matches!(&Desk::drain(&mut feed).await[..], [Difference::Inserted(_)]));
+}
+
+#[tokio::test]
 async fn contents_that_are_too_much_to_remember_are_told_without_old() {
     let mut desk = Desk::new();
     desk.write((0..3).map(|n| (n, Some(1))), false).await;

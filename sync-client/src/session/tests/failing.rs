@@ -129,6 +129,26 @@ fn x2_a_safety_pull_finds_what_no_push_told() {
 }
 
 #[test]
+fn copies_are_checked_between_half_a_day_and_a_day_and_a_half() {
+    let mut talk = Talk::live(10);
+    let begun = talk.now;
+    while talk.checks == 0 {
+        talk.event(Event::Bookmark(Vec::new(), Timestamp::default()));
+        talk.pass(Duration::from_secs(40));
+        while !talk.pulls.is_empty() {
+            talk.answer(vec![Outcome::Aligned(head(10))]);
+        }
+    }
+    let hours = (talk.now - begun).as_secs() / 3_600;
+    assert!((12..=36).contains(&hours), "{hours}");
+    talk.input(Input::SelfChecked(name(), true));
+    assert!(talk.stats().repairs.is_empty());
+    talk.input(Input::SelfChecked(name(), false));
+    assert_eq!(talk.stats().repairs[&RepairReason::LocalDamage], 1);
+    assert_eq!(talk.shown(), None);
+}
+
+#[test]
 fn x15_a_silent_stream_is_given_up_after_three_heartbeats() {
     let mut talk = Talk::live(10);
     let opened = talk.stream.as_ref().unwrap().0;
