@@ -30,11 +30,11 @@ proto-lint:
 
 # Kill a writing process many times.
 crash CYCLES="200":
-    DELTASYNC_CRASH_CYCLES={{ CYCLES }} cargo test --workspace crash -- --nocapture
+    DELTASYNC_CRASH_CYCLES={{ CYCLES }} cargo test --workspace -- --nocapture kill crashes::
 
 # Replay the real histories beside the checkout.
 replay:
-    cargo test -p sync-tests replay -- --nocapture
+    DELTASYNC_REPLAY=all cargo test -p sync-tests replays:: -- --nocapture
 
 # Simulate many bad networks.
 sim SEEDS="20000":
