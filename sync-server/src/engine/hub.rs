@@ -2,7 +2,7 @@
 //! *which* of its collections moved; whoever empties it reads the head that is there then. So a
 //! late or slow listener misses nothing, and waking costs the same however much has happened.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,16 +12,27 @@ use tokio::sync::Notify;
 /// Announces heads to mailboxes.
 #[derive(Debug, Default)]
 pub struct Hub {
-    listeners: Mutex<HashMap<CollectionName, Vec<Registration>>>,
+    state: Mutex<State>,
 }
 
-/// A mailbox, and what its listener calls the collection.
-type Registration = (Arc<Mailbox>, usize);
+#[derive(Debug, Default)]
+struct State {
+    next_listener: ListenerId,
+    /// By name and listener, so that one of many goes without a search: `announce` waits for
+    /// whoever holds this lock.
+    listeners: HashMap<CollectionName, BTreeMap<(ListenerId, Index), Arc<Mailbox>>>,
+}
+
+/// Tells listeners apart; never reused.
+type ListenerId = u64;
+
+/// What a listener calls a collection.
+type Index = usize;
 
 /// Which of a listener's collections moved since it last looked.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    moved: Mutex<BTreeSet<usize>>,
+    moved: Mutex<BTreeSet<Index>>,
     wake: Notify,
 }
 
@@ -29,6 +40,7 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Listener {
     hub: Arc<Hub>,
+    id: ListenerId,
     mailbox: Arc<Mailbox>,
     names: Vec<CollectionName>,
 }
@@ -41,19 +53,22 @@ impl Hub {
     #[must_use]
     pub fn listen(self: &Arc<Self>, names: Vec<CollectionName>) -> Listener {
         let mailbox = Arc::new(Mailbox::default());
-        let mut listeners = self.listeners.lock();
+        let mut state = self.state.lock();
+        let id = state.next_listener;
+        state.next_listener += 1;
         for (index, name) in names.iter().enumerate() {
-            listeners.entry(name.clone()).or_default().push((Arc::clone(&mailbox), index));
+            let registered = state.listeners.entry(name.clone()).or_default();
+            registered.insert((id, index), Arc::clone(&mailbox));
         }
-        drop(listeners);
-        Listener { hub: Arc::clone(self), mailbox, names }
+        drop(state);
+        Listener { hub: Arc::clone(self), id, mailbox, names }
     }
 
     /// Says that these collections have a new durable state.
     pub fn announce(&self, names: &[CollectionName]) {
-        let listeners = self.listeners.lock();
+        let state = self.state.lock();
         for name in names {
-            for (mailbox, index) in listeners.get(name).into_iter().flatten() {
+            for ((_, index), mailbox) in state.listeners.get(name).into_iter().flatten() {
                 mailbox.moved.lock().insert(*index);
                 mailbox.wake.notify_one();
             }
@@ -63,7 +78,7 @@ impl Hub {
     /// How many registrations there are for a collection.
     #[must_use]
     pub fn listeners(&self, name: &CollectionName) -> usize {
-        self.listeners.lock().get(name).map_or(0, Vec::len)
+        self.state.lock().listeners.get(name).map_or(0, BTreeMap::len)
     }
 }
 
@@ -91,13 +106,66 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut listeners = self.hub.listeners.lock();
-        for name in &self.names {
-            let Some(registered) = listeners.get_mut(name) else { continue };
-            registered.retain(|(mailbox, _)| !Arc::ptr_eq(mailbox, &self.mailbox));
+        let mut state = self.hub.state.lock();
+        for (index, name) in self.names.iter().enumerate() {
+            let Some(registered) = state.listeners.get_mut(name) else { continue };
+            registered.remove(&(self.id, index));
             if registered.is_empty() {
-                listeners.remove(name);
+                state.listeners.remove(name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn name(name: &str) -> CollectionName {
+        CollectionName::new(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_late_listener_finds_what_moved() {
+        let hub = Arc::new(Hub::default());
+        let listener = hub.listen(vec![name("a"), name("b"), name("a")]);
+        let other = hub.listen(vec![name("b")]);
+        hub.announce(&[name("a"), name("never heard of")]);
+        hub.announce(&[name("a")]);
+        assert_eq!(listener.moved().await, [0, 2].into());
+        hub.announce(&[name("b")]);
+        assert_eq!(listener.moved().await, [1].into());
+        assert_eq!(other.moved().await, [0].into());
+        assert_eq!(listener.name(1), &name("b"));
+    }
+
+    /// G8: the hub remembers nobody who went away, and nobody else is forgotten with them.
+    #[tokio::test]
+    async fn registrations_end_with_their_listener() {
+        let hub = Arc::new(Hub::default());
+        let stays = hub.listen(vec![name("a")]);
+        let goes = hub.listen(vec![name("a"), name("b"), name("a")]);
+        assert_eq!((hub.listeners(&name("a")), hub.listeners(&name("b"))), (3, 1));
+        drop(goes);
+        assert_eq!((hub.listeners(&name("a")), hub.listeners(&name("b"))), (1, 0));
+        assert_eq!(hub.state.lock().listeners.len(), 1);
+        hub.announce(&[name("a")]);
+        assert_eq!(stays.moved().await, [0].into());
+    }
+
+    /// G8: the end of a stream takes no longer because thousands follow the same collections.
+    #[test]
+    fn many_listeners_end_quickly() {
+        let hub = Arc::new(Hub::default());
+        let names: Vec<_> = (0..10).map(|n| name(&format!("c{n}"))).collect();
+        let listeners: Vec<_> = (0..30_000).map(|_| hub.listen(names.clone())).collect();
+        let began = Instant::now();
+        // The newest first: a search from the oldest on would pass all others.
+        listeners.into_iter().rev().for_each(drop);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(hub.state.lock().listeners.is_empty());
     }
 }
