@@ -9,13 +9,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sync_proto::types::CollectionName;
 
+/// Bytes of a subject: it becomes part of what is stored under idempotency keys.
+const SUBJECT_LEN_MAX: usize = 256;
+
+/// Covers every collection.
+const EVERYTHING: &str = "*";
+
 /// A token and its rights, as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// SHA-256 of the bearer token, 64 hexadecimal digits: the token itself stays with its owner.
     pub sha256: String,
-    /// Whose token it is; appears in logs.
+    /// Whose token it is, 1 to 256 bytes; appears in logs.
     pub subject: String,
     /// Names and the names below them that may be read: `groups` covers `groups` and
     /// `groups/42`, not `groups2`. `*` covers everything.
@@ -55,9 +61,45 @@ pub enum AccessError {
 
 /// A token configuration that makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("tokens[{index}].sha256: must be 64 hexadecimal digits")]
-pub struct BadToken {
-    index: usize,
+#[non_exhaustive]
+pub enum BadToken {
+    /// The hash is none.
+    #[error("tokens[{index}].sha256: must be 64 hexadecimal digits")]
+    Hash {
+        /// Which token.
+        index: usize,
+    },
+    /// Two tokens are one: which rights would it have?
+    #[error("tokens[{index}].sha256: is also the one of tokens[{earlier}]")]
+    Twice {
+        /// Which token.
+        index: usize,
+        /// The other.
+        earlier: usize,
+    },
+    /// Nobody's token, or somebody's with an endless name.
+    #[error("tokens[{index}].subject: {len} bytes, must be 1 to {SUBJECT_LEN_MAX}")]
+    Subject {
+        /// Which token.
+        index: usize,
+        /// How long the subject is.
+        len: usize,
+    },
+    /// Covers nothing, whatever it was meant to cover.
+    #[error(
+        "tokens[{index}].{right}[{element}]: must be \"*\" or the name of a collection, which \
+         covers the names below it too: {reason}"
+    )]
+    Pattern {
+        /// Which token.
+        index: usize,
+        /// `read` or `write`.
+        right: &'static str,
+        /// Which pattern.
+        element: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 // === impl Access ===
@@ -69,8 +111,18 @@ impl Access {
             return Ok(Self::default());
         }
         let mut grants = HashMap::new();
+        let mut indices = HashMap::new();
         for (index, token) in tokens.iter().enumerate() {
-            let hash = parse_hash(&token.sha256).ok_or(BadToken { index })?;
+            let hash = parse_hash(&token.sha256).ok_or(BadToken::Hash { index })?;
+            if let Some(earlier) = indices.insert(hash, index) {
+                return Err(BadToken::Twice { index, earlier });
+            }
+            let len = token.subject.len();
+            if !(1..=SUBJECT_LEN_MAX).contains(&len) {
+                return Err(BadToken::Subject { index, len });
+            }
+            check_patterns(index, "read", &token.read)?;
+            check_patterns(index, "write", &token.write)?;
             grants.insert(hash, Caller { grant: Some(Arc::new(token.clone())) });
         }
         Ok(Self { grants: Some(Arc::new(grants)) })
@@ -126,16 +178,39 @@ impl Caller {
 
 fn covers(patterns: &[String], name: &CollectionName) -> bool {
     patterns.iter().any(|pattern| {
-        pattern == "*"
+        pattern == EVERYTHING
             || name
                 .as_str()
-                .strip_prefix(pattern.trim_end_matches('/'))
+                .strip_prefix(prefix(pattern))
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
 }
 
+/// The name that a pattern is about; `teams/` is another way to write `teams`.
+fn prefix(pattern: &str) -> &str {
+    pattern.strip_suffix('/').unwrap_or(pattern)
+}
+
+/// A pattern that is no name would silently cover nothing, or, worse, something.
+fn check_patterns(index: usize, right: &'static str, patterns: &[String]) -> Result<(), BadToken> {
+    for (element, pattern) in patterns.iter().enumerate() {
+        let bad = |reason: String| Err(BadToken::Pattern { index, right, element, reason });
+        if pattern == EVERYTHING {
+            continue;
+        }
+        if pattern.contains('*') {
+            return bad("\"*\" stands only by itself".to_owned());
+        }
+        if let Err(error) = CollectionName::new(prefix(pattern)) {
+            return bad(error.reason);
+        }
+    }
+    Ok(())
+}
+
 fn parse_hash(hex: &str) -> Option<[u8; 32]> {
-    if hex.len() != 64 || !hex.is_ascii() {
+    // `from_str_radix` alone would take "+f" for a byte.
+    if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let mut hash = [0; 32];
@@ -200,15 +275,43 @@ mod tests {
         assert!(anybody.may_administer());
     }
 
-    #[test]
-    fn a_bad_hash_is_named() {
-        let token = TokenConfig {
-            sha256: "zz".to_owned(),
-            subject: String::new(),
-            read: Vec::new(),
+    fn token(hash: &str, subject: &str, read: &[&str]) -> TokenConfig {
+        TokenConfig {
+            sha256: hash.to_owned(),
+            subject: subject.to_owned(),
+            read: read.iter().map(|&pattern| pattern.to_owned()).collect(),
             write: Vec::new(),
             admin: false,
+        }
+    }
+
+    /// G11: a token that makes no sense is refused, and which one and why is said.
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let (one, two) = ("0a".repeat(32), "0B".repeat(32));
+        let refused = |bad: TokenConfig| {
+            let good = token(&one, "alice", &["*", "groups", "teams/", "a/b"]);
+            Access::new(&[good, bad]).map(|_| ()).unwrap_err().to_string()
         };
-        assert_eq!(Access::new(&[token]).map(|_| ()), Err(BadToken { index: 0 }));
+        for (bad, field) in [
+            (token("zz", "bob", &[]), "tokens[1].sha256: must be 64"),
+            (token(&"+f".repeat(32), "bob", &[]), "tokens[1].sha256: must be 64"),
+            (token(&"é".repeat(32), "bob", &[]), "tokens[1].sha256: must be 64"),
+            (token(&"0A".repeat(32), "bob", &[]), "tokens[1].sha256: is also the one of tokens[0]"),
+            (token(&two, "", &[]), "tokens[1].subject: 0 bytes, must be 1 to 256"),
+            (token(&two, &"b".repeat(257), &[]), "tokens[1].subject: 257 bytes"),
+            (token(&two, "bob", &[""]), "tokens[1].read[0]: "),
+            (token(&two, "bob", &["a", "groups/*"]), "tokens[1].read[1]: "),
+            (token(&two, "bob", &["/"]), "tokens[1].read[0]: "),
+            (token(&two, "bob", &["a", "b", "/groups"]), "tokens[1].read[2]: "),
+            (token(&two, "bob", &["groups//"]), "tokens[1].read[0]: "),
+        ] {
+            let error = refused(bad.clone());
+            assert!(error.starts_with(field), "{bad:?}: {error}");
+        }
+        let mut writer = token(&two, "bob", &["a"]);
+        writer.write = vec!["**".to_owned()];
+        assert!(refused(writer).starts_with("tokens[1].write[0]: "));
+        Access::new(&[token(&one, &"a".repeat(256), &["*"]), token(&two, "a", &[])]).unwrap();
     }
 }
