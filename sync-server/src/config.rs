@@ -18,12 +18,20 @@ use crate::store::disk::DiskOptions;
 /// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
 pub const ENV_PREFIX: &str = "SYNC_SERVER_";
 
+/// The one setting that is a secret's neighbour: not from the environment, where it could not be
+/// written well anyway.
+const FILE_ONLY: &str = "tokens";
+
 /// The deltasync server: keeps versioned collections and their change logs, and serves them by
 /// pull and push.
 ///
 /// Each setting may be a flag, an environment variable (`SYNC_SERVER_` and the name of the flag,
 /// e.g. `SYNC_SERVER_DATA_DIR`) or a line of the configuration file (`data_dir = "..."`); flags
-/// win over the environment, the environment over the file.
+/// win over the environment, the environment over the file. Tokens (`[[tokens]]`) are only read
+/// from the file; `SYNC_SERVER_TOKENS` is an error. Any other variable with the prefix is an error
+/// too, except those that Kubernetes sets for a Service named sync-server: SYNC_SERVER_PORT,
+/// SYNC_SERVER_PORT_*, SYNC_SERVER_SERVICE_HOST, SYNC_SERVER_SERVICE_PORT and
+/// SYNC_SERVER_SERVICE_PORT_* are ignored.
 ///
 /// Exit codes: 0 stopped as asked; 1 could not start; 2 wrong usage or configuration; 3 the store
 /// is damaged, too new, or went back; 4 storage failed while running; 5 did not stop within the
@@ -57,7 +65,7 @@ struct Flags {
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_mib: Option<u64>,
-    /// Refuse writes while less than this is free on the disk, in MiB. Default 256.
+    /// Refuse writes while less than this is free on the disk, in MiB. 0..1048576, default 256.
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     free_disk_min_mib: Option<u64>,
@@ -69,7 +77,7 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     tombstones_max: Option<u64>,
-    /// How long an idempotency key protects a retry, in seconds. Default 600.
+    /// How long an idempotency key protects a retry, in seconds. 1..2592000, default 600.
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_window_s: Option<u64>,
@@ -77,19 +85,20 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_keys_max: Option<u64>,
-    /// Live subscription streams at once. Default 10000.
+    /// Live subscription streams at once. 1..1000000, default 10000.
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     streams_max: Option<usize>,
-    /// End streams older than this with Goodbye, in seconds. Default 3600.
+    /// End streams older than this with Goodbye, in seconds. 1..31536000, default 3600.
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_age_max_s: Option<u64>,
-    /// Spread the return of clients over this after a Goodbye, in milliseconds. Default 5000.
+    /// Spread the return of clients over this after a Goodbye, in milliseconds. At most 600000,
+    /// default 5000.
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     goodbye_jitter_ms: Option<u64>,
-    /// Time that open calls get when the server stops, in seconds. Default 10.
+    /// Time that open calls get when the server stops, in seconds. 1..300, default 10.
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_s: Option<u64>,
@@ -168,6 +177,11 @@ impl Cli {
             figment = figment.merge(Toml::file_exact(file));
         }
         let env = Env::prefixed(ENV_PREFIX).ignore(&["config"]);
+        let env = env.filter(|variable| !is_of_kubernetes(variable.as_str()));
+        if env.iter().any(|(variable, _)| variable == FILE_ONLY) {
+            let reason = format!("{ENV_PREFIX}TOKENS: tokens are only read from the file");
+            return Err(ConfigError::Invalid { setting: FILE_ONLY, reason });
+        }
         let config: Config = figment
             .merge(env)
             .merge(Serialized::defaults(&self.flags))
@@ -176,6 +190,14 @@ impl Cli {
         config.check()?;
         Ok(config)
     }
+}
+
+/// Whether Kubernetes sets this variable (without the prefix, in lower case) in every container
+/// beside a Service named sync-server.
+fn is_of_kubernetes(variable: &str) -> bool {
+    matches!(variable, "port" | "service_host" | "service_port")
+        || variable.starts_with("port_")
+        || variable.starts_with("service_port_")
 }
 
 // === impl Config ===
@@ -211,20 +233,20 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             return invalid("data_dir", "must be set, e.g. --data-dir ./data");
         }
-        if !(1..=65_536).contains(&self.cache_mib) {
-            return invalid("cache_mib", "must be 1 to 65536");
-        }
-        if !(1..=1_000_000).contains(&self.streams_max) {
-            return invalid("streams_max", "must be 1 to 1000000");
-        }
-        if !(1..=31_536_000).contains(&self.stream_age_max_s) {
-            return invalid("stream_age_max_s", "must be 1 to 31536000");
-        }
-        if self.goodbye_jitter_ms > 600_000 {
-            return invalid("goodbye_jitter_ms", "must be at most 600000");
-        }
-        if !(1..=300).contains(&self.grace_s) {
-            return invalid("grace_s", "must be 1 to 300");
+        let streams = u64::try_from(self.streams_max).unwrap_or(u64::MAX);
+        let ranges = [
+            ("cache_mib", self.cache_mib, 1, 65_536),
+            ("free_disk_min_mib", self.free_disk_min_mib, 0, 1024 * 1024),
+            ("idempotency_window_s", self.idempotency_window_s, 1, 30 * 24 * 60 * 60),
+            ("streams_max", streams, 1, 1_000_000),
+            ("stream_age_max_s", self.stream_age_max_s, 1, 365 * 24 * 60 * 60),
+            ("goodbye_jitter_ms", self.goodbye_jitter_ms, 0, 600_000),
+            ("grace_s", self.grace_s, 1, 300),
+        ];
+        for (setting, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return invalid(setting, &format!("{value}, must be {min} to {max}"));
+            }
         }
         if let Err(error) = Access::new(&self.tokens) {
             return invalid("tokens", &error.to_string());
@@ -265,6 +287,81 @@ impl Config {
             cache_bytes: self.cache_mib * 1024 * 1024,
             free_bytes_min: self.free_disk_min_mib * 1024 * 1024,
             ..DiskOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> Config {
+        Config { data_dir: "data".into(), ..Config::default() }
+    }
+
+    /// G11: whatever is out of range is named, with the limit.
+    #[test]
+    fn settings_out_of_range_are_named() {
+        type Break = fn(&mut Config);
+        valid().check().unwrap();
+        let cases: [(&str, Break); 14] = [
+            ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
+            ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
+            ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),
+            ("free_disk_min_mib: 1048577, must be 0 to 1048576", |config| {
+                config.free_disk_min_mib = 1_048_577;
+            }),
+            ("idempotency_window_s: 0, must be 1 to 2592000", |config| {
+                config.idempotency_window_s = 0;
+            }),
+            ("idempotency_window_s: 2592001", |config| config.idempotency_window_s = 2_592_001),
+            ("streams_max: 0, must be 1 to 1000000", |config| config.streams_max = 0),
+            ("streams_max: 1000001", |config| config.streams_max = 1_000_001),
+            ("stream_age_max_s: 0, must be 1 to 31536000", |config| config.stream_age_max_s = 0),
+            ("goodbye_jitter_ms: 600001, must be 0", |config| config.goodbye_jitter_ms = 600_001),
+            ("grace_s: 0, must be 1 to 300", |config| config.grace_s = 0),
+            ("grace_s: 301", |config| config.grace_s = 301),
+            ("log: ", |config| config.log = "a=b=c".to_owned()),
+            ("tokens: tokens[0].sha256", |config| {
+                let sha256 = "no hash".to_owned();
+                let (read, write) = (Vec::new(), Vec::new());
+                let token =
+                    TokenConfig { sha256, subject: "a".to_owned(), read, write, admin: false };
+                config.tokens = vec![token];
+            }),
+        ];
+        for (expected, spoil) in cases {
+            let mut config = valid();
+            spoil(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("configuration: {expected}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_limits_themselves_are_fine() {
+        let mut config = valid();
+        config.free_disk_min_mib = 1_048_576;
+        config.tombstone_age_max_s = u64::MAX;
+        (config.tombstones_max, config.idempotency_keys_max) = (0, 0);
+        config.check().unwrap();
+        assert_eq!(config.store().free_bytes_min, 1 << 40);
+    }
+
+    #[test]
+    fn variables_of_kubernetes_are_not_settings() {
+        for variable in [
+            "port",
+            "port_7411_tcp",
+            "port_7411_tcp_addr",
+            "service_host",
+            "service_port",
+            "service_port_grpc",
+        ] {
+            assert!(is_of_kubernetes(variable), "{variable}");
+        }
+        for variable in ["ports", "service", "service_hosts", "listen", "data_dir", "tokens"] {
+            assert!(!is_of_kubernetes(variable), "{variable}");
         }
     }
 }
