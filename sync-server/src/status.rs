@@ -46,7 +46,9 @@ pub fn write(error: &WriteError) -> Status {
             | Refusal::ReorderOfMissing { .. }
             | Refusal::ImportGap { .. } => Status::failed_precondition(text),
             Refusal::NoAudiences { .. } => Status::unimplemented(text),
-            Refusal::KeyReused => Status::invalid_argument(text),
+            Refusal::KeyReused
+            | Refusal::VersionTooLarge { .. }
+            | Refusal::ReplacesTooMuch { .. } => Status::invalid_argument(text),
             Refusal::Damaged(cause) => storage(cause),
         },
         WriteError::NotDeleted(refusal) => match refusal {
@@ -54,7 +56,9 @@ pub fn write(error: &WriteError) -> Status {
             DeleteRefusal::HeadDiffers(_) => Status::failed_precondition(text),
         },
         WriteError::Full => Status::resource_exhausted(text),
-        WriteError::Stopping | WriteError::Unknown => Status::unavailable(text),
+        WriteError::Stopping => Status::unavailable(text),
+        // Not UNAVAILABLE: that one promises that nothing was changed.
+        WriteError::Unknown => Status::unknown(text),
     }
 }
 

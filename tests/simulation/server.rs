@@ -2,6 +2,7 @@
 //! die inside of any storage step.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use sync_client::session::{Input, PullId, StreamId};
 use sync_proto::types::{CollectionName, Epoch, Event, Head, Outcome, Pull, Subscribe, Timestamp};
 use sync_proto::v1;
 use sync_server::core::page::PageLimits;
-use sync_server::core::plan::Request;
+use sync_server::core::request::Request;
 use sync_server::core::retention::Retention;
 use sync_server::engine::following::Following;
 use sync_server::engine::ledger::{Group, Ledger, Settings};
@@ -105,7 +106,8 @@ impl Server {
     /// Answers a pull, over the wire and back.
     pub(crate) fn pull(&self, id: PullId, mut pull: Pull) -> Input {
         pull.changes_max = pull.changes_max.min(self.limits.changes_max);
-        let answers = self.ledger.pull(&pull, |_| true);
+        let first = pull.targets.len() / 2;
+        let answers = self.ledger.pull(&pull, first, |_| true, &AtomicBool::new(false));
         let outcome = |answer: Result<Outcome<Bytes>, _>| {
             let wire = v1::Outcome::from(answer.expect("reads never fail"));
             Outcome::try_from(wire).expect("what the server says is well-formed")

@@ -9,7 +9,7 @@ use sync_client::session::{Fault, Input, StreamId};
 use sync_proto::types::{
     CollectionName, Commit, Epoch, Key, Mutation, Op, SortKey, Timestamp, Value,
 };
-use sync_server::core::plan::Request;
+use sync_server::core::request::Request;
 use sync_server::store::memory::{Fault as StoreFault, Faults, MemoryStore};
 
 use crate::device::{Device, Died};
@@ -257,7 +257,8 @@ impl World {
         let now = self.clock();
         let Some(server) = &self.server else { return };
         for _ in 0..self.dice.random_range(1..20) {
-            server.ledger.purge_step(now).expect("the store does not fail here");
+            let mut go_on = || self.dice.random_bool(0.7);
+            server.ledger.purge_step(now, &mut go_on).expect("the store does not fail here");
         }
         self.note("purge");
     }

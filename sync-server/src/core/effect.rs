@@ -15,6 +15,19 @@ pub(super) enum Effect {
     Delete,
 }
 
+// === impl Effect ===
+
+impl Effect {
+    /// Bytes that the item brings into its version.
+    pub(super) fn size(&self, key: &Key) -> usize {
+        let content = match self {
+            Self::Put { value, sort_key, .. } => value.as_bytes().len() + sort_key.as_bytes().len(),
+            Self::Delete => 0,
+        };
+        key.as_bytes().len() + content
+    }
+}
+
 // === impl Working ===
 
 impl Working {

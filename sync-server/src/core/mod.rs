@@ -6,6 +6,7 @@ mod effect;
 pub mod page;
 pub mod plan;
 pub mod read;
+pub mod request;
 pub mod retention;
 pub mod window;
 pub mod workspace;

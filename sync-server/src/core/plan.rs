@@ -7,40 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use sync_proto::convert::{decode_committed, encode_committed};
 use sync_proto::digest::Digest;
+use sync_proto::limits::COMMIT_BYTES_MAX;
 use sync_proto::types::{
     CollectionName, Commit, Committed, Condition, Epoch, Head, Key, Mutation, Op, Precondition,
     Timestamp, Version,
 };
 
 use super::effect::{Effect, put_over, value_of};
-use super::workspace::{Needs, Workspace};
+use super::request::Request;
+use super::workspace::{REPLACED_BYTES_MAX, Workspace};
 use crate::store::StoreError;
 use crate::store::keys::CollectionId;
 use crate::store::rows::{Meta, Receipt, ReceiptKind};
 
 #[cfg(test)]
 mod tests;
-
-/// A commit to plan.
-#[derive(Debug, Clone)]
-pub enum Request {
-    /// A commit by itself.
-    Commit {
-        /// What to do.
-        commit: Commit,
-        /// Tells another request under the same idempotency key apart.
-        fingerprint: [u8; 16],
-    },
-    /// A commit of an import.
-    Import {
-        /// Which import.
-        import_id: String,
-        /// Number of the commit in the import, from 1.
-        sequence: u64,
-        /// What to do.
-        mutations: Vec<Mutation>,
-    },
-}
 
 /// What a planned commit answers once its group is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +49,26 @@ pub enum Refusal {
     ReorderOfMissing {
         /// Which mutation.
         index: usize,
+    },
+    /// The items would make a version that no message can carry.
+    #[error(
+        "mutations: {collection} would get {bytes} bytes at once (with values and sort keys that \
+         stay), the limit is {COMMIT_BYTES_MAX}; split the commit"
+    )]
+    VersionTooLarge {
+        /// Which collection.
+        collection: CollectionName,
+        /// Bytes of all items that change.
+        bytes: usize,
+    },
+    /// The commit would replace or delete more than the server takes in hand at once.
+    #[error(
+        "mutations: the values that are replaced or deleted have {bytes} bytes together, the \
+         limit is {REPLACED_BYTES_MAX}; split the commit"
+    )]
+    ReplacesTooMuch {
+        /// Bytes of the values.
+        bytes: u64,
     },
     /// Audiences are not kept by this server.
     #[error("mutations[{index}]: this server does not offer follow and unfollow")]
@@ -102,73 +103,6 @@ pub struct Moment<'a> {
     pub mint: &'a mut dyn FnMut() -> Epoch,
 }
 
-// === impl Request ===
-
-impl Request {
-    /// Says which rows planning it needs.
-    pub fn needs(&self, needs: &mut Needs) {
-        let mutations = match self {
-            Self::Commit { commit, .. } => {
-                for precondition in &commit.preconditions {
-                    precondition_needs(precondition, needs);
-                }
-                if !commit.idempotency_key.is_empty() {
-                    needs.receipt(ReceiptKind::Commit, &commit.idempotency_key);
-                }
-                &commit.mutations
-            }
-            Self::Import { import_id, mutations, .. } => {
-                needs.receipt(ReceiptKind::Import, import_id);
-                mutations
-            }
-        };
-        for mutation in mutations {
-            needs.collection(&mutation.collection);
-            if let Some(key) = mutation.op.key() {
-                needs.item(&mutation.collection, key);
-            }
-        }
-    }
-
-    /// How many mutations it has.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Commit { commit, .. } => commit.mutations.len(),
-            Self::Import { mutations, .. } => mutations.len(),
-        }
-    }
-
-    /// Bytes of keys, sort keys and values.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Commit { commit, .. } => &commit.mutations,
-            Self::Import { mutations, .. } => mutations,
-        }
-        .iter()
-        .map(|mutation| mutation.op.size())
-        .sum()
-    }
-
-    /// Whether it has no mutations; a checked request always has some.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-fn precondition_needs(precondition: &Precondition, needs: &mut Needs) {
-    match &precondition.condition {
-        Condition::CollectionAbsent | Condition::HeadEquals(..) => {
-            needs.collection(&precondition.collection);
-        }
-        Condition::ItemVersionEquals(key, _)
-        | Condition::ItemAbsent(key)
-        | Condition::ItemPresent(key) => needs.item(&precondition.collection, key),
-    }
-}
-
 // === impl Workspace ===
 
 impl Workspace {
@@ -190,7 +124,7 @@ impl Workspace {
     ) -> Result<Answer, Refusal> {
         let receipt = (ReceiptKind::Commit, commit.idempotency_key.clone());
         if let Some(earlier) = self.receipts.get(&receipt).and_then(|slot| slot.now.as_ref())
-            && !expired(earlier, at)
+            && !earlier.expired(at.now, at.receipt_window)
         {
             return replay(earlier, fingerprint);
         }
@@ -217,7 +151,8 @@ impl Workspace {
     ) -> Result<Answer, Refusal> {
         let receipt = (ReceiptKind::Import, import_id.to_owned());
         let slot = self.receipts.get(&receipt).expect("needs() asked for the receipt");
-        let done = slot.now.as_ref().map_or(Ok(0), Receipt::import_sequence);
+        let known = slot.now.as_ref().filter(|receipt| !receipt.expired(at.now, at.receipt_window));
+        let done = known.map_or(Ok(0), Receipt::import_sequence);
         let done = done.map_err(Refusal::Damaged)?;
         if sequence <= done {
             return Ok(Answer { collections: Vec::new(), replayed: true });
@@ -251,16 +186,16 @@ impl Workspace {
                 Some(head) => Err(format!("the collection stands at {}", head.cursor())),
                 None => Err("the collection does not exist".to_owned()),
             },
-            Condition::ItemVersionEquals(key, version) => match self.live(name, key) {
-                Some(item) if item.key.version == *version => Ok(()),
-                Some(item) => Err(format!("the item has version {}", item.key.version)),
+            Condition::ItemVersionEquals(key, version) => match self.live_row(name, key) {
+                Some(item) if item.version == *version => Ok(()),
+                Some(item) => Err(format!("the item has version {}", item.version)),
                 None => Err("there is no such item".to_owned()),
             },
-            Condition::ItemAbsent(key) => match self.live(name, key) {
+            Condition::ItemAbsent(key) => match self.live_row(name, key) {
                 None => Ok(()),
-                Some(item) => Err(format!("the item exists at version {}", item.key.version)),
+                Some(item) => Err(format!("the item exists at version {}", item.version)),
             },
-            Condition::ItemPresent(key) => match self.live(name, key) {
+            Condition::ItemPresent(key) => match self.live_row(name, key) {
                 Some(_) => Ok(()),
                 None => Err("there is no such item".to_owned()),
             },
@@ -278,6 +213,13 @@ impl Workspace {
             names.insert(&mutation.collection);
             if let Some((key, effect)) = self.effect(index, mutation)? {
                 effects.entry(&mutation.collection).or_default().push((key, effect));
+            }
+        }
+        for (name, effects) in &effects {
+            let bytes = effects.iter().map(|(key, effect)| effect.size(key)).sum();
+            if bytes > COMMIT_BYTES_MAX {
+                let collection = (*name).clone();
+                return Err(Refusal::VersionTooLarge { collection, bytes });
             }
         }
         // Everything is judged; from here on nothing can refuse, so nothing is half done.
@@ -362,11 +304,6 @@ fn newborn(epoch: Epoch) -> Head {
         digest: Digest::EMPTY,
         commit_time: Timestamp::default(),
     }
-}
-
-fn expired(receipt: &Receipt, at: &Moment<'_>) -> bool {
-    let age = at.now.as_millis().saturating_sub(receipt.time.as_millis());
-    u128::from(age) >= at.receipt_window.as_millis()
 }
 
 fn replay(earlier: &Receipt, fingerprint: &[u8; 16]) -> Result<Answer, Refusal> {

@@ -3,6 +3,7 @@
 //! shows readers the durable state until the batch is durable.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
@@ -17,6 +18,10 @@ use crate::store::{Batch, StoreError};
 /// Rows as they were before a batch that is applied but not yet durable. A row that did not
 /// exist is `None`.
 pub type Undo = BTreeMap<Vec<u8>, Option<Bytes>>;
+
+/// Bytes of values that one batch replaces or deletes: they are held in memory until it is
+/// durable. A commit that alone replaces more is refused.
+pub const REPLACED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What a group of commits touches.
 #[derive(Debug, Default)]
@@ -33,6 +38,8 @@ pub(super) struct Working {
     pub(super) id: Option<CollectionId>,
     pub(super) meta: Slot<Meta>,
     pub(super) items: BTreeMap<Key, Slot<Stored>>,
+    /// Rows of live items that are judged by preconditions but not changed.
+    judged: BTreeMap<Key, KeyRow>,
     pub(super) segments: BTreeMap<Segment, Slot<Digest>>,
 }
 
@@ -68,8 +75,29 @@ pub struct Planned {
 /// What rows a group needs to be planned.
 #[derive(Debug, Default)]
 pub struct Needs {
-    items: BTreeMap<CollectionName, Vec<Key>>,
+    items: BTreeMap<CollectionName, BTreeMap<Key, Purpose>>,
     receipts: Vec<(ReceiptKind, String)>,
+}
+
+/// What a row is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Judged,
+    Changed,
+}
+
+/// Why a group cannot be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It would replace too much at once.
+    #[error("{bytes} bytes would be replaced at once, the limit is {REPLACED_BYTES_MAX}")]
+    ReplacesTooMuch {
+        /// Bytes of the values.
+        bytes: u64,
+    },
+    /// Storage failed.
+    #[error("storage failed")]
+    Store(#[from] StoreError),
 }
 
 // === impl Needs ===
@@ -78,19 +106,30 @@ impl Needs {
     /// The collection, whichever of its items.
     pub fn collection(&mut self, name: &CollectionName) {
         if !self.items.contains_key(name) {
-            self.items.insert(name.clone(), Vec::new());
+            self.items.insert(name.clone(), BTreeMap::new());
         }
     }
 
-    /// An item of a collection.
-    pub fn item(&mut self, name: &CollectionName, key: &Key) {
-        self.collection(name);
-        self.items.get_mut(name).expect("inserted above").push(key.clone());
+    /// An item whose state a precondition asks for.
+    pub fn judged(&mut self, name: &CollectionName, key: &Key) {
+        self.item(name, key, Purpose::Judged);
+    }
+
+    /// An item that is changed.
+    pub fn changed(&mut self, name: &CollectionName, key: &Key) {
+        self.item(name, key, Purpose::Changed);
     }
 
     /// A receipt.
     pub fn receipt(&mut self, kind: ReceiptKind, name: &str) {
         self.receipts.push((kind, name.to_owned()));
+    }
+
+    fn item(&mut self, name: &CollectionName, key: &Key, purpose: Purpose) {
+        self.collection(name);
+        let items = self.items.get_mut(name).expect("inserted above");
+        let known = items.entry(key.clone()).or_insert(purpose);
+        *known = purpose.max(*known);
     }
 }
 
@@ -103,11 +142,12 @@ impl Workspace {
         next_id: u64,
         find: impl Fn(&CollectionName) -> Option<(CollectionId, Meta)>,
         mut get: impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, LoadError> {
         let mut workspace = Self { next_id, next_id_before: next_id, ..Self::default() };
+        let mut replaced = 0;
         for (name, keys) in needs.items {
             let working = match find(&name) {
-                Some((id, meta)) => Working::load(id, meta, keys, &mut get)?,
+                Some((id, meta)) => Working::load(id, meta, keys, &mut replaced, &mut get)?,
                 None => Working::absent(),
             };
             workspace.collections.insert(name, working);
@@ -123,6 +163,12 @@ impl Workspace {
     /// The item as planned so far, if it is live.
     pub(super) fn live(&self, name: &CollectionName, key: &Key) -> Option<&Stored> {
         self.collections.get(name)?.live(key)
+    }
+
+    /// The key row of an item as planned so far, if it is live.
+    pub(super) fn live_row(&self, name: &CollectionName, key: &Key) -> Option<&KeyRow> {
+        let working = self.collections.get(name)?;
+        working.live(key).map(|stored| &stored.key).or_else(|| working.judged.get(key))
     }
 
     /// The collection as planned so far.
@@ -171,6 +217,7 @@ impl Working {
             id: None,
             meta: Slot::loaded(None),
             items: BTreeMap::new(),
+            judged: BTreeMap::new(),
             segments: BTreeMap::new(),
         }
     }
@@ -178,25 +225,44 @@ impl Working {
     fn load(
         id: CollectionId,
         meta: Meta,
-        keys: Vec<Key>,
+        keys: BTreeMap<Key, Purpose>,
+        replaced: &mut u64,
         get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, LoadError> {
         let mut working = Self { id: Some(id), meta: Slot::loaded(Some(meta)), ..Self::absent() };
-        for key in keys {
-            if working.items.contains_key(&key) {
-                continue;
+        for (key, purpose) in keys {
+            let row = get(&key_key(id, &key))?.map(KeyRow::decode).transpose()?;
+            match (purpose, row) {
+                (Purpose::Judged, Some(row)) if row.kind == RowKind::Live => {
+                    working.judged.insert(key, row);
+                }
+                (Purpose::Judged, _) => {}
+                (Purpose::Changed, row) => {
+                    // Bound what is about to be loaded, before it is loaded.
+                    *replaced += row.as_ref().map_or(0, |row| u64::from(row.value_len));
+                    if *replaced > REPLACED_BYTES_MAX {
+                        return Err(LoadError::ReplacesTooMuch { bytes: *replaced });
+                    }
+                    working.load_segment(id, Segment::of_key(&key), get)?;
+                    let stored = row.map(|row| load_item(id, &key, row, get)).transpose()?;
+                    working.items.insert(key, Slot::loaded(stored));
+                }
             }
-            let stored = load_item(id, &key, get)?;
-            let segment = Segment::of_key(&key);
-            if let std::collections::btree_map::Entry::Vacant(slot) =
-                working.segments.entry(segment)
-            {
-                let row = get(&segment_key(id, segment))?;
-                slot.insert(Slot::loaded(row.map(|row| segment_sum(&row)).transpose()?));
-            }
-            working.items.insert(key, Slot::loaded(stored));
         }
         Ok(working)
+    }
+
+    fn load_segment(
+        &mut self,
+        id: CollectionId,
+        segment: Segment,
+        get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<(), StoreError> {
+        if let Entry::Vacant(slot) = self.segments.entry(segment) {
+            let row = get(&segment_key(id, segment))?;
+            slot.insert(Slot::loaded(row.map(|row| segment_sum(&row)).transpose()?));
+        }
+        Ok(())
     }
 
     pub(super) fn live(&self, key: &Key) -> Option<&Stored> {
@@ -271,15 +337,14 @@ impl Planned {
 fn load_item(
     id: CollectionId,
     key: &Key,
+    row: KeyRow,
     get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-) -> Result<Option<Stored>, StoreError> {
-    let Some(row) = get(&key_key(id, key))? else { return Ok(None) };
-    let key_row = KeyRow::decode(row)?;
-    let log = get(&log_key(id, key_row.version, key))?.ok_or_else(|| StoreError::Damaged {
-        place: format!("collection {}, version {}", id.0, key_row.version),
+) -> Result<Stored, StoreError> {
+    let log = get(&log_key(id, row.version, key))?.ok_or_else(|| StoreError::Damaged {
+        place: format!("collection {}, version {}", id.0, row.version),
         reason: "a key points to a log row that is not there".to_owned(),
     })?;
-    Ok(Some(Stored { key: key_row, log: LogRow::decode(log)? }))
+    Ok(Stored { key: row, log: LogRow::decode(log)? })
 }
 
 /// Reads a segment row.

@@ -21,7 +21,7 @@ use sync_proto::types::{
 };
 
 use super::ledger::Ledger;
-use super::reading::PageRequest;
+use super::reading::{Look, PageRequest, told_from};
 use crate::core::page::PageLimits;
 use crate::core::read::{ReadPlan, decide, reset};
 use crate::store::{Store, StoreError};
@@ -37,9 +37,11 @@ pub struct Following {
 
 #[derive(Debug)]
 struct One {
-    /// Its cursor is how far the server has read.
+    /// Its cursor is how far the log was read.
     target: Target,
-    /// Where the subscriber stands, if the server has read on over what is none of its business.
+    /// How far the subscriber was told. Behind the target's cursor when nothing in scope
+    /// happened since: the next changes continue from here, so that no gap is seen where nothing
+    /// is missing.
     told: Option<Cursor>,
     state: State,
 }
@@ -79,7 +81,7 @@ impl Following {
                 following.due.push_back(index);
             }
             accepted.push(AcceptedTarget { collection: target.collection.clone(), plan, head });
-            following.targets.push(One { target, told: None, state });
+            following.targets.push(One { told: target.cursor, target, state });
         }
         (following, accepted)
     }
@@ -108,29 +110,45 @@ impl Following {
         if one.target.notify_only {
             return Ok(one.notify(ledger).into_iter().collect());
         }
-        match page(ledger, &one.target, self.limits)? {
-            Outcome::Delta(delta) => {
-                let has_more = delta.has_more;
-                let events = one.deliver(delta, slow);
+        let (look, too_large) = one.look(ledger, self.limits)?;
+        if let Some(reset) = too_large {
+            return Ok(vec![one.end(reset)]);
+        }
+        match look {
+            Look::NothingYet(covered) => {
+                one.target.cursor = Some(covered);
+                self.due.push_back(index);
+                Ok(Vec::new())
+            }
+            // A subscriber that was told nothing yet begins anew without a word.
+            Look::Answer(Outcome::Reset(_), _) if one.told.is_none() => {
+                one.target.cursor = None;
+                self.due.push_back(index);
+                Ok(Vec::new())
+            }
+            Look::Answer(Outcome::Delta(delta), _) => {
                 // Behind the others: a target that is far behind does not hide them.
-                if has_more {
+                if delta.has_more {
                     self.due.push_back(index);
                 }
-                Ok(events)
+                Ok(one.deliver(delta, slow))
             }
-            Outcome::Aligned(head) => Ok(one.arrive(head).into_iter().collect()),
-            Outcome::Reset(reset) => Ok(vec![one.end(reset)]),
-            Outcome::NotFound => Ok(one.vanish().into_iter().collect()),
-            Outcome::Deferred(_) | Outcome::Denied | Outcome::Failed(_) => {
-                unreachable!("a page with its own budget is a delta, aligned, reset or not found")
+            Look::Answer(Outcome::Aligned(head), _) => Ok(one.arrive(head).into_iter().collect()),
+            Look::Answer(Outcome::Reset(reset), _) => Ok(vec![one.end(reset)]),
+            Look::Answer(Outcome::NotFound, _) => Ok(one.vanish().into_iter().collect()),
+            Look::Answer(Outcome::Deferred(_) | Outcome::Denied | Outcome::Failed(_), _) => {
+                Err(StoreError::Damaged {
+                    place: "a log".to_owned(),
+                    reason: "holds a version that fits into no page".to_owned(),
+                })
             }
         }
     }
 
     /// Where the caught-up targets stand.
     #[must_use]
-    pub fn bookmark(&mut self, now: Timestamp) -> Event<Bytes> {
-        Event::Bookmark(self.targets.iter_mut().filter_map(One::position).collect(), now)
+    pub fn bookmark(&self, now: Timestamp) -> Event<Bytes> {
+        Event::Bookmark(self.targets.iter().filter_map(One::position).collect(), now)
     }
 }
 
@@ -141,8 +159,30 @@ impl One {
         self.target.collection.clone()
     }
 
-    fn deliver(&mut self, mut delta: Delta<Bytes>, slow: bool) -> Events {
+    /// Looks once. The first look also judges whether the catch-up is too large.
+    fn look<S: Store>(
+        &mut self,
+        ledger: &Ledger<S>,
+        limits: PageLimits,
+    ) -> Result<(Look, Option<Reset>), StoreError> {
+        let asked = PageRequest {
+            collection: &self.target.collection,
+            cursor: self.target.cursor,
+            scope: &self.target.scope,
+            keys_only: self.target.keys_only,
+            verify: self.target.verify,
+            catch_up_max: self.target.changes_max,
+            limits,
+        };
+        let too_large = ledger.too_large(&asked)?;
+        let look = ledger.read_on(&asked)?;
+        self.target.changes_max = None;
+        Ok((look, too_large))
+    }
+
+    fn deliver(&mut self, delta: Delta<Bytes>, slow: bool) -> Events {
         let (to, head, has_more) = (delta.to, delta.head, delta.has_more);
+        let delta = told_from(self.told, delta);
         let was_live = matches!(self.state, State::CaughtUp(_));
         let mut events = Vec::new();
         if was_live && (has_more || slow) {
@@ -150,19 +190,13 @@ impl One {
             let behind = head.version.get().saturating_sub(delta.from.version.get());
             events.push(Event::Lagging(self.name(), behind));
         }
-        // What happened outside of a scope only moves the cursor; the next message tells it, and
-        // begins where the subscriber stands: it must not see a gap where nothing is missing.
-        let told = self.told.take().unwrap_or(delta.from);
-        if delta.changes.is_empty() && !delta.initial && was_live {
-            self.told = Some(told);
-        } else {
-            delta.from = told;
+        // What happened outside of a scope is not worth a message of its own.
+        if !delta.changes.is_empty() || !was_live {
+            self.told = Some(to);
             events.push(Event::Changes(self.name(), delta));
         }
         self.target.cursor = Some(to);
         if !has_more {
-            // The budget was for the catch-up; what follows is live.
-            self.target.changes_max = None;
             events.extend(self.arrive(head));
         }
         events
@@ -173,7 +207,10 @@ impl One {
         let was_live = matches!(self.state, State::CaughtUp(_));
         self.target.cursor = Some(head.cursor());
         self.state = State::CaughtUp(head);
-        (!was_live).then(|| Event::CaughtUp(self.name(), head.cursor()))
+        (!was_live).then(|| {
+            self.told = Some(head.cursor());
+            Event::CaughtUp(self.name(), head.cursor())
+        })
     }
 
     fn end(&mut self, reset: Reset) -> Event<Bytes> {
@@ -197,36 +234,15 @@ impl One {
         (!known).then(|| Event::Notice(self.name(), head))
     }
 
-    fn position(&mut self) -> Option<Position> {
+    fn position(&self) -> Option<Position> {
         let State::CaughtUp(head) = self.state else { return None };
-        if self.target.notify_only {
-            return None;
-        }
-        self.told = None;
-        Some(Position {
+        (!self.target.notify_only).then(|| Position {
             collection: self.name(),
             cursor: head.cursor(),
             digest: self.target.scope.is_all().then_some(head.digest),
             commit_time: head.commit_time,
         })
     }
-}
-
-fn page<S: Store>(
-    ledger: &Ledger<S>,
-    target: &Target,
-    limits: PageLimits,
-) -> Result<Outcome<Bytes>, StoreError> {
-    let (outcome, _) = ledger.page(&PageRequest {
-        collection: &target.collection,
-        cursor: target.cursor,
-        scope: &target.scope,
-        keys_only: target.keys_only,
-        verify: target.verify,
-        catch_up_max: target.changes_max,
-        limits,
-    })?;
-    Ok(outcome)
 }
 
 /// How a target is served, and where that leaves it.
@@ -241,7 +257,7 @@ fn plan(target: &mut Target, allowed: bool, head: Option<Head>) -> (Plan, State)
         target.cursor = None;
         return (Plan::Absent, State::Absent);
     };
-    match decide(&head, target.cursor, target.verify) {
+    match decide(&head, target.cursor, target.verify && target.scope.is_all()) {
         ReadPlan::Aligned => {
             target.cursor = Some(head.cursor());
             (Plan::Live, State::CaughtUp(head))

@@ -7,35 +7,31 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp, Version};
+use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp};
 
 use super::pages::PageCache;
+use super::purging::Purging;
 use super::view::View;
 use crate::core::check::{Checker, as_damage};
-use crate::core::plan::{Answer, Moment, Refusal, Request};
-use crate::core::retention::{self, Retention, Tombstone};
-use crate::core::workspace::{Needs, Planned, Undo, Workspace};
-use crate::store::keys::{self, CollectionId, ROW_FORMAT, Row, log_key};
+use crate::core::plan::{Answer, Moment, Refusal};
+use crate::core::request::Request;
+use crate::core::retention::Retention;
+use crate::core::workspace::{LoadError, Needs, Planned, Undo, Workspace};
+use crate::store::keys::{self, CollectionId, ROW_FORMAT};
 use crate::store::rows::Meta;
 use crate::store::{Batch, Direction, KeyRange, Store, StoreError};
-
-/// Rows removed by one step of a purge. Small: sled leaks memory in batches of many removes.
-const PURGE_ROWS_MAX: usize = 100;
-
-/// Collections whose oldest tombstone one step of a purge looks at.
-const PURGE_LOOKS_MAX: usize = 64;
 
 /// Collections over a store.
 #[derive(Debug)]
 pub struct Ledger<S> {
     pub(super) store: S,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Shared by readers for the length of a page, held alone while a batch is applied.
     gate: RwLock<()>,
     /// Pages that many readers want.
@@ -43,7 +39,7 @@ pub struct Ledger<S> {
     /// What is durable.
     pub(super) heads: RwLock<Heads>,
     /// What only the writer needs.
-    writing: Mutex<Writing>,
+    pub(super) writing: Mutex<Writing>,
 }
 
 /// How a ledger keeps what it has.
@@ -61,17 +57,18 @@ pub struct Settings {
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     pub(super) by_name: BTreeMap<CollectionName, (CollectionId, Arc<Meta>)>,
-    undo: Arc<Undo>,
+    pub(super) undo: Arc<Undo>,
 }
 
 #[derive(Debug, Default)]
-struct Writing {
+pub(super) struct Writing {
     next_id: u64,
-    receipts: u64,
-    doomed: Vec<CollectionId>,
-    failed: bool,
-    /// The next purge step looks at tombstones of collections behind this one.
-    purge_after: Option<CollectionName>,
+    pub(super) receipts: u64,
+    /// Deleted collections whose rows are still to be purged.
+    pub(super) doomed: Vec<CollectionId>,
+    /// A batch is applied but not settled: for good, if that failed.
+    pub(super) failed: bool,
+    pub(super) purging: Purging,
 }
 
 /// What became of a group of commits.
@@ -181,6 +178,49 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Group, StoreError> {
         let mut writing = self.writing.lock();
         self.may_write(&writing)?;
+        let receipt_window = self.settings.receipt_window;
+        let mut group = Group::default();
+        let mut moment = Moment { now, receipt_window, mint };
+        self.commit_together(requests, &mut writing, &mut moment, &mut group)?;
+        Ok(group)
+    }
+
+    /// Commits the requests as one batch, or as smaller ones if together they replace too much.
+    fn commit_together(
+        &self,
+        requests: &[Request],
+        writing: &mut Writing,
+        moment: &mut Moment<'_>,
+        group: &mut Group,
+    ) -> Result<(), StoreError> {
+        let mut workspace = match self.load(requests, writing.next_id) {
+            Ok(workspace) => workspace,
+            Err(LoadError::Store(error)) => return Err(error),
+            Err(LoadError::ReplacesTooMuch { bytes }) if requests.len() == 1 => {
+                group.answers.push(Err(Refusal::ReplacesTooMuch { bytes }));
+                return Ok(());
+            }
+            Err(LoadError::ReplacesTooMuch { .. }) => {
+                let (first, rest) = requests.split_at(requests.len() / 2);
+                self.commit_together(first, writing, moment, group)?;
+                return self.commit_together(rest, writing, moment, group);
+            }
+        };
+        let answers = requests.iter().map(|request| workspace.plan(request, moment));
+        group.answers.extend(answers);
+        let Planned { batch, undo, moved, next_id, receipts_added } = workspace.finish();
+        group.moved.extend(moved.iter().map(|(_, meta)| meta.name.clone()));
+        self.persist(writing, &batch, undo, |heads| {
+            for (id, meta) in moved {
+                heads.set(id, meta);
+            }
+        })?;
+        writing.next_id = next_id;
+        writing.receipts += receipts_added;
+        Ok(())
+    }
+
+    fn load(&self, requests: &[Request], next_id: u64) -> Result<Workspace, LoadError> {
         let mut needs = Needs::default();
         for request in requests {
             request.needs(&mut needs);
@@ -190,21 +230,7 @@ impl<S: Store> Ledger<S> {
             heads.by_name.get(name).map(|(id, meta)| (*id, Meta::clone(meta)))
         };
         // The writer alone changes rows, and every batch before this one is durable.
-        let get = |key: &[u8]| self.store.get(key);
-        let mut workspace = Workspace::load(needs, writing.next_id, find, get)?;
-        let receipt_window = self.settings.receipt_window;
-        let mut moment = Moment { now, receipt_window, mint };
-        let answers = requests.iter().map(|request| workspace.plan(request, &mut moment)).collect();
-        let Planned { batch, undo, moved, next_id, receipts_added } = workspace.finish();
-        let names = moved.iter().map(|(_, meta)| meta.name.clone()).collect();
-        self.persist(&mut writing, &batch, undo, |heads| {
-            for (id, meta) in moved {
-                heads.set(id, meta);
-            }
-        })?;
-        writing.next_id = next_id;
-        writing.receipts += receipts_added;
-        Ok(Group { answers, moved: names })
+        Workspace::load(needs, next_id, find, |key| self.store.get(key))
     }
 
     /// Removes a collection; its rows are purged behind. `condition` is a [`Condition`] on its
@@ -219,9 +245,7 @@ impl<S: Store> Ledger<S> {
         let found = self.heads.read().by_name.get(name).cloned();
         let Some((id, meta)) = found else { return Ok(Err(DeleteRefusal::NotFound)) };
         let head = meta.head;
-        if let Some(Condition::HeadEquals(epoch, version)) = condition
-            && (head.version != *version || epoch.is_some_and(|epoch| epoch != head.epoch))
-        {
+        if !condition.is_none_or(|condition| stands_at(&head, condition)) {
             return Ok(Err(DeleteRefusal::HeadDiffers(head.cursor())));
         }
         let mut batch = Batch::default();
@@ -234,19 +258,6 @@ impl<S: Store> Ledger<S> {
         })?;
         writing.doomed.push(id);
         Ok(Ok(head))
-    }
-
-    /// Forgets a little of what may be forgotten: old tombstones, rows of deleted collections,
-    /// expired receipts. Returns whether there may be more to do at once.
-    pub fn purge_step(&self, now: Timestamp) -> Result<bool, StoreError> {
-        let mut writing = self.writing.lock();
-        if writing.failed {
-            return Ok(false);
-        }
-        if self.purge_doomed(&mut writing)? || self.purge_receipts(&mut writing, now)? {
-            return Ok(true);
-        }
-        self.purge_tombstones(&mut writing, now)
     }
 
     /// The durable rows, with the state of `name` that they belong to.
@@ -292,12 +303,38 @@ impl<S: Store> Ledger<S> {
         if batch.is_empty() {
             return Ok(());
         }
+        self.apply(writing, batch, undo)?;
+        self.settle(writing, publish)
+    }
+
+    /// Applies a batch on top of those that are not settled yet. Whoever applies settles, or
+    /// nothing is written any more.
+    pub(super) fn apply(
+        &self,
+        writing: &mut Writing,
+        batch: &Batch,
+        undo: Undo,
+    ) -> Result<(), StoreError> {
         writing.failed = true;
+        let _alone = self.gate.write();
         {
-            let _alone = self.gate.write();
-            self.heads.write().undo = Arc::new(undo);
-            self.store.apply(batch)?;
+            let mut heads = self.heads.write();
+            // Nobody views through it while the gate is shut, so this does not copy.
+            let unsettled = Arc::make_mut(&mut heads.undo);
+            for (key, before) in undo {
+                // What is durable is what was there before the first of the batches.
+                unsettled.entry(key).or_insert(before);
+            }
         }
+        self.store.apply(batch)
+    }
+
+    /// Makes durable what was applied, and publishes it.
+    pub(super) fn settle(
+        &self,
+        writing: &mut Writing,
+        publish: impl FnOnce(&mut Heads),
+    ) -> Result<(), StoreError> {
         self.store.sync()?;
         let mut heads = self.heads.write();
         publish(&mut heads);
@@ -305,161 +342,25 @@ impl<S: Store> Ledger<S> {
         writing.failed = false;
         Ok(())
     }
+}
 
-    fn purge_doomed(&self, writing: &mut Writing) -> Result<bool, StoreError> {
-        let Some(id) = writing.doomed.last().copied() else { return Ok(false) };
-        let mut batch = Batch::default();
-        for range in keys::doomed_ranges(id) {
-            self.store.scan(&range, Direction::Forward, &mut |key, _| {
-                batch.remove(key.to_vec());
-                if batch.len() < PURGE_ROWS_MAX {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
-            if batch.len() >= PURGE_ROWS_MAX {
-                break;
-            }
+/// Whether an existing collection stands where a condition on its head says.
+fn stands_at(head: &Head, condition: &Condition) -> bool {
+    match condition {
+        Condition::HeadEquals(epoch, version) => {
+            head.version == *version && epoch.is_none_or(|epoch| epoch == head.epoch)
         }
-        let last_step = batch.len() < PURGE_ROWS_MAX;
-        if last_step {
-            batch.remove(keys::doomed_key(id));
-        }
-        self.persist(writing, &batch, Undo::new(), |_| {})?;
-        if last_step {
-            writing.doomed.pop();
-        }
-        Ok(true)
-    }
-
-    fn purge_receipts(&self, writing: &mut Writing, now: Timestamp) -> Result<bool, StoreError> {
-        let surplus = writing.receipts.saturating_sub(self.settings.receipts_max);
-        let window = self.settings.receipt_window.as_millis();
-        let mut batch = Batch::default();
-        let mut count = 0;
-        let mut broken = None;
-        self.store.scan(&keys::receipt_age_range(), Direction::Forward, &mut |key, value| {
-            match Row::decode(key, value) {
-                Ok(Row::ReceiptAge { time, kind, name }) => {
-                    let age = now.as_millis().saturating_sub(time.as_millis());
-                    if count >= surplus && u128::from(age) < window {
-                        return ControlFlow::Break(());
-                    }
-                    batch.remove(key.to_vec());
-                    batch.remove(keys::receipt_key(kind, &name));
-                    count += 1;
-                }
-                Ok(_) => return ControlFlow::Break(()),
-                Err(error) => {
-                    broken = Some(error);
-                    return ControlFlow::Break(());
-                }
-            }
-            if batch.len() < PURGE_ROWS_MAX {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        })?;
-        if let Some(error) = broken {
-            return Err(error);
-        }
-        self.persist(writing, &batch, Undo::new(), |_| {})?;
-        writing.receipts -= count;
-        Ok(count > 0)
-    }
-
-    fn purge_tombstones(&self, writing: &mut Writing, now: Timestamp) -> Result<bool, StoreError> {
-        let candidates = self.purge_candidates(writing.purge_after.as_ref());
-        let last_of_round = candidates.len() < PURGE_LOOKS_MAX;
-        for (id, meta) in candidates {
-            let oldest = self.oldest_tombstones(id, &meta, now)?;
-            if !oldest.is_empty() {
-                let purge = retention::purge(id, &meta, &oldest);
-                let after = purge.meta.expect("tombstones were found");
-                self.persist(writing, &purge.batch, purge.undo, |heads| heads.set(id, after))?;
-                return Ok(true);
-            }
-            writing.purge_after = Some(meta.name.clone());
-        }
-        if last_of_round {
-            writing.purge_after = None;
-        }
-        Ok(!last_of_round)
-    }
-
-    /// The next collections with tombstones, by name: everybody's turn comes, and a step stays
-    /// short however many there are.
-    fn purge_candidates(&self, after: Option<&CollectionName>) -> Vec<(CollectionId, Arc<Meta>)> {
-        let heads = self.heads.read();
-        let behind = match after {
-            Some(after) => heads.by_name.range((Bound::Excluded(after), Bound::Unbounded)),
-            None => heads.by_name.range(..),
-        };
-        behind
-            .map(|(_, (id, meta))| (*id, Arc::clone(meta)))
-            .filter(|(_, meta)| meta.head.tombstones > 0)
-            .take(PURGE_LOOKS_MAX)
-            .collect()
-    }
-
-    fn oldest_tombstones(
-        &self,
-        id: CollectionId,
-        meta: &Meta,
-        now: Timestamp,
-    ) -> Result<Vec<Tombstone>, StoreError> {
-        let retention = &self.settings.retention;
-        let surplus = retention.surplus(meta.head.tombstones);
-        // A tombstone has three rows.
-        let most = PURGE_ROWS_MAX / 3;
-        let mut places = Vec::new();
-        let mut broken = None;
-        self.store.scan(&keys::tombstone_range(id), Direction::Forward, &mut |key, value| {
-            match Row::decode(key, value) {
-                Ok(Row::Tombstone { time, version, key, .. }) => {
-                    let forced = u64::try_from(places.len()).is_ok_and(|count| count < surplus);
-                    if places.len() >= most || !(forced || retention.outlived(time, now)) {
-                        return ControlFlow::Break(());
-                    }
-                    places.push((time, version, key));
-                    ControlFlow::Continue(())
-                }
-                Ok(_) => ControlFlow::Break(()),
-                Err(error) => {
-                    broken = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if let Some(error) = broken {
-            return Err(error);
-        }
-        places.into_iter().map(|place| self.tombstone(id, place)).collect()
-    }
-
-    fn tombstone(
-        &self,
-        id: CollectionId,
-        (time, version, key): (Timestamp, Version, sync_proto::types::Key),
-    ) -> Result<Tombstone, StoreError> {
-        let row = |place: Vec<u8>| {
-            self.store.get(&place)?.ok_or_else(|| StoreError::Damaged {
-                place: format!("collection {}, version {version}", id.0),
-                reason: "a tombstone lacks one of its rows".to_owned(),
-            })
-        };
-        let key_row = row(keys::key_key(id, &key))?;
-        let log_row = row(log_key(id, version, &key))?;
-        Ok(Tombstone { time, version, key, key_row, log_row })
+        Condition::CollectionAbsent
+        | Condition::ItemVersionEquals(..)
+        | Condition::ItemAbsent(_)
+        | Condition::ItemPresent(_) => false,
     }
 }
 
 // === impl Heads ===
 
 impl Heads {
-    fn set(&mut self, id: CollectionId, meta: Meta) {
+    pub(super) fn set(&mut self, id: CollectionId, meta: Meta) {
         if let Some((_, before)) = self.by_name.get(&meta.name) {
             let (before, after) = (&before.head, &meta.head);
             assert!(

@@ -6,7 +6,9 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 use sync_proto::convert::decode_change;
 use sync_proto::limits::PAGE_BYTES_MAX;
-use sync_proto::types::{ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, Value};
+use sync_proto::types::{
+    ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, Timestamp, Value,
+};
 
 use super::ledger::Ledger;
 use super::view::View;
@@ -122,11 +124,17 @@ impl<S: Store> Ledger<S> {
     }
 
     /// How far an import has come, while its receipt is kept.
-    pub fn import_progress(&self, import_id: &str) -> Result<Option<u64>, StoreError> {
+    pub fn import_progress(
+        &self,
+        import_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
         let Some(row) = self.durable(&receipt_key(ReceiptKind::Import, import_id))? else {
             return Ok(None);
         };
-        Receipt::decode(row)?.import_sequence().map(Some)
+        let receipt = Receipt::decode(row)?;
+        let kept = !receipt.expired(now, self.settings.receipt_window);
+        kept.then(|| receipt.import_sequence()).transpose()
     }
 
     /// Collections by name: those behind `after` whose names begin with `prefix`, at most `most`

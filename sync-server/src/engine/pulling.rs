@@ -1,6 +1,8 @@
 //! Many collections in one answer. Synchronous; what a target's answer means on the wire is for
 //! `rpc::sync`.
 
+use std::sync::atomic::AtomicBool;
+
 use bytes::Bytes;
 use sync_proto::types::{CollectionName, Malformed, Outcome, Pull, Target};
 
@@ -30,30 +32,40 @@ pub type Answer = Result<Outcome<Bytes>, TargetError>;
 // === impl Ledger ===
 
 impl<S: Store> Ledger<S> {
-    /// Answers the targets in order. The byte budget is shared fairly: each target may take an
-    /// equal part of what is left, and what it does not need goes to those behind it.
-    pub fn pull(&self, pull: &Pull, may_read: impl Fn(&CollectionName) -> bool) -> Vec<Answer> {
+    /// Answers the targets. The byte budget is shared fairly: each target may take an equal part
+    /// of what is left, and what it does not need goes to those behind it. `first` is whose turn
+    /// comes first, chosen by chance: otherwise a target behind a busy one could be deferred for
+    /// ever. `cancelled`: nobody waits for the answer any more.
+    pub fn pull(
+        &self,
+        pull: &Pull,
+        first: usize,
+        may_read: impl Fn(&CollectionName) -> bool,
+        cancelled: &AtomicBool,
+    ) -> Vec<Answer> {
+        let count = pull.targets.len();
         let mut left = pull.bytes_max;
-        let mut answers = Vec::with_capacity(pull.targets.len());
-        for (index, target) in pull.targets.iter().enumerate() {
+        let mut answers: Vec<Answer> = Vec::new();
+        answers.resize_with(count, || Ok(Outcome::Deferred(None)));
+        for turn in 0..count {
+            let index = (first + turn) % count;
             // Before anything is sent, one version may be as large as a commit can be: so every
             // reply makes progress, and none exceeds the message limit.
             let nothing_yet = left == pull.bytes_max;
             let limits = PageLimits {
                 changes_max: pull.changes_max,
-                bytes_max: left / (pull.targets.len() - index),
+                bytes_max: left / (count - turn),
                 first_version_bytes_max: if nothing_yet { usize::MAX } else { left },
             };
-            let answer = match target {
+            answers[index] = match &pull.targets[index] {
                 Err(error) => Err(TargetError::Malformed(error.clone())),
                 Ok(target) if !may_read(&target.collection) => Ok(Outcome::Denied),
                 Ok(target) if target.from_last_ack => Err(TargetError::NoAcks),
-                Ok(target) => self.answer(target, limits).map(|(outcome, size)| {
+                Ok(target) => self.answer(target, limits, cancelled).map(|(outcome, size)| {
                     left = left.saturating_sub(size);
                     outcome
                 }),
             };
-            answers.push(answer);
         }
         answers
     }
@@ -62,6 +74,7 @@ impl<S: Store> Ledger<S> {
         &self,
         target: &Target,
         limits: PageLimits,
+        cancelled: &AtomicBool,
     ) -> Result<(Outcome<Bytes>, usize), TargetError> {
         let asked = PageRequest {
             collection: &target.collection,
@@ -72,6 +85,6 @@ impl<S: Store> Ledger<S> {
             catch_up_max: target.changes_max,
             limits,
         };
-        self.page(&asked).map_err(TargetError::Store)
+        self.page(&asked, cancelled).map_err(TargetError::Store)
     }
 }

@@ -2,10 +2,12 @@
 //! one durable state, so its digest is the digest of exactly its last version.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use sync_proto::types::{
-    CollectionName, Cursor, Head, Key, Malformed, Outcome, ResetReason, Scope, Version,
+    CollectionName, Cursor, Delta, Head, Key, Malformed, Outcome, Reset, ResetReason, Scope,
+    Version,
 };
 
 use super::ledger::Ledger;
@@ -20,6 +22,9 @@ use crate::store::{Direction, Store, StoreError};
 /// Rows that one look into the store passes at most: it bounds how long a batch may have to
 /// wait for a reader. Above the mutations of one commit, so that every look gets on.
 const SCAN_ROWS_MAX: usize = 10_000;
+
+/// Likewise, in bytes. Above the largest version.
+const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a reader asks of one collection.
 #[derive(Debug, Clone)]
@@ -41,56 +46,91 @@ pub struct PageRequest<'a> {
 }
 
 /// What one look at the log found.
-enum Look {
+#[derive(Debug)]
+pub enum Look {
+    /// The answer, with the size of its changes in bytes. `Deferred`: the first version alone
+    /// exceeds the limits and may not.
     Answer(Outcome<Bytes>, usize),
-    NothingYet(Version),
+    /// Nothing in scope up to this cursor: look again from there. The reader is not told of it.
+    NothingYet(Cursor),
 }
 
 // === impl Ledger ===
 
 impl<S: Store> Ledger<S> {
-    /// Answers a reader, with the size of the answer's changes in bytes. `Deferred`: the first
-    /// version alone exceeds the limits and may not.
-    pub fn page(&self, asked: &PageRequest<'_>) -> Result<(Outcome<Bytes>, usize), StoreError> {
-        let mut cursor = asked.cursor;
-        // What may be missing stays missing, also when a later look begins above the floor.
-        let mut unverified = false;
+    /// Answers a reader, with the size of the answer's changes in bytes. Gives up with
+    /// `Deferred` when nobody waits for the answer any more.
+    pub fn page(
+        &self,
+        asked: &PageRequest<'_>,
+        cancelled: &AtomicBool,
+    ) -> Result<(Outcome<Bytes>, usize), StoreError> {
+        if let Some(reset) = self.too_large(asked)? {
+            return Ok((Outcome::Reset(reset), 0));
+        }
+        let mut at = asked.clone();
         loop {
-            let Some((id, meta, view)) = self.view(asked.collection) else {
-                return Ok((Outcome::NotFound, 0));
-            };
-            let head = meta.head;
-            let mut start = match decide(&head, cursor, asked.verify) {
-                ReadPlan::Aligned if cursor == asked.cursor => {
-                    return Ok((Outcome::Aligned(head), 0));
-                }
-                // Nothing in scope between the reader's cursor and the head, seen in several looks.
-                ReadPlan::Aligned => PageStart { from: head.cursor(), unverified: false },
-                ReadPlan::Reset(reason) => {
-                    return Ok((Outcome::Reset(reset(reason, head, asked.scope)), 0));
-                }
-                ReadPlan::Page(start) => start,
-            };
-            unverified |= start.unverified;
-            start.unverified = unverified;
-            if cursor == asked.cursor && exceeds(asked, &start, id, &head, &view)? {
-                let reset = reset(ResetReason::TooLarge, head, asked.scope);
-                return Ok((Outcome::Reset(reset), 0));
-            }
-            match self.shared_look(asked, start, id, head, &view)? {
-                Look::Answer(Outcome::Delta(mut delta), size) => {
-                    // The page is about the cursor that the reader showed.
-                    let from = asked.cursor.unwrap_or(delta.from);
-                    delta.from = if asked.cursor.is_none() && cursor.is_some() {
-                        Cursor { version: Version::ZERO, ..delta.from }
-                    } else {
-                        from
-                    };
-                    delta.initial = delta.from.is_loading();
-                    return Ok((Outcome::Delta(delta), size));
+            match self.read_on(&at)? {
+                // Created anew between two looks; this reader had nothing of it.
+                Look::Answer(Outcome::Reset(_), _) if asked.cursor.is_none() => at.cursor = None,
+                Look::Answer(Outcome::Delta(delta), size) => {
+                    return Ok((Outcome::Delta(told_from(asked.cursor, delta)), size));
                 }
                 Look::Answer(outcome, size) => return Ok((outcome, size)),
-                Look::NothingYet(covered) => cursor = Some(start.from.between_pages(covered)),
+                Look::NothingYet(_) if cancelled.load(Ordering::Relaxed) => {
+                    return Ok((Outcome::Deferred(None), 0));
+                }
+                Look::NothingYet(covered) => at.cursor = Some(covered),
+            }
+        }
+    }
+
+    /// Looks once: bounded work, from one durable state.
+    pub fn read_on(&self, asked: &PageRequest<'_>) -> Result<Look, StoreError> {
+        let Some((id, meta, view)) = self.view(asked.collection) else {
+            return Ok(Look::Answer(Outcome::NotFound, 0));
+        };
+        let head = meta.head;
+        // A part of a collection has no digest to verify by.
+        let verify = asked.verify && asked.scope.is_all();
+        match decide(&head, asked.cursor, verify) {
+            ReadPlan::Aligned => Ok(Look::Answer(Outcome::Aligned(head), 0)),
+            ReadPlan::Reset(reason) => {
+                Ok(Look::Answer(Outcome::Reset(reset(reason, head, asked.scope)), 0))
+            }
+            ReadPlan::Page(start) => self.shared_look(asked, start, id, head, &view),
+        }
+    }
+
+    /// Judges a catch-up, once, where it begins: the reset, if it is more than the reader wants
+    /// to read. A first load never is.
+    pub fn too_large(&self, asked: &PageRequest<'_>) -> Result<Option<Reset>, StoreError> {
+        let (Some(most), Some(cursor)) = (asked.catch_up_max, asked.cursor) else {
+            return Ok(None);
+        };
+        let few_keys = match asked.scope {
+            Scope::Keys(keys) => u64::try_from(keys.len()).is_ok_and(|count| count <= most),
+            Scope::All | Scope::KeyPrefix(_) => false,
+        };
+        if few_keys || !cursor.is_caught_up() {
+            return Ok(None);
+        }
+        let mut count = Count { most, changes: 0, after: cursor.version };
+        loop {
+            let Some((id, meta, view)) = self.view(asked.collection) else { return Ok(None) };
+            let head = meta.head;
+            if decide(&head, Some(cursor), asked.verify) == ReadPlan::Aligned
+                || head.epoch != cursor.epoch
+                || head.items + head.tombstones <= most
+            {
+                return Ok(None);
+            }
+            let complete = count.look(asked.scope, id, &head, &view)?;
+            if count.changes > most {
+                return Ok(Some(reset(ResetReason::TooLarge, head, asked.scope)));
+            }
+            if complete {
+                return Ok(None);
             }
         }
     }
@@ -106,13 +146,14 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Look, StoreError> {
         let common = asked.scope.is_all() && !asked.keys_only && !start.unverified;
         if !common {
-            return look(asked, start, id, head, view);
+            return read_page(asked, start, id, head, view);
         }
         let key = PageKey::new(id, start.from, &head, asked.limits);
-        let page = self.pages.get_or_build(&key, || match look(asked, start, id, head, view) {
-            Ok(Look::Answer(Outcome::Delta(delta), size)) => Ok((delta, size)),
-            other => Err(Box::new(other)),
-        });
+        let page =
+            self.pages.get_or_build(&key, || match read_page(asked, start, id, head, view) {
+                Ok(Look::Answer(Outcome::Delta(delta), size)) => Ok((delta, size)),
+                other => Err(Box::new(other)),
+            });
         match page {
             Ok((delta, size)) => Ok(Look::Answer(Outcome::Delta(delta), size)),
             Err(other) => *other,
@@ -120,7 +161,7 @@ impl<S: Store> Ledger<S> {
     }
 }
 
-fn look<S: Store>(
+fn read_page<S: Store>(
     asked: &PageRequest<'_>,
     start: PageStart,
     id: CollectionId,
@@ -137,7 +178,7 @@ fn look<S: Store>(
     };
     Ok(match builder.finish(head, complete) {
         Built::Page(delta, size) => Look::Answer(Outcome::Delta(delta), size),
-        Built::NothingYet(covered) => Look::NothingYet(covered),
+        Built::NothingYet(covered) => Look::NothingYet(start.from.between_pages(covered)),
         Built::TooLarge => Look::Answer(Outcome::Deferred(Some(head)), 0),
     })
 }
@@ -150,17 +191,17 @@ fn offer_log<S: Store>(
     head: &Head,
     view: &View<'_, S>,
 ) -> Result<bool, StoreError> {
-    let mut rows = 0;
+    let mut budget = ScanBudget::default();
     let mut complete = true;
     let mut broken = None;
     let range = log_range(id, after, head.version);
     view.scan(&range, Direction::Forward, &mut |key, value| {
-        rows += 1;
+        let spent = budget.spend(value.len());
         let offered = log_row(id, key, value).and_then(|(version, key, row)| {
             builder.offer(version, &key, row).map_err(|error| damaged(version, &error))
         });
         match offered {
-            Ok(Offer::More) if rows < SCAN_ROWS_MAX => ControlFlow::Continue(()),
+            Ok(Offer::More) if !spent => ControlFlow::Continue(()),
             Ok(Offer::More | Offer::Full) => {
                 complete = false;
                 ControlFlow::Break(())
@@ -221,30 +262,72 @@ fn offer_keys<S: Store>(
     Ok(true)
 }
 
-/// Whether the catch-up is more than the reader wants to read. A first load never is.
-fn exceeds<S: Store>(
-    asked: &PageRequest<'_>,
-    start: &PageStart,
-    id: CollectionId,
-    head: &Head,
-    view: &View<'_, S>,
-) -> Result<bool, StoreError> {
-    let Some(most) = asked.catch_up_max else { return Ok(false) };
-    if start.from.is_loading() || head.items + head.tombstones <= most {
-        return Ok(false);
-    }
-    let mut changes = 0;
-    let range = log_range(id, start.from.version, head.version);
-    view.scan(&range, Direction::Forward, &mut |key, value| {
-        let in_scope = match Row::decode(key, value) {
-            Ok(Row::Log { key, .. }) => asked.scope.contains(&key),
+/// The delta as the reader is told of it: from where it stands, not from where the last look
+/// began.
+#[must_use]
+pub fn told_from(told: Option<Cursor>, mut delta: Delta<Bytes>) -> Delta<Bytes> {
+    let began = delta.from;
+    delta.from = told.unwrap_or(Cursor {
+        version: Version::ZERO,
+        base: began.base.max(began.version),
+        ..began
+    });
+    delta.initial = delta.from.is_loading();
+    delta
+}
+
+/// Counts what a catch-up would bring.
+struct Count {
+    most: u64,
+    changes: u64,
+    after: Version,
+}
+
+impl Count {
+    /// Counts on; says whether the head was reached.
+    fn look<S: Store>(
+        &mut self,
+        scope: &Scope,
+        id: CollectionId,
+        head: &Head,
+        view: &View<'_, S>,
+    ) -> Result<bool, StoreError> {
+        let mut budget = ScanBudget::default();
+        let mut complete = true;
+        let range = log_range(id, self.after, head.version);
+        view.scan(&range, Direction::Forward, &mut |key, value| {
+            let size = value.len();
             // What cannot be read is reported by the page.
-            Ok(_) | Err(_) => false,
-        };
-        changes += u64::from(in_scope);
-        if changes > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(changes > most)
+            if let Ok((version, key, _)) = log_row(id, key, value) {
+                // A look that ends inside of a version passes over the rest of it: it is small,
+                // and the reader asked for about so many.
+                self.after = version;
+                self.changes += u64::from(scope.contains(&key));
+            }
+            if self.changes > self.most || budget.spend(size) {
+                complete = false;
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(complete)
+    }
+}
+
+/// How much one look may still pass.
+#[derive(Default)]
+struct ScanBudget {
+    rows: usize,
+    bytes: usize,
+}
+
+impl ScanBudget {
+    /// Takes a row into account; says whether the look must end.
+    fn spend(&mut self, bytes: usize) -> bool {
+        self.rows += 1;
+        self.bytes += bytes;
+        self.rows >= SCAN_ROWS_MAX || self.bytes >= SCAN_BYTES_MAX
+    }
 }
 
 fn damaged(version: Version, error: &Malformed) -> StoreError {

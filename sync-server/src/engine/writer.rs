@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
 use super::ledger::{DeleteRefusal, Ledger};
-use crate::core::plan::{Answer, Refusal, Request};
+use super::purging::Rest;
+use crate::core::plan::{Answer, Refusal};
+use crate::core::request::Request;
 use crate::store::{Store, StoreError};
 
 /// Writes waiting for the writer. Past this, callers wait: that wait is the back-pressure.
@@ -23,8 +25,8 @@ const QUEUE_LEN_MAX: usize = 1024;
 /// Commits of one group.
 const GROUP_COMMITS_MAX: usize = 512;
 
-/// Mutations of one group; a commit that alone has more goes by itself.
-const GROUP_MUTATIONS_MAX: usize = 5_000;
+/// Mutations and preconditions of one group; a commit that alone has more goes by itself.
+const GROUP_STEPS_MAX: usize = 5_000;
 
 /// Bytes of one group; a commit that alone has more goes by itself.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -32,8 +34,14 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of all commits that are queued or being written. Past this, callers wait.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Under load, at least this long between two steps of a purge.
-const PURGE_PAUSE: Duration = Duration::from_millis(50);
+/// Under load, this long between two steps of a purge.
+const PURGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a step of a purge may hold up commits: so long as a rule, longer from step to step
+/// while more is kept than the settings allow. At the end purging has more than half of the
+/// writer's time, so a cap wins over whoever deletes as fast as the server lets them.
+const PURGE_STEP_MIN: Duration = Duration::from_millis(5);
+const PURGE_STEP_MAX: Duration = Duration::from_millis(40);
 
 /// With nothing to do, this long between two looks for something to purge.
 const PURGE_ROUND: Duration = Duration::from_secs(1);
@@ -106,6 +114,8 @@ struct Thread<S> {
     /// A job that did not fit into the last group.
     held: Option<Job>,
     last_purge: Instant,
+    /// How long the next step of a purge may hold up commits.
+    purge_step: Duration,
 }
 
 // === impl Writes ===
@@ -164,7 +174,15 @@ impl Writer {
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
         let runtime = Handle::current();
-        let thread = Thread { ledger, hub, jobs, runtime, held: None, last_purge: Instant::now() };
+        let thread = Thread {
+            ledger,
+            hub,
+            jobs,
+            runtime,
+            held: None,
+            last_purge: Instant::now(),
+            purge_step: PURGE_STEP_MIN,
+        };
         let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
             // Also a panic, a broken invariant, ends the server: without its writer it is none.
             let _ends_the_server = fatal.drop_guard();
@@ -211,7 +229,7 @@ impl<S: Store> Thread<S> {
                 Job::Stop => return self.finish(),
             }
             if self.last_purge.elapsed() >= PURGE_PAUSE {
-                self.purge_step()?;
+                self.purge_between()?;
             }
         }
     }
@@ -228,7 +246,7 @@ impl<S: Store> Thread<S> {
                 Err(mpsc::error::TryRecvError::Empty) => {}
             }
             if self.last_purge.elapsed() >= PURGE_ROUND {
-                while self.jobs.is_empty() && self.purge_step()? {}
+                while self.jobs.is_empty() && self.purge_idle()? != Rest::Nothing {}
             }
             if let Some(job) = self.wait() {
                 return Ok(Some(job));
@@ -246,10 +264,24 @@ impl<S: Store> Thread<S> {
         self.runtime.block_on(job).ok().flatten()
     }
 
-    fn purge_step(&mut self) -> Result<bool, StoreError> {
-        let more = self.ledger.purge_step(Timestamp::now());
+    /// Purges between two groups.
+    fn purge_between(&mut self) -> Result<(), StoreError> {
+        let (began, most) = (Instant::now(), self.purge_step);
+        let rest = self.ledger.purge_step(Timestamp::now(), &mut || began.elapsed() < most)?;
+        self.purge_step = match rest {
+            Rest::Surplus => PURGE_STEP_MAX.min(most * 2),
+            Rest::Nothing | Rest::More => PURGE_STEP_MIN,
+        };
         self.last_purge = Instant::now();
-        more
+        Ok(())
+    }
+
+    /// Purges until somebody wants to write.
+    fn purge_idle(&mut self) -> Result<Rest, StoreError> {
+        let jobs = &self.jobs;
+        let rest = self.ledger.purge_step(Timestamp::now(), &mut || jobs.is_empty())?;
+        self.last_purge = Instant::now();
+        Ok(rest)
     }
 
     fn commit(&mut self, ticket: Ticket) -> Result<(), StoreError> {
@@ -292,17 +324,17 @@ impl<S: Store> Thread<S> {
 
     /// What is queued behind this commit and goes with it.
     fn group(&mut self, first: Ticket) -> Vec<Ticket> {
-        let mut mutations = first.request.len();
+        let mut steps = first.request.steps();
         let mut bytes = first.request.size();
         let mut group = vec![first];
         while group.len() < GROUP_COMMITS_MAX {
             let Ok(job) = self.jobs.try_recv() else { break };
             match job {
                 Job::Commit(next)
-                    if mutations + next.request.len() <= GROUP_MUTATIONS_MAX
+                    if steps + next.request.steps() <= GROUP_STEPS_MAX
                         && bytes + next.request.size() <= GROUP_BYTES_MAX =>
                 {
-                    mutations += next.request.len();
+                    steps += next.request.steps();
                     bytes += next.request.size();
                     group.push(next);
                 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rand::RngExt as _;
 use sync_proto::types::{Event, Goodbye, GoodbyeReason, Subscribe, Timestamp};
 use sync_proto::v1;
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
@@ -22,11 +23,11 @@ use crate::engine::hub::Listener;
 use crate::status;
 use crate::store::Store;
 
-/// Messages that wait for the transport. Small: what waits here is memory per subscriber, and
-/// what is not read yet can still be coalesced.
-const OUTBOX_LEN: usize = 2;
+/// Messages that wait for the transport. One: what waits here is memory per subscriber, and what
+/// is not read yet can still be coalesced.
+const OUTBOX_LEN: usize = 1;
 
-/// A subscriber that leaves a message waiting for this long is told that it lags.
+/// A subscriber that makes a due target wait for this long is told that it lags.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The least that a client waits before it comes back after a Goodbye.
@@ -41,8 +42,8 @@ struct Stream<S> {
     listener: Listener,
     heartbeat: Duration,
     end_of_age: Instant,
-    /// The subscriber was slow when it was last sent something.
-    slow: bool,
+    /// Since when a target has been due and the subscriber has not made room.
+    waiting_since: Option<Instant>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -60,7 +61,8 @@ enum End {
 enum Wake {
     Moved(BTreeSet<usize>),
     Heartbeat,
-    Due,
+    /// A target is due, and there is room for what it says.
+    Due(OwnedPermit<Message>),
 }
 
 /// Starts the task of a stream and returns its messages.
@@ -90,7 +92,7 @@ pub(super) fn start<S: Store>(
         listener,
         heartbeat: asked.heartbeat,
         end_of_age: Instant::now() + age,
-        slow: false,
+        waiting_since: None,
         _slot: slot,
     };
     let accepted = Event::Accepted(accepted, asked.heartbeat);
@@ -133,7 +135,7 @@ impl<S: Store> Stream<S> {
                         return end;
                     }
                 }
-                Ok(Wake::Due) => match self.step(following).await {
+                Ok(Wake::Due(room)) => match self.step(following, room).await {
                     Ok(stepped) => following = stepped,
                     Err(end) => return end,
                 },
@@ -142,9 +144,13 @@ impl<S: Store> Stream<S> {
         }
     }
 
-    /// What to do next. Takes news also while targets are due, so that a target that is far
-    /// behind does not hide the others.
-    async fn wake(&self, heartbeat: &mut Interval, due: bool) -> Result<Wake, End> {
+    /// What to do next. A page is read only when there is room for it, so what a slow subscriber
+    /// has not taken is still coalesced; and news are taken also while targets are due, so that a
+    /// target that is far behind does not hide the others.
+    async fn wake(&mut self, heartbeat: &mut Interval, due: bool) -> Result<Wake, End> {
+        if due {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
         tokio::select! {
             biased;
             () = self.context.drain.cancelled() => Err(End::Goodbye(GoodbyeReason::Draining)),
@@ -154,19 +160,30 @@ impl<S: Store> Stream<S> {
             }
             _ = heartbeat.tick() => Ok(Wake::Heartbeat),
             moved = self.listener.moved() => Ok(Wake::Moved(moved)),
-            () = std::future::ready(()), if due => Ok(Wake::Due),
+            room = self.outbox.clone().reserve_owned(), if due => {
+                room.map(Wake::Due).map_err(|_| End::Gone)
+            }
         }
     }
 
     /// Gives the next target its turn and sends what it has to say.
-    async fn step(&mut self, mut following: Following) -> Result<Following, End> {
-        let slow = self.slow;
+    async fn step(
+        &mut self,
+        mut following: Following,
+        room: OwnedPermit<Message>,
+    ) -> Result<Following, End> {
+        let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let slow = waited >= SLOW_AFTER;
         let read = self.context.read(move |ledger| {
             let events = following.step(ledger, slow);
             (following, events)
         });
         let (following, events) = read.await.map_err(End::Failed)?;
         let events = events.map_err(|error| End::Failed(status::storage(&error)))?;
+        let mut events = events.into_iter();
+        if let Some(first) = events.next() {
+            room.send(Ok(first.into()));
+        }
         for event in events {
             self.send(event).await?;
         }
@@ -175,15 +192,16 @@ impl<S: Store> Stream<S> {
 
     /// Queues a message, and waits for as long as the subscriber makes it wait.
     async fn send(&mut self, event: Event<Bytes>) -> Result<(), End> {
-        let began = Instant::now();
         let permit = tokio::select! {
             biased;
             () = self.context.drain.cancelled() => {
                 return Err(End::Goodbye(GoodbyeReason::Draining));
             }
+            () = tokio::time::sleep_until(self.end_of_age) => {
+                return Err(End::Goodbye(GoodbyeReason::MaxAge));
+            }
             permit = self.outbox.reserve() => permit.map_err(|_| End::Gone)?,
         };
-        self.slow = began.elapsed() >= SLOW_AFTER;
         permit.send(Ok(event.into()));
         Ok(())
     }

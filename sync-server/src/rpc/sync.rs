@@ -1,8 +1,10 @@
 //! `SyncService`: pulls, windows, look-ups; the subscription loop is in [`super::subscribe`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use rand::RngExt as _;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{CollectionName, Key, ListItems, Malformed, Outcome, Pull, Subscribe};
@@ -26,6 +28,21 @@ pub struct SyncRpc<S> {
     context: Arc<Context<S>>,
 }
 
+/// A caller who waits. Its drop, when the call is cancelled or its deadline passes, tells the
+/// reading thread to give up.
+#[derive(Debug, Default)]
+struct Waiting {
+    cancelled: Arc<AtomicBool>,
+}
+
+// === impl Waiting ===
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
 // === impl SyncRpc ===
 
 impl<S: Store> SyncRpc<S> {
@@ -46,8 +63,12 @@ impl<S: Store> SyncService for SyncRpc<S> {
     ) -> Result<Response<v1::PullResponse>, Status> {
         let caller = self.context.caller(&request)?;
         let pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
-        let answers =
-            self.context.read(move |ledger| ledger.pull(&pull, |name| caller.may_read(name)));
+        let first = rand::rng().random_range(0..pull.targets.len());
+        let waiting = Waiting::default();
+        let cancelled = Arc::clone(&waiting.cancelled);
+        let answers = self.context.read(move |ledger| {
+            ledger.pull(&pull, first, |name| caller.may_read(name), &cancelled)
+        });
         let outcome =
             |answer: Answer| answer.unwrap_or_else(|e| Outcome::Failed(status::target(&e)));
         let outcomes = answers.await?.into_iter().map(outcome).map(Into::into).collect();

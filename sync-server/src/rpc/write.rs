@@ -6,14 +6,14 @@ use std::sync::Arc;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use sync_proto::convert;
-use sync_proto::types::{CollectionName, Commit, Malformed, Mutation};
+use sync_proto::types::{CollectionName, Commit, Malformed, Mutation, Timestamp};
 use sync_proto::v1;
 use sync_proto::v1::write_service_server::WriteService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Context;
 use crate::auth::{AccessError, Caller};
-use crate::core::plan;
+use crate::core::request;
 use crate::engine::writer::Pending;
 use crate::status;
 use crate::store::Store;
@@ -69,7 +69,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         let named = commit.mutations.iter().map(|mutation| &mutation.collection);
         let judged = commit.preconditions.iter().map(|precondition| &precondition.collection);
         may_write_all(&caller, named.chain(judged))?;
-        let commit = plan::Request::Commit { commit, fingerprint };
+        let commit = request::Request::Commit { commit, fingerprint };
         let answer = self.context.writes.commit(commit).await.map_err(|e| status::write(&e))?;
         Ok(Response::new(v1::CommitResponse {
             collections: answer.collections.into_iter().map(Into::into).collect(),
@@ -118,7 +118,10 @@ impl<S: Store> WriteService for WriteRpc<S> {
         let import_id = request.into_inner().import_id;
         check_import_id(&import_id).map_err(|error| status::malformed(&error))?;
         let import_id = owned_by(&caller, &import_id);
-        let found = self.context.read(move |ledger| ledger.import_progress(&import_id)).await?;
+        let found = self
+            .context
+            .read(move |ledger| ledger.import_progress(&import_id, Timestamp::now()))
+            .await?;
         match found.map_err(|error| status::storage(&error))? {
             Some(sequence) => Ok(Response::new(v1::GetImportResponse { sequence })),
             None => Err(Status::not_found("import_id: no such import within the window")),
@@ -167,8 +170,11 @@ impl<S: Store> Import<'_, S> {
 
         let count = u64::try_from(mutations.len()).expect("a commit is bounded");
         let sequence = message.sequence;
-        let request =
-            plan::Request::Import { import_id: owned_by(&self.caller, &id), sequence, mutations };
+        let request = request::Request::Import {
+            import_id: owned_by(&self.caller, &id),
+            sequence,
+            mutations,
+        };
         let submitted = self.context.writes.submit(request).await;
         let pending = submitted.map_err(|error| status::write(&error))?;
         self.waiting.push_back(Waiting { pending, sequence, mutations: count });

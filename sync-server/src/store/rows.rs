@@ -1,5 +1,7 @@
 //! What the rows of [`super::keys`] hold, between bytes and types. Pure.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use sync_proto::digest::Digest;
 use sync_proto::types::{CollectionName, Epoch, Head, Key, SortKey, Timestamp, Version};
@@ -235,6 +237,13 @@ impl Receipt {
     /// Reads a row's value.
     pub fn decode(value: Bytes) -> Result<Self, StoreError> {
         Self::parse(&mut Fields(value)).ok_or_else(|| damaged("a receipt"))
+    }
+
+    /// Whether it protects no longer.
+    #[must_use]
+    pub fn expired(&self, now: Timestamp, window: Duration) -> bool {
+        let age = now.as_millis().saturating_sub(self.time.as_millis());
+        u128::from(age) >= window.as_millis()
     }
 
     /// The number of the last commit of the import that this is the receipt of.

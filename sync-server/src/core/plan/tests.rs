@@ -4,6 +4,7 @@
 use sync_proto::types::{Key, SortKey, Value};
 
 use super::*;
+use crate::core::workspace::Needs;
 use crate::core::workspace::Planned;
 
 /// A workspace in which everything asked for is absent.

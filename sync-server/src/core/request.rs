@@ -1,0 +1,106 @@
+//! A commit to plan, and which rows planning it needs. Pure.
+
+use sync_proto::types::{Commit, Condition, Mutation, Precondition};
+
+use super::workspace::Needs;
+use crate::store::rows::ReceiptKind;
+
+/// What a mutation or a precondition takes besides its names and contents.
+const STEP_OVERHEAD_BYTES: usize = 128;
+
+/// A commit to plan.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// A commit by itself.
+    Commit {
+        /// What to do.
+        commit: Commit,
+        /// Tells another request under the same idempotency key apart.
+        fingerprint: [u8; 16],
+    },
+    /// A commit of an import.
+    Import {
+        /// Which import.
+        import_id: String,
+        /// Number of the commit in the import, from 1.
+        sequence: u64,
+        /// What to do.
+        mutations: Vec<Mutation>,
+    },
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Says which rows planning it needs.
+    pub fn needs(&self, needs: &mut Needs) {
+        match self {
+            Self::Commit { commit, .. } if !commit.idempotency_key.is_empty() => {
+                needs.receipt(ReceiptKind::Commit, &commit.idempotency_key);
+            }
+            Self::Commit { .. } => {}
+            Self::Import { import_id, .. } => needs.receipt(ReceiptKind::Import, import_id),
+        }
+        for precondition in self.preconditions() {
+            precondition_needs(precondition, needs);
+        }
+        for mutation in self.mutations() {
+            needs.collection(&mutation.collection);
+            if let Some(key) = mutation.op.key() {
+                needs.changed(&mutation.collection, key);
+            }
+        }
+    }
+
+    /// What it changes.
+    #[must_use]
+    pub fn mutations(&self) -> &[Mutation] {
+        match self {
+            Self::Commit { commit, .. } => &commit.mutations,
+            Self::Import { mutations, .. } => mutations,
+        }
+    }
+
+    fn preconditions(&self) -> &[Precondition] {
+        match self {
+            Self::Commit { commit, .. } => &commit.preconditions,
+            Self::Import { .. } => &[],
+        }
+    }
+
+    /// How many steps of work it is: mutations and preconditions.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.mutations().len() + self.preconditions().len()
+    }
+
+    /// About how much memory it takes: what waits for the writer is bounded by this.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let mutation = |mutation: &Mutation| {
+            STEP_OVERHEAD_BYTES + mutation.collection.as_str().len() + mutation.op.size()
+        };
+        let precondition = |precondition: &Precondition| {
+            let key = match &precondition.condition {
+                Condition::CollectionAbsent | Condition::HeadEquals(..) => 0,
+                Condition::ItemVersionEquals(key, _)
+                | Condition::ItemAbsent(key)
+                | Condition::ItemPresent(key) => key.as_bytes().len(),
+            };
+            STEP_OVERHEAD_BYTES + precondition.collection.as_str().len() + key
+        };
+        self.mutations().iter().map(mutation).sum::<usize>()
+            + self.preconditions().iter().map(precondition).sum::<usize>()
+    }
+}
+
+fn precondition_needs(precondition: &Precondition, needs: &mut Needs) {
+    match &precondition.condition {
+        Condition::CollectionAbsent | Condition::HeadEquals(..) => {
+            needs.collection(&precondition.collection);
+        }
+        Condition::ItemVersionEquals(key, _)
+        | Condition::ItemAbsent(key)
+        | Condition::ItemPresent(key) => needs.judged(&precondition.collection, key),
+    }
+}
