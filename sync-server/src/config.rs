@@ -177,7 +177,7 @@ impl Cli {
             figment = figment.merge(Toml::file_exact(file));
         }
         let env = Env::prefixed(ENV_PREFIX).ignore(&["config"]);
-        let env = env.filter(|variable| !is_of_kubernetes(variable.as_str()));
+        let env = env.filter(|variable| !is_of_kubernetes(&variable.as_str().to_ascii_lowercase()));
         if env.iter().any(|(variable, _)| variable == FILE_ONLY) {
             let reason = format!("{ENV_PREFIX}TOKENS: tokens are only read from the file");
             return Err(ConfigError::Invalid { setting: FILE_ONLY, reason });
