@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod listing;
 pub mod pages;
 pub mod pulling;
+pub mod purging;
 pub mod reading;
 pub mod view;
 pub mod writer;

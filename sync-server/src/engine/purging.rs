@@ -1,0 +1,403 @@
+//! Forgetting what may be forgotten: rows of deleted collections, receipts, tombstones. A step is
+//! some small batches and one sync; the kinds take turns, and so do collections, so that none waits
+//! for another to be done. Like the ledger it knows no clock: whoever paces it
+//! says how long a step may go on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
+
+use sync_proto::types::{CollectionName, Key, Timestamp, Version};
+
+use super::ledger::{Ledger, Writing};
+use crate::core::retention::{self, Tombstone};
+use crate::core::workspace::Undo;
+use crate::store::keys::{self, CollectionId, Row, log_key};
+use crate::store::rows::Meta;
+use crate::store::{Batch, Direction, Store, StoreError};
+
+#[cfg(test)]
+mod tests;
+
+/// Rows that one batch removes. Small: sled leaks memory in batches of many removes.
+const BATCH_ROWS_MAX: usize = 100;
+
+/// Bytes of values that one batch removes; a row that alone has more goes by itself. Below the
+/// engine a value is many small rows, and each of them is a remove.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Tombstones that one batch removes; each has three rows.
+const BATCH_TOMBSTONES_MAX: usize = BATCH_ROWS_MAX / 3;
+
+/// Batches of one step, which share a sync: what readers need to undo stays small.
+const STEP_BATCHES_MAX: usize = 64;
+
+/// Collections that one step judges by what is known of them in memory.
+const STEP_LOOKS_MAX: usize = 4_096;
+
+/// How much is left to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing, at this time.
+    Nothing,
+    /// There is more to look at, or to forget.
+    More,
+    /// More is kept than the settings allow: whoever paces the steps should hurry.
+    Surplus,
+}
+
+/// What purging remembers between steps.
+#[derive(Debug, Default)]
+pub(super) struct Purging {
+    /// Whose turn it is.
+    turn: Turn,
+    /// The round over all collections goes on behind this one.
+    looked: Option<CollectionName>,
+    /// Collections with more tombstones than the settings allow.
+    over: Waiting,
+    /// Collections whose oldest tombstone may have fallen due.
+    due: Waiting,
+    /// No tombstone of the collection is older than this. An entry stays true while tombstones
+    /// come (they are younger) and go; it only leads to a look too early. So a collection costs a
+    /// look into the store when its oldest tombstone may have fallen due, and none in between.
+    oldest: BTreeMap<CollectionId, Timestamp>,
+}
+
+/// Collections that are served round robin.
+#[derive(Debug, Default)]
+struct Waiting {
+    names: BTreeSet<CollectionName>,
+    served: Option<CollectionName>,
+}
+
+/// What is forgotten next. Surplus tombstones do not queue behind old ones: the cap is a promise
+/// about space, and there may be many collections with a few old ones.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Doomed,
+    Receipts,
+    Surplus,
+    Outlived,
+}
+
+/// A step under way: what is applied, but not synced and published yet.
+#[derive(Debug, Default)]
+struct Step {
+    batches: usize,
+    /// Collections that this step changed, as they are now.
+    moved: BTreeMap<CollectionName, (CollectionId, Meta)>,
+}
+
+/// The tombstones of a collection that may go.
+#[derive(Debug, Default)]
+struct Outlived {
+    /// The oldest, as many as fit into a batch.
+    tombstones: Vec<Tombstone>,
+    /// There may be more of them.
+    more: bool,
+    /// When the first that must stay was made.
+    stays: Option<Timestamp>,
+}
+
+// === impl Turn ===
+
+impl Turn {
+    const COUNT: usize = 4;
+
+    fn next(self) -> Self {
+        match self {
+            Self::Doomed => Self::Receipts,
+            Self::Receipts => Self::Surplus,
+            Self::Surplus => Self::Outlived,
+            Self::Outlived => Self::Doomed,
+        }
+    }
+}
+
+// === impl Ledger ===
+
+impl<S: Store> Ledger<S> {
+    /// Forgets some of what may be forgotten, batch by batch for as long as `go_on` says, makes
+    /// it durable, and returns how much is left.
+    ///
+    /// Purges go on when the disk is too full for commits: they are what makes room again. But
+    /// sled writes before it frees, so they leave the lower half of the reserve alone: it is for
+    /// deleting collections, and for closing the store.
+    pub fn purge_step(
+        &self,
+        now: Timestamp,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Rest, StoreError> {
+        let mut writing = self.writing.lock();
+        if writing.failed || !leaves_reserve(self.store.room())? {
+            return Ok(Rest::Nothing);
+        }
+        let round_ended = self.find_ready(&mut writing.purging, now);
+        let mut step = Step::default();
+        let mut in_vain = 0;
+        while in_vain < Turn::COUNT && step.batches < STEP_BATCHES_MAX {
+            let turn = writing.purging.turn;
+            writing.purging.turn = turn.next();
+            let worked = match turn {
+                Turn::Doomed => self.purge_doomed(&mut writing, &mut step)?,
+                Turn::Receipts => self.purge_receipts(&mut writing, &mut step, now)?,
+                Turn::Surplus | Turn::Outlived => {
+                    self.purge_tombstones(&mut writing, &mut step, turn, now)?
+                }
+            };
+            in_vain = if worked { 0 } else { in_vain + 1 };
+            if worked && !go_on() {
+                break;
+            }
+        }
+        if step.batches > 0 {
+            self.settle(&mut writing, |heads| {
+                for (id, meta) in step.moved.into_values() {
+                    heads.set(id, meta);
+                }
+            })?;
+        }
+        let surplus =
+            writing.receipts > self.settings.receipts_max || !writing.purging.over.names.is_empty();
+        Ok(if in_vain == Turn::COUNT {
+            if round_ended { Rest::Nothing } else { Rest::More }
+        } else {
+            if surplus { Rest::Surplus } else { Rest::More }
+        })
+    }
+
+    /// Goes on with the round over all collections, in memory; true = it has come to its end.
+    fn find_ready(&self, purging: &mut Purging, now: Timestamp) -> bool {
+        let retention = &self.settings.retention;
+        let heads = self.heads.read();
+        let behind = purging.looked.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut looks = 0;
+        let mut last = None;
+        for (name, (id, meta)) in heads.by_name.range((behind, Bound::Unbounded)) {
+            if looks == STEP_LOOKS_MAX {
+                break;
+            }
+            looks += 1;
+            last = Some(name);
+            if meta.head.tombstones == 0 {
+                continue;
+            }
+            let oldest = purging.oldest.get(id);
+            if retention.surplus(meta.head.tombstones) > 0 {
+                purging.over.add(name);
+            } else if oldest.is_none_or(|oldest| retention.outlived(*oldest, now)) {
+                purging.due.add(name);
+            }
+        }
+        let ended = looks < STEP_LOOKS_MAX;
+        purging.looked = if ended { None } else { last.cloned() };
+        ended
+    }
+
+    /// Rows of deleted collections, the first deleted first.
+    fn purge_doomed(&self, writing: &mut Writing, step: &mut Step) -> Result<bool, StoreError> {
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        let mut gone = 0;
+        for id in &writing.doomed {
+            for range in keys::doomed_ranges(*id) {
+                self.store.scan(&range, Direction::Forward, &mut |key, value| {
+                    if is_full(&batch, bytes + value.len()) {
+                        bytes = BATCH_BYTES_MAX;
+                        return ControlFlow::Break(());
+                    }
+                    bytes += value.len();
+                    batch.remove(key.to_vec());
+                    ControlFlow::Continue(())
+                })?;
+            }
+            if is_full(&batch, bytes) {
+                break;
+            }
+            batch.remove(keys::doomed_key(*id));
+            gone += 1;
+        }
+        // Nobody finds a deleted collection, so its rows need no undo.
+        self.forget(writing, step, &batch, Undo::new())?;
+        for id in writing.doomed.drain(..gone) {
+            writing.purging.oldest.remove(&id);
+        }
+        Ok(!batch.is_empty())
+    }
+
+    fn purge_receipts(
+        &self,
+        writing: &mut Writing,
+        step: &mut Step,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let surplus = writing.receipts.saturating_sub(self.settings.receipts_max);
+        let window = self.settings.receipt_window.as_millis();
+        let mut batch = Batch::default();
+        let mut count = 0;
+        let mut broken = None;
+        self.store.scan(&keys::receipt_age_range(), Direction::Forward, &mut |key, value| {
+            match Row::decode(key, value) {
+                Ok(Row::ReceiptAge { time, kind, name }) => {
+                    let age = now.as_millis().saturating_sub(time.as_millis());
+                    let kept = count >= surplus && u128::from(age) < window;
+                    if kept || batch.len() >= BATCH_ROWS_MAX {
+                        return ControlFlow::Break(());
+                    }
+                    batch.remove(key.to_vec());
+                    batch.remove(keys::receipt_key(kind, &name));
+                    count += 1;
+                    ControlFlow::Continue(())
+                }
+                Ok(_) => ControlFlow::Break(()),
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        self.forget(writing, step, &batch, Undo::new())?;
+        writing.receipts -= count;
+        Ok(count > 0)
+    }
+
+    /// The oldest tombstones of the collection whose turn it is.
+    fn purge_tombstones(
+        &self,
+        writing: &mut Writing,
+        step: &mut Step,
+        turn: Turn,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let purging = &mut writing.purging;
+        let waiting = if turn == Turn::Surplus { &mut purging.over } else { &mut purging.due };
+        let Some(name) = waiting.take() else { return Ok(false) };
+        let found = step.moved.get(&name).cloned().or_else(|| {
+            let heads = self.heads.read();
+            heads.by_name.get(&name).map(|(id, meta)| (*id, Meta::clone(meta)))
+        });
+        // Gone since it was put there.
+        let Some((id, meta)) = found else { return Ok(true) };
+        let outlived = self.outlived(id, &meta, now)?;
+        let purge = retention::purge(id, &meta, &outlived.tombstones);
+        let after = purge.meta.unwrap_or(meta);
+        if self.settings.retention.surplus(after.head.tombstones) > 0 {
+            purging.over.add(&name);
+        } else if outlived.more {
+            purging.due.add(&name);
+        } else if let Some(stays) = outlived.stays {
+            purging.oldest.insert(id, stays);
+        }
+        step.moved.insert(name, (id, after));
+        self.forget(writing, step, &purge.batch, purge.undo)?;
+        Ok(true)
+    }
+
+    fn forget(
+        &self,
+        writing: &mut Writing,
+        step: &mut Step,
+        batch: &Batch,
+        undo: Undo,
+    ) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        step.batches += 1;
+        self.apply(writing, batch, undo)
+    }
+
+    fn outlived(
+        &self,
+        id: CollectionId,
+        meta: &Meta,
+        now: Timestamp,
+    ) -> Result<Outlived, StoreError> {
+        let retention = &self.settings.retention;
+        let surplus = retention.surplus(meta.head.tombstones);
+        let mut outlived = Outlived::default();
+        let mut places = Vec::new();
+        let mut broken = None;
+        self.store.scan(&keys::tombstone_range(id), Direction::Forward, &mut |key, value| {
+            match Row::decode(key, value) {
+                Ok(Row::Tombstone { time, version, key, .. }) => {
+                    let forced = u64::try_from(places.len()).is_ok_and(|count| count < surplus);
+                    if !(forced || retention.outlived(time, now)) {
+                        outlived.stays = Some(time);
+                        return ControlFlow::Break(());
+                    }
+                    if places.len() == BATCH_TOMBSTONES_MAX {
+                        outlived.more = true;
+                        return ControlFlow::Break(());
+                    }
+                    places.push((time, version, key));
+                    ControlFlow::Continue(())
+                }
+                Ok(_) => ControlFlow::Break(()),
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        let tombstones = places.into_iter().map(|place| self.tombstone(id, place));
+        outlived.tombstones = tombstones.collect::<Result<_, _>>()?;
+        Ok(outlived)
+    }
+
+    fn tombstone(
+        &self,
+        id: CollectionId,
+        (time, version, key): (Timestamp, Version, Key),
+    ) -> Result<Tombstone, StoreError> {
+        let row = |place: Vec<u8>| {
+            self.store.get(&place)?.ok_or_else(|| StoreError::Damaged {
+                place: format!("collection {}, version {version}", id.0),
+                reason: "a tombstone lacks one of its rows".to_owned(),
+            })
+        };
+        let key_row = row(keys::key_key(id, &key))?;
+        let log_row = row(log_key(id, version, &key))?;
+        Ok(Tombstone { time, version, key, key_row, log_row })
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn add(&mut self, name: &CollectionName) {
+        if !self.names.contains(name) {
+            self.names.insert(name.clone());
+        }
+    }
+
+    /// The collection whose turn it is.
+    fn take(&mut self) -> Option<CollectionName> {
+        let behind = self.served.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.names.range((behind, Bound::Unbounded)).next();
+        let next = next.or_else(|| self.names.first())?.clone();
+        self.names.remove(&next);
+        self.served = Some(next.clone());
+        Some(next)
+    }
+}
+
+/// Whether a batch takes no more rows, if its values have so many bytes.
+fn is_full(batch: &Batch, bytes: usize) -> bool {
+    batch.len() >= BATCH_ROWS_MAX || (!batch.is_empty() && bytes >= BATCH_BYTES_MAX)
+}
+
+/// Whether the disk leaves purges room to work.
+fn leaves_reserve(room: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match room {
+        Ok(()) => Ok(true),
+        Err(StoreError::Full { free, wanted }) => Ok(free >= wanted.div_ceil(2)),
+        Err(error) => Err(error),
+    }
+}
