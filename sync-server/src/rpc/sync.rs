@@ -1,4 +1,4 @@
-//! `SyncService`: pulls, windows, look-ups; the subscription loop is in [`super::subscribe`].
+//! `SyncService`: pulls, windows, look-ups; the subscription loop is in `rpc::subscribe`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
