@@ -45,7 +45,7 @@ impl Server {
     }
 
     pub(crate) fn heads(&self) -> BTreeMap<CollectionName, Head> {
-        self.ledger.list_collections("", None, usize::MAX).into_iter().collect()
+        self.ledger.list_collections("", None, usize::MAX, |_| true).into_iter().collect()
     }
 
     pub(crate) fn commit(

@@ -1,5 +1,6 @@
 //! Names and contents of items, checked once. Pure.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -66,6 +67,14 @@ impl CollectionName {
     #[must_use]
     pub fn is_inbox(&self) -> bool {
         self.0.starts_with(INBOX_PREFIX)
+    }
+}
+
+/// Maps ordered by name can be searched by any text: names are equal, ordered and hashed as their
+/// text is.
+impl Borrow<str> for CollectionName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

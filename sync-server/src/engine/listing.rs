@@ -19,8 +19,14 @@ use crate::store::keys::{
 use crate::store::rows::{KeyRow, LogRow, Receipt, ReceiptKind, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
 
+#[cfg(test)]
+mod tests;
+
 /// Rows that one page passes at most, also when few of them are what was asked for.
 const SCAN_ROWS_MAX: usize = 10_000;
+
+/// Names that a listing of collections looks at before it lets others at the heads.
+const LIST_LOOKS_MAX: usize = 1_000;
 
 /// Bytes of a row's key before the part that positions it: tag and collection id.
 const ROW_HEADER_LEN: usize = 9;
@@ -137,25 +143,41 @@ impl<S: Store> Ledger<S> {
         kept.then(|| receipt.import_sequence()).transpose()
     }
 
-    /// Collections by name: those behind `after` whose names begin with `prefix`, at most `most`
-    /// of them.
+    /// Collections by name that `may_read` allows: those behind `after` whose names begin with
+    /// `prefix`, at most `most` of them. Looks at all names until it has as many, so that what a
+    /// caller may not read neither shows nor hides anything.
     pub fn list_collections(
         &self,
         prefix: &str,
         after: Option<&CollectionName>,
         most: usize,
+        may_read: impl Fn(&CollectionName) -> bool,
     ) -> Vec<(CollectionName, Head)> {
-        let heads = self.heads.read();
-        let range = match after {
-            Some(after) => heads.by_name.range((Bound::Excluded(after), Bound::Unbounded)),
-            None => heads.by_name.range(..),
-        };
-        range
-            .skip_while(|(name, _)| name.as_str() < prefix)
-            .take_while(|(name, _)| name.as_str().starts_with(prefix))
-            .take(most)
-            .map(|(name, (_, meta))| (name.clone(), meta.head))
-            .collect()
+        let mut found = Vec::new();
+        let mut after = after.cloned();
+        loop {
+            // Taken anew for each chunk: the writer waits for it.
+            let heads = self.heads.read();
+            let start = match &after {
+                Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
+                Some(_) | None => Bound::Included(prefix),
+            };
+            let mut chunk = heads.by_name.range::<str, _>((start, Bound::Unbounded));
+            let mut last = None;
+            for (name, (_, meta)) in chunk.by_ref().take(LIST_LOOKS_MAX) {
+                if found.len() == most || !name.as_str().starts_with(prefix) {
+                    return found;
+                }
+                if may_read(name) {
+                    found.push((name.clone(), meta.head));
+                }
+                last = Some(name);
+            }
+            if last.is_none() {
+                return found;
+            }
+            after = last.cloned();
+        }
     }
 }
 

@@ -170,10 +170,11 @@ impl<S: Store> Ledger<S> {
     fn find_ready(&self, purging: &mut Purging, now: Timestamp) -> bool {
         let retention = &self.settings.retention;
         let heads = self.heads.read();
-        let behind = purging.looked.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind =
+            purging.looked.as_ref().map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
         let mut looks = 0;
         let mut last = None;
-        for (name, (id, meta)) in heads.by_name.range((behind, Bound::Unbounded)) {
+        for (name, (id, meta)) in heads.by_name.range::<str, _>((behind, Bound::Unbounded)) {
             if looks == STEP_LOOKS_MAX {
                 break;
             }
@@ -379,8 +380,9 @@ impl Waiting {
 
     /// The collection whose turn it is.
     fn take(&mut self) -> Option<CollectionName> {
-        let behind = self.served.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.names.range((behind, Bound::Unbounded)).next();
+        let behind =
+            self.served.as_ref().map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
+        let next = self.names.range::<str, _>((behind, Bound::Unbounded)).next();
         let next = next.or_else(|| self.names.first())?.clone();
         self.names.remove(&next);
         self.served = Some(next.clone());

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use rand::RngExt as _;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
-use sync_proto::types::{CollectionName, Key, ListItems, Malformed, Outcome, Pull, Subscribe};
+use sync_proto::types::{
+    CollectionName, Head, Key, ListItems, Malformed, Outcome, Pull, Subscribe,
+};
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,9 +20,6 @@ use crate::auth::{AccessError, Caller};
 use crate::engine::pulling::{Answer, TargetError};
 use crate::status;
 use crate::store::Store;
-
-/// Collections that one page of a listing passes over at most because they are not the caller's.
-const LIST_LOOKS_MAX: usize = 10_000;
 
 /// The service.
 #[derive(Debug)]
@@ -150,23 +149,24 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let wire = request.into_inner();
         let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
         let after = after_name(&wire.page_token).map_err(|e| status::malformed(&e))?;
-        let looked =
-            self.context.ledger.list_collections(&wire.prefix, after.as_ref(), LIST_LOOKS_MAX);
-        let mut last =
-            (looked.len() == LIST_LOOKS_MAX).then(|| looked[LIST_LOOKS_MAX - 1].0.clone());
-        let mut collections = Vec::new();
-        let mut readable = looked.into_iter().filter(|(name, _)| caller.may_read(name)).peekable();
-        while let Some((name, head)) = readable.next() {
-            let info = v1::CollectionInfo { name: name.to_string(), head: Some(head.into()) };
-            collections.push(info);
-            if collections.len() == most {
-                // Nothing behind it that the caller may read: this was the last page.
-                last = if readable.peek().is_some() { Some(name) } else { last };
-                break;
-            }
-        }
-        let next_page_token =
-            last.map(|name| Bytes::copy_from_slice(name.as_str().as_bytes())).unwrap_or_default();
+        // One more than fits says whether there is another page. The token is the last name of
+        // this page, so it never names what the caller may not read.
+        let listed = self.context.read(move |ledger| {
+            let may_read = |name: &CollectionName| caller.may_read(name);
+            ledger.list_collections(&wire.prefix, after.as_ref(), most + 1, may_read)
+        });
+        let mut listed = listed.await?;
+        let more = listed.len() > most;
+        listed.truncate(most);
+        let last = listed.last().filter(|_| more);
+        let next_page_token = last
+            .map(|(name, _)| Bytes::copy_from_slice(name.as_str().as_bytes()))
+            .unwrap_or_default();
+        let info = |(name, head): (CollectionName, Head)| v1::CollectionInfo {
+            name: name.to_string(),
+            head: Some(head.into()),
+        };
+        let collections = listed.into_iter().map(info).collect();
         Ok(Response::new(v1::ListCollectionsResponse { collections, next_page_token }))
     }
 
