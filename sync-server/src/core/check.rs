@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::Bytes;
 use sync_proto::convert::decode_change;
 use sync_proto::digest::{Digest, SEGMENTS, Segment};
-use sync_proto::types::{Change, ChangeKind, Key, Version};
+use sync_proto::types::{ChangeKind, Key, Version};
 
 use crate::store::StoreError;
 use crate::store::keys::{CollectionId, ROW_FORMAT, Row};
@@ -68,6 +68,20 @@ struct Tally {
     tombstone_rows: Sum,
     log_segments: Sum,
     segment_rows: Sum,
+}
+
+/// What the log row and the key row of a key both say. Planning trusts the key row alone with all
+/// of it.
+#[derive(Debug, Hash)]
+struct Identity<'a> {
+    key: &'a [u8],
+    live: bool,
+    version: Version,
+    created: Version,
+    value_version: Version,
+    value_len: u32,
+    digest: [u8; 16],
+    sort_key: &'a [u8],
 }
 
 /// An order-independent sum of rows.
@@ -194,31 +208,42 @@ impl Checker {
         }
         let tally = self.tallies.entry(id).or_default();
         tally.newest = tally.newest.max(version);
-        tally.log_rows.add(row_identity(key, kind, version, created, value_version));
-        match (kind, change) {
+        let mut identity = Identity {
+            key: key.as_bytes(),
+            live: kind == RowKind::Live,
+            version,
+            created,
+            value_version,
+            value_len: 0,
+            digest: Digest::EMPTY.to_be_bytes(),
+            sort_key: &[],
+        };
+        match (kind, &change.kind) {
             (
                 RowKind::Live,
-                Change { kind: ChangeKind::Put { value: Some(value), sort_key, .. }, .. },
-            ) => {
-                let digest = Digest::of_item(key, version, &sort_key, value.as_bytes());
+                ChangeKind::Put { value: Some(value), sort_key, value_version: said },
+            ) if *said == value_version => {
+                let digest = Digest::of_item(key, version, sort_key, value.as_bytes());
+                let too_large = |_| "too large".to_owned();
+                identity.value_len = u32::try_from(value.as_bytes().len()).map_err(too_large)?;
+                identity.digest = digest.to_be_bytes();
+                identity.sort_key = sort_key.as_bytes();
                 tally.log_items += 1;
                 tally.log_digest += digest;
-                let size =
-                    key.as_bytes().len() + sort_key.as_bytes().len() + value.as_bytes().len();
-                tally.log_bytes += u64::try_from(size).map_err(|_| "too large".to_owned())?;
+                let names = key.as_bytes().len() + sort_key.as_bytes().len();
+                tally.log_bytes += u64::try_from(names).map_err(too_large)?;
+                tally.log_bytes += u64::from(identity.value_len);
                 tally.log_order.add((sort_key.as_bytes(), key.as_bytes()));
                 let (_, sums) = self.segments.as_mut().expect("opened above");
                 sums[usize::from(Segment::of_key(key).get())] += digest;
-                Ok(())
             }
-            (RowKind::Tombstone, Change { kind: ChangeKind::Delete, .. }) => {
-                tally.log_tombstones += 1;
-                Ok(())
-            }
+            (RowKind::Tombstone, ChangeKind::Delete) => tally.log_tombstones += 1,
             (RowKind::Live | RowKind::Tombstone, _) => {
-                Err("the change is not of the kind that its row says".to_owned())
+                return Err("the change is not of the kind that its row says".to_owned());
             }
         }
+        tally.log_rows.add(identity);
+        Ok(())
     }
 
     fn close_segments(&mut self) {
@@ -265,7 +290,16 @@ impl Checker {
 
 impl Tally {
     fn key_row(&mut self, key: &Key, row: &KeyRow) {
-        self.key_rows.add(row_identity(key, row.kind, row.version, row.created, row.value_version));
+        self.key_rows.add(Identity {
+            key: key.as_bytes(),
+            live: row.kind == RowKind::Live,
+            version: row.version,
+            created: row.created,
+            value_version: row.value_version,
+            value_len: row.value_len,
+            digest: row.digest.to_be_bytes(),
+            sort_key: row.sort_key.as_bytes(),
+        });
         if row.kind == RowKind::Tombstone {
             let place = (row.time.as_millis(), row.version.get(), key.as_bytes());
             self.key_tombstones.add(place);
@@ -282,17 +316,6 @@ impl Sum {
         self.count += 1;
         self.sum = self.sum.wrapping_add(hasher.finish());
     }
-}
-
-fn row_identity(
-    key: &Key,
-    kind: RowKind,
-    version: Version,
-    created: Version,
-    value_version: Version,
-) -> impl Hash {
-    let live = kind == RowKind::Live;
-    (key.to_bytes(), live, version.get(), created.get(), value_version.get())
 }
 
 /// The findings of a check as one error.

@@ -23,9 +23,12 @@ use crate::core::plan::{Answer, Moment, Refusal};
 use crate::core::request::Request;
 use crate::core::retention::Retention;
 use crate::core::workspace::{LoadError, Needs, Planned, Undo, Workspace};
-use crate::store::keys::{self, CollectionId, ROW_FORMAT};
+use crate::store::keys::{self, CollectionId, ROW_FORMAT, Row};
 use crate::store::rows::Meta;
 use crate::store::{Batch, Direction, KeyRange, Store, StoreError};
+
+#[cfg(test)]
+mod tests;
 
 /// Collections over a store.
 #[derive(Debug)]
@@ -108,13 +111,20 @@ impl Default for Settings {
 // === impl Ledger ===
 
 impl<S: Store> Ledger<S> {
-    /// Opens a ledger over `store`, reading and checking every row once; `progress` hears of it
+    /// Opens a ledger over `store`, reading and checking every row once, unless a newer program
+    /// wrote them: this one could only misread them. `progress` hears of it
     /// every 100,000 rows.
     pub fn open(
         store: S,
         settings: Settings,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, StoreError> {
+        if let Some(row) = store.get(&keys::format_key())?
+            && let Row::Format { format } = Row::decode(&keys::format_key(), row)?
+            && format > ROW_FORMAT
+        {
+            return Err(StoreError::NewerFormat { found: format, known: ROW_FORMAT });
+        }
         let mut checker = Checker::default();
         let everything = KeyRange { start: Vec::new(), end: None };
         store.scan(&everything, Direction::Forward, &mut |key, value| {
