@@ -32,6 +32,7 @@ enum Exit {
     StoreRefused = 3,
     StorageFailed = 4,
     GraceExceeded = 5,
+    WriterHangs = 6,
 }
 
 /// Runs the server with the arguments and environment of this process.
@@ -96,6 +97,7 @@ async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<
             ServeError::System { .. } => Exit::CouldNotStart,
             ServeError::Store(_) => Exit::StorageFailed,
             ServeError::Grace(_) => Exit::GraceExceeded,
+            ServeError::WriterHangs(_) => Exit::WriterHangs,
         };
         (exit, error.into())
     })?;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! stop ─► health NOT_SERVING ─► Goodbye on streams ─► open calls finish, or the grace ends
-//!      ─► the writer finishes what is queued ─► the store is closed
+//!      ─► the writer finishes what is queued, or its deadline passes ─► the store is closed
 //! ```
 
 use std::sync::Arc;
@@ -42,6 +42,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer within this is gone.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The writer has this long for what is queued when everybody else has ended. A disk that takes
+/// longer may never come back, and whoever supervises the process waits for its end.
+const WRITER_STOP_MAX: Duration = Duration::from_secs(10);
+
 /// What has a health of its own; the empty name is the server as a whole.
 const HEALTH_NAMES: [&str; 4] = [
     "",
@@ -69,6 +73,9 @@ pub enum ServeError {
     /// Storage failed.
     #[error("storage failed")]
     Store(#[from] StoreError),
+    /// The disk did not take what was queued: it is not known whether it ever will.
+    #[error("the writer did not end within {0:?}; the disk hangs")]
+    WriterHangs(Duration),
     /// Calls were still open when the grace period ended.
     #[error("calls were still open after {0:?} of grace")]
     Grace(Duration),
@@ -84,10 +91,26 @@ pub async fn serve<S: Store>(
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
-    let (writer, queue) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
+    let (writer, writes) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
         .map_err(|error| system("start the writer", error))?;
+    let served = serve_calls(listener, ledger, hub, writes, &fatal, config, stop).await;
+    // Whatever became of the calls: what was accepted is written before the store is closed. A
+    // failure of storage is told first, because it is the reason of others.
+    stop_writer(writer, WRITER_STOP_MAX).await.and(served)
+}
+
+/// Serves calls until `stop` or `fatal` is cancelled, then drains them.
+async fn serve_calls<S: Store>(
+    listener: TcpListener,
+    ledger: Arc<Ledger<S>>,
+    hub: Arc<Hub>,
+    writes: Writes,
+    fatal: &CancellationToken,
+    config: &Config,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let (mut health, health_service) = health_reporter();
-    let context = Arc::new(context(ledger, hub, queue, config)?);
+    let context = Arc::new(context(ledger, hub, writes, config)?);
     let router = router(&context, config)?.add_service(health_service);
     set_serving(&health, true).await;
 
@@ -95,13 +118,12 @@ pub async fn serve<S: Store>(
     let closing = CancellationToken::new();
     let closed = closing.clone().cancelled_owned();
     let mut serving = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));
-    let served = tokio::select! {
+    let ended = tokio::select! {
         biased;
-        () = fatal.cancelled() => Ok(()),
-        () = stop.cancelled() => Ok(()),
-        ended = &mut serving => ended,
+        () = fatal.cancelled() => None,
+        () = stop.cancelled() => None,
+        ended = &mut serving => Some(ended),
     };
-    served.map_err(|error| system("serve", error))?;
 
     tracing::info!(grace_s = config.grace_s, "draining");
     set_serving(&health, false).await;
@@ -113,15 +135,23 @@ pub async fn serve<S: Store>(
         context.tasks.wait().await;
         // Whoever watches health would otherwise hold a connection open until the grace is over.
         end_watches(&mut health).await;
-        serving.await
+        match ended {
+            // It must not be asked again.
+            Some(ended) => ended,
+            None => serving.await,
+        }
     });
-    let drained = drained.await;
-    // Whatever the connections do: what was accepted is written before the store is closed.
-    let stopped = tokio::task::spawn_blocking(move || writer.stop()).await;
-    stopped.map_err(|error| system("stop the writer", error))??;
-    match drained {
+    match drained.await {
         Ok(ended) => ended.map_err(|error| system("serve", error)),
         Err(_) => Err(ServeError::Grace(grace)),
+    }
+}
+
+async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
+    let stopped = tokio::task::spawn_blocking(move || writer.stop());
+    match tokio::time::timeout(most, stopped).await {
+        Ok(stopped) => Ok(stopped.map_err(|error| system("stop the writer", error))??),
+        Err(_) => Err(ServeError::WriterHangs(most)),
     }
 }
 
@@ -200,3 +230,6 @@ fn system(
 ) -> ServeError {
     ServeError::System { doing, source: source.into() }
 }
+
+#[cfg(test)]
+mod tests;
