@@ -70,6 +70,12 @@ async fn a_cut_import_goes_on_where_it_was() {
     assert_eq!(rest.mutations, 10 * (90 - came));
     let again = import(wire, (1..=100).map(part).collect()).await.unwrap();
     assert_eq!((again.sequence, again.commits, again.skipped), (100, 10, 90));
+    let beginning = import(wire, (1..=3).map(part).collect()).await.unwrap();
+    assert_eq!(
+        (beginning.sequence, beginning.commits, beginning.skipped),
+        (100, 0, 3),
+        "what is told is how far the import has come, not this call"
+    );
     assert_eq!(progress(wire).await.unwrap(), 100);
     let copy = wire.load("list").await;
     assert_eq!((copy.copy.rows.len(), copy.version()), (1_000, version(100)));

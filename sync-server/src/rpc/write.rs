@@ -61,7 +61,9 @@ impl<S: Store> WriteService for WriteRpc<S> {
     ) -> Result<Response<v1::CommitResponse>, Status> {
         let caller = self.context.caller(&request)?;
         let wire = request.into_inner();
-        let fingerprint = fingerprint(&wire);
+        // Only a retry is compared with what it repeats; hashing megabytes costs milliseconds.
+        let retryable = !wire.idempotency_key.is_empty();
+        let fingerprint = if retryable { fingerprint(&wire) } else { Default::default() };
         let mut commit = Commit::try_from(wire).map_err(|error| status::malformed(&error))?;
         if !commit.idempotency_key.is_empty() {
             commit.idempotency_key = owned_by(&caller, &commit.idempotency_key);
@@ -104,10 +106,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
             import.take(message).await?;
         }
         import.settle(0).await?;
-        if import.id.is_none() {
-            return Err(Status::invalid_argument("import_id: the stream held no message"));
-        }
-        Ok(Response::new(import.told))
+        import.finish().await
     }
 
     async fn get_import(
@@ -179,6 +178,22 @@ impl<S: Store> Import<'_, S> {
         let pending = submitted.map_err(|error| status::write(&error))?;
         self.waiting.push_back(Waiting { pending, sequence, mutations: count });
         Ok(())
+    }
+
+    /// Says what the import did, once everything is durable.
+    async fn finish(mut self) -> Result<Response<v1::ImportResponse>, Status> {
+        let Some(id) = &self.id else {
+            return Err(Status::invalid_argument("import_id: the stream held no message"));
+        };
+        if self.told.skipped > 0 {
+            // An earlier call may have come further than this one.
+            let id = owned_by(&self.caller, id);
+            let known =
+                self.context.read(move |ledger| ledger.import_progress(&id, Timestamp::now()));
+            let known = known.await?.map_err(|error| status::storage(&error))?;
+            self.told.sequence = self.told.sequence.max(known.unwrap_or_default());
+        }
+        Ok(Response::new(self.told))
     }
 
     /// Waits until at most `most` commits are under way.
