@@ -226,7 +226,8 @@ mod tests {
     use super::*;
 
     fn access() -> Access {
-        let sha256 = Sha256::digest(b"secret").iter().map(|byte| format!("{byte:02x}")).collect();
+        // SHA-256 of "secret".
+        let sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b".to_owned();
         let token = TokenConfig {
             sha256,
             subject: "alice".to_owned(),

@@ -18,8 +18,8 @@ use crate::store::disk::DiskOptions;
 /// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
 pub const ENV_PREFIX: &str = "SYNC_SERVER_";
 
-/// The one setting that is a secret's neighbour: not from the environment, where it could not be
-/// written well anyway.
+/// The setting that is not read from the environment: a list of tables cannot be written there so
+/// that a person sees what it grants.
 const FILE_ONLY: &str = "tokens";
 
 /// The deltasync server: keeps versioned collections and their change logs, and serves them by
@@ -29,9 +29,9 @@ const FILE_ONLY: &str = "tokens";
 /// e.g. `SYNC_SERVER_DATA_DIR`) or a line of the configuration file (`data_dir = "..."`); flags
 /// win over the environment, the environment over the file. Tokens (`[[tokens]]`) are only read
 /// from the file; `SYNC_SERVER_TOKENS` is an error. Any other variable with the prefix is an error
-/// too, except those that Kubernetes sets for a Service named sync-server: SYNC_SERVER_PORT,
-/// SYNC_SERVER_PORT_*, SYNC_SERVER_SERVICE_HOST, SYNC_SERVER_SERVICE_PORT and
-/// SYNC_SERVER_SERVICE_PORT_* are ignored.
+/// too, except those that Kubernetes sets for a Service named sync-server: `SYNC_SERVER_PORT`,
+/// `SYNC_SERVER_PORT_*`, `SYNC_SERVER_SERVICE_HOST`, `SYNC_SERVER_SERVICE_PORT` and
+/// `SYNC_SERVER_SERVICE_PORT_*` are ignored.
 ///
 /// Exit codes: 0 stopped as asked; 1 could not start; 2 wrong usage or configuration; 3 the store
 /// is damaged, too new, or went back; 4 storage failed while running; 5 did not stop within the

@@ -27,7 +27,7 @@ use crate::engine::writer::{Writer, Writes};
 use crate::rpc::admin::AdminRpc;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
-use crate::rpc::{Context, StreamSettings};
+use crate::rpc::{Context, READS_MAX, StreamSettings};
 use crate::store::{Store, StoreError};
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.
@@ -91,9 +91,9 @@ pub async fn serve<S: Store>(
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
-    let (writer, writes) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
+    let (writer, queue) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
         .map_err(|error| system("start the writer", error))?;
-    let served = serve_calls(listener, ledger, hub, writes, &fatal, config, stop).await;
+    let served = serve_calls(listener, ledger, hub, queue, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others.
     stop_writer(writer, WRITER_STOP_MAX).await.and(served)
@@ -164,6 +164,7 @@ fn context<S: Store>(
     Ok(Context {
         ledger,
         hub,
+        reads: Arc::new(tokio::sync::Semaphore::new(READS_MAX)),
         writes,
         access: Access::new(&config.tokens).map_err(ServeError::Config)?,
         streams: StreamSettings {

@@ -274,8 +274,8 @@ impl<S: Store> Ledger<S> {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let purging = &mut writing.purging;
-        let waiting = if turn == Turn::Surplus { &mut purging.over } else { &mut purging.due };
-        let Some(name) = waiting.take() else { return Ok(false) };
+        let queue = if turn == Turn::Surplus { &mut purging.over } else { &mut purging.due };
+        let Some(name) = queue.take() else { return Ok(false) };
         let found = step.moved.get(&name).cloned().or_else(|| {
             let heads = self.heads.read();
             heads.by_name.get(&name).map(|(id, meta)| (*id, Meta::clone(meta)))

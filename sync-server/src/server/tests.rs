@@ -70,17 +70,17 @@ async fn a_hung_disk_does_not_hang_the_end() {
     let ledger = Arc::new(Ledger::open(store, Settings::default(), &mut |_| {}).unwrap());
     let start =
         || Writer::start(Arc::clone(&ledger), Arc::new(Hub::default()), CancellationToken::new());
-    let (writer, writes) = start().unwrap();
-    writes.commit(put()).await.unwrap();
+    let (writer, queue) = start().unwrap();
+    queue.commit(put()).await.unwrap();
     stop_writer(writer, Duration::from_secs(60)).await.unwrap();
 
-    let (writer, writes) = start().unwrap();
+    let (writer, queue) = start().unwrap();
     hangs.store(true, Ordering::Relaxed);
     let mut changed = put();
     if let Request::Commit { commit, .. } = &mut changed {
         commit.mutations[0].op = Op::Delete { key: Key::new("k").unwrap() };
     }
-    let pending = writes.submit(changed).await.unwrap();
+    let pending = queue.submit(changed).await.unwrap();
     let stopped = stop_writer(writer, Duration::from_millis(100)).await;
     assert!(matches!(stopped, Err(ServeError::WriterHangs(_))), "{stopped:?}");
     hangs.store(false, Ordering::Relaxed);

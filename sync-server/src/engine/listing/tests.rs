@@ -24,8 +24,8 @@ fn ledger() -> Ledger<MemoryStore> {
     let mutations = hidden.chain(mine).map(put).collect();
     let commit = Commit { mutations, preconditions: Vec::new(), idempotency_key: String::new() };
     let request = Request::Commit { commit, fingerprint: [0; 16] };
-    let mut mint = || Epoch::new(7).unwrap();
-    let group = ledger.commit(&[request], Timestamp::from_millis(1), &mut mint).unwrap();
+    let mut epochs = || Epoch::new(7).unwrap();
+    let group = ledger.commit(&[request], Timestamp::from_millis(1), &mut epochs).unwrap();
     assert!(group.answers[0].is_ok());
     ledger
 }
