@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,15 +13,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Cli, Config, LogFormat};
 use crate::engine::ledger::Ledger;
+use crate::rpc::READS_MAX;
 use crate::server::{ServeError, serve};
 use crate::store::StoreError;
 use crate::store::disk::DiskStore;
 
-/// Threads for reads of the store. They wait for the disk, not for each other.
-const READ_THREADS: usize = 32;
+/// Threads for what blocks: the reads, and a few that must never wait for reads.
+const BLOCKING_THREADS: usize = READS_MAX + 4;
 
 /// What is left of a runtime that calls still hold on to gets this long.
 const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+
+/// A store that was not opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the store in {data_dir} cannot be used")]
+struct StoreRefused {
+    data_dir: String,
+    #[source]
+    source: StoreError,
+}
 
 /// How the program ended, as an exit code. `--help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +71,13 @@ pub fn main() -> ExitCode {
 type Ended = (Exit, Box<dyn Error>);
 
 fn run(config: &Config) -> Result<(), Ended> {
+    let refused = |error| refused(&config.data_dir, error);
     let store = DiskStore::open(&config.data_dir, &config.store()).map_err(refused)?;
     let mut progress = |rows: u64| tracing::info!(rows, "checking the store");
     let ledger = Ledger::open(store, config.ledger(), &mut progress).map_err(refused)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(READ_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| (Exit::CouldNotStart, error.into()))?;
     let ended = runtime.block_on(listen_and_serve(ledger, config));
@@ -74,7 +86,10 @@ fn run(config: &Config) -> Result<(), Ended> {
 }
 
 async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<(), Ended> {
-    let could_not = |error: std::io::Error| (Exit::CouldNotStart, error.into());
+    let could_not = |error: std::io::Error| {
+        let text = format!("cannot listen on {}: {error}", config.listen);
+        (Exit::CouldNotStart, text.into())
+    };
     let listener = TcpListener::bind(config.listen).await.map_err(could_not)?;
     let address = listener.local_addr().map_err(could_not)?;
     let stop = CancellationToken::new();
@@ -105,18 +120,18 @@ async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT.
+/// Waits for SIGTERM, SIGINT, or SIGHUP of a terminal that was closed.
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals.map(signal) else {
         tracing::error!("signals cannot be heard; the server stops only when killed");
         return std::future::pending().await;
     };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
     }
 }
 
@@ -134,15 +149,16 @@ fn start_logging(config: &Config) {
 }
 
 /// A store that cannot be opened: damaged or wrong is not the same as busy.
-fn refused(error: StoreError) -> Ended {
+fn refused(data_dir: &Path, error: StoreError) -> Ended {
     let exit = match &error {
-        StoreError::InUse { .. } | StoreError::Full { .. } => Exit::CouldNotStart,
-        StoreError::Io { .. } => Exit::StorageFailed,
+        StoreError::InUse { .. } | StoreError::Full { .. } | StoreError::Io { .. } => {
+            Exit::CouldNotStart
+        }
         StoreError::NewerFormat { .. }
         | StoreError::WentBack { .. }
         | StoreError::Damaged { .. } => Exit::StoreRefused,
     };
-    (exit, error.into())
+    (exit, StoreRefused { data_dir: data_dir.display().to_string(), source: error }.into())
 }
 
 /// Says why, with all causes, where a person looks first.

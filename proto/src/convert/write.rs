@@ -53,6 +53,9 @@ pub fn id(id: &str, field: &str) -> Result<(), Malformed> {
         let reason = format!("{} bytes, the limit is {ID_LEN_MAX}", id.len());
         return Err(Malformed::new(field, reason));
     }
+    if id.chars().any(char::is_control) {
+        return Err(Malformed::new(field, "must not contain control characters"));
+    }
     Ok(())
 }
 

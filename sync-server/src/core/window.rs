@@ -29,6 +29,7 @@ pub enum TokenRefusal {
 #[must_use]
 pub fn question(list: &ListItems) -> u32 {
     let mut hash = crc32fast::Hasher::new();
+    hash.update(list.collection.as_str().as_bytes());
     let order = match list.order {
         ListOrder::Key => 1,
         ListOrder::SortKey => 2,

@@ -245,13 +245,23 @@ impl One {
     }
 }
 
+/// A target that is only notified may still show a cursor, which is judged like any other.
+fn plan_notify(target: &Target, head: Option<Head>) -> (Plan, State) {
+    let Some(head) = head else { return (Plan::Notify, State::Absent) };
+    let judged = target.cursor.map(|cursor| decide(&head, Some(cursor), false));
+    if let Some(ReadPlan::Reset(reason)) = judged {
+        return (Plan::Reset(reset(reason, head, &target.scope)), State::Ended);
+    }
+    (Plan::Notify, State::CaughtUp(head))
+}
+
 /// How a target is served, and where that leaves it.
 fn plan(target: &mut Target, allowed: bool, head: Option<Head>) -> (Plan, State) {
     if !allowed {
         return (Plan::Denied, State::Ended);
     }
     if target.notify_only {
-        return (Plan::Notify, head.map_or(State::Absent, State::CaughtUp));
+        return plan_notify(target, head);
     }
     let Some(head) = head else {
         target.cursor = None;

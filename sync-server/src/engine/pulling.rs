@@ -1,7 +1,7 @@
 //! Many collections in one answer. Synchronous; what a target's answer means on the wire is for
 //! `rpc::sync`.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use sync_proto::types::{CollectionName, Malformed, Outcome, Pull, Target};
@@ -10,6 +10,10 @@ use super::ledger::Ledger;
 use super::reading::PageRequest;
 use crate::core::page::PageLimits;
 use crate::store::{Store, StoreError};
+
+/// Looks into the store that one call may cost before the rest of its targets is deferred. A
+/// target in a small part of a large log takes many.
+const LOOKS_MAX: usize = 64;
 
 /// Why one target has no answer. The others do.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +49,14 @@ impl<S: Store> Ledger<S> {
     ) -> Vec<Answer> {
         let count = pull.targets.len();
         let mut left = pull.bytes_max;
+        let mut looks = LOOKS_MAX + count;
         let mut answers: Vec<Answer> = Vec::new();
         answers.resize_with(count, || Ok(Outcome::Deferred(None)));
         for turn in 0..count {
+            // The first turn always gets on, whatever it costs: so does every reply.
+            if cancelled.load(Ordering::Relaxed) || (turn > 0 && looks == 0) {
+                break;
+            }
             let index = (first + turn) % count;
             // Before anything is sent, one version may be as large as a commit can be: so every
             // reply makes progress, and none exceeds the message limit.
@@ -61,10 +70,12 @@ impl<S: Store> Ledger<S> {
                 Err(error) => Err(TargetError::Malformed(error.clone())),
                 Ok(target) if !may_read(&target.collection) => Ok(Outcome::Denied),
                 Ok(target) if target.from_last_ack => Err(TargetError::NoAcks),
-                Ok(target) => self.answer(target, limits, cancelled).map(|(outcome, size)| {
-                    left = left.saturating_sub(size);
-                    outcome
-                }),
+                Ok(target) => {
+                    self.answer(target, limits, &mut looks, cancelled).map(|(outcome, size)| {
+                        left = left.saturating_sub(size);
+                        outcome
+                    })
+                }
             };
         }
         answers
@@ -74,6 +85,7 @@ impl<S: Store> Ledger<S> {
         &self,
         target: &Target,
         limits: PageLimits,
+        looks: &mut usize,
         cancelled: &AtomicBool,
     ) -> Result<(Outcome<Bytes>, usize), TargetError> {
         let asked = PageRequest {
@@ -85,6 +97,6 @@ impl<S: Store> Ledger<S> {
             catch_up_max: target.changes_max,
             limits,
         };
-        self.page(&asked, cancelled).map_err(TargetError::Store)
+        self.page(&asked, looks, cancelled).map_err(TargetError::Store)
     }
 }

@@ -58,11 +58,12 @@ pub enum Look {
 // === impl Ledger ===
 
 impl<S: Store> Ledger<S> {
-    /// Answers a reader, with the size of the answer's changes in bytes. Gives up with
-    /// `Deferred` when nobody waits for the answer any more.
+    /// Answers a reader, with the size of the answer's changes in bytes, and takes its looks out
+    /// of `looks`. Gives up with `Deferred` when nobody waits for the answer any more.
     pub fn page(
         &self,
         asked: &PageRequest<'_>,
+        looks: &mut usize,
         cancelled: &AtomicBool,
     ) -> Result<(Outcome<Bytes>, usize), StoreError> {
         if let Some(reset) = self.too_large(asked)? {
@@ -70,6 +71,7 @@ impl<S: Store> Ledger<S> {
         }
         let mut at = asked.clone();
         loop {
+            *looks = looks.saturating_sub(1);
             match self.read_on(&at)? {
                 // Created anew between two looks; this reader had nothing of it.
                 Look::Answer(Outcome::Reset(_), _) if asked.cursor.is_none() => at.cursor = None,

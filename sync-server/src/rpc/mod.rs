@@ -20,11 +20,17 @@ mod subscribe;
 pub mod sync;
 pub mod write;
 
+/// Reads of the store at once. They wait for the disk, not for each other.
+pub const READS_MAX: usize = 32;
+
 /// What every service needs.
 #[derive(Debug)]
 pub struct Context<S> {
     /// Reads.
     pub ledger: Arc<Ledger<S>>,
+    /// Reads at once: fewer than the runtime has threads for them, so that a blocking task that
+    /// is no read never waits behind reads.
+    pub reads: Arc<tokio::sync::Semaphore>,
     /// News of heads.
     pub hub: Arc<Hub>,
     /// Writes.
@@ -60,14 +66,21 @@ impl<S: Store> Context<S> {
         self.access.identify(header).map_err(status::access)
     }
 
-    /// Runs a read of the store off the async workers.
+    /// Runs a read of the store off the async workers. A call that is cancelled while it waits
+    /// for its turn costs no read.
     async fn read<R: Send + 'static>(
         &self,
         read: impl FnOnce(&Ledger<S>) -> R + Send + 'static,
     ) -> Result<R, Status> {
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
         let ledger = Arc::clone(&self.ledger);
-        tokio::task::spawn_blocking(move || read(&ledger))
-            .await
-            .map_err(|error| status::lost_task(&error))
+        tokio::task::spawn_blocking(move || {
+            // Held until the read has ended, also when nobody waits for it any more.
+            let _turn = turn;
+            read(&ledger)
+        })
+        .await
+        .map_err(|error| status::lost_task(&error))
     }
 }

@@ -103,7 +103,11 @@ impl<S: Store> WriteService for WriteRpc<S> {
                 message = messages.message() => message?,
             };
             let Some(message) = message else { break };
-            import.take(message).await?;
+            if let Err(refused) = import.take(message).await {
+                // What was handed over before is settled first: GetImport must not tell less.
+                import.settle(0).await?;
+                return Err(refused);
+            }
         }
         import.settle(0).await?;
         import.finish().await
@@ -163,7 +167,8 @@ impl<S: Store> Import<'_, S> {
         if message.sequence == 0 {
             return Err(malformed(Malformed::new("sequence", "begins at 1")));
         }
-        let mutations: Vec<Mutation> = convert::mutations(message.mutations).map_err(malformed)?;
+        let mutations: Vec<Mutation> = convert::mutations(message.mutations)
+            .map_err(|error| malformed(error.within(&format!("commit {}", message.sequence))))?;
         may_write_all(&self.caller, mutations.iter().map(|mutation| &mutation.collection))?;
         self.settle(IMPORT_WINDOW - 1).await?;
 
