@@ -297,6 +297,8 @@ fn what_contradicts_itself_is_refused() {
     let cursor = Some(v1::Cursor { epoch: 1, version: 1, base: 0 });
     let both = Target::try_from(v1::Target { from_last_ack: true, cursor, ..target(0) });
     assert_eq!(both.unwrap_err().field, "cursor");
+    let strange = id("a\nb", "import_id");
+    assert_eq!(strange.unwrap_err().field, "import_id", "ids hold no control characters");
     for inbox in ["inbox/alice", "inbox/a/b"] {
         let theirs = v1::Mutation { collection: inbox.to_owned(), ..put_one() };
         assert_eq!(commit_of(vec![theirs]).unwrap_err().field, "mutations[0].collection");
