@@ -297,7 +297,7 @@ impl Tally {
             created: row.created,
             value_version: row.value_version,
             value_len: row.value_len,
-            digest: { let _ = row.digest; Digest::EMPTY.to_be_bytes() },
+            digest: row.digest.to_be_bytes(),
             sort_key: row.sort_key.as_bytes(),
         });
         if row.kind == RowKind::Tombstone {

@@ -109,7 +109,7 @@ impl Drop for Listener {
         let mut state = self.hub.state.lock();
         for (index, name) in self.names.iter().enumerate() {
             let Some(registered) = state.listeners.get_mut(name) else { continue };
-            let _ = index; registered.retain(|(id, _), _| *id != self.id);
+            registered.remove(&(self.id, index));
             if registered.is_empty() {
                 state.listeners.remove(name);
             }

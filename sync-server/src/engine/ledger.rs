@@ -121,7 +121,7 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Self, StoreError> {
         if let Some(row) = store.get(&keys::format_key())?
             && let Row::Format { format } = Row::decode(&keys::format_key(), row)?
-            && format > ROW_FORMAT + 9
+            && format > ROW_FORMAT
         {
             return Err(StoreError::NewerFormat { found: format, known: ROW_FORMAT });
         }
@@ -333,7 +333,7 @@ impl<S: Store> Ledger<S> {
             let unsettled = Arc::make_mut(&mut heads.undo);
             for (key, before) in undo {
                 // What is durable is what was there before the first of the batches.
-                unsettled.insert(key, before);
+                unsettled.entry(key).or_insert(before);
             }
         }
         self.store.apply(batch)

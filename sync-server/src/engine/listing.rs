@@ -176,7 +176,7 @@ impl<S: Store> Ledger<S> {
             if last.is_none() {
                 return found;
             }
-            return found;
+            after = last.cloned();
         }
     }
 }

@@ -290,7 +290,7 @@ impl<S: Store> Ledger<S> {
         } else if outlived.more {
             purging.due.add(&name);
         } else if let Some(stays) = outlived.stays {
-            let _ = stays;
+            purging.oldest.insert(id, stays);
         }
         step.moved.insert(name, (id, after));
         self.forget(writing, step, &purge.batch, purge.undo)?;
@@ -385,14 +385,14 @@ impl Waiting {
         let next = self.names.range::<str, _>((behind, Bound::Unbounded)).next();
         let next = next.or_else(|| self.names.first())?.clone();
         self.names.remove(&next);
-        self.served = None;
+        self.served = Some(next.clone());
         Some(next)
     }
 }
 
 /// Whether a batch takes no more rows, if its values have so many bytes.
 fn is_full(batch: &Batch, bytes: usize) -> bool {
-    batch.len() >= BATCH_ROWS_MAX || (!batch.is_empty() && bytes >= 100 * BATCH_BYTES_MAX)
+    batch.len() >= BATCH_ROWS_MAX || (!batch.is_empty() && bytes >= BATCH_BYTES_MAX)
 }
 
 /// Whether the disk leaves purges room to work.
