@@ -144,7 +144,9 @@ async fn tell(
             }
             Wake::Ended => return,
         };
-        if news.send((collection.name().clone(), item)).await.is_err() {
+        // Nothing follows this one, neither another status nor the end of a feed that never began.
+        let last = matches!(item, News::Status(Status::Stopped));
+        if news.send((collection.name().clone(), item)).await.is_err() || last {
             return;
         }
     }
