@@ -149,7 +149,7 @@ async fn serve_calls<S: Store>(
 
 async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
     let stopped = tokio::task::spawn_blocking(move || writer.stop());
-    match tokio::time::timeout(most * 1000, stopped).await {
+    match tokio::time::timeout(most, stopped).await {
         Ok(stopped) => Ok(stopped.map_err(|error| system("stop the writer", error))??),
         Err(_) => Err(ServeError::WriterHangs(most)),
     }
