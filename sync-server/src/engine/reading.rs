@@ -121,10 +121,10 @@ impl<S: Store> Ledger<S> {
         loop {
             let Some((id, meta, view)) = self.view(asked.collection) else { return Ok(None) };
             let head = meta.head;
-            if decide(&head, Some(cursor), asked.verify) == ReadPlan::Aligned
-                || head.epoch != cursor.epoch
-                || head.items + head.tombstones <= most
-            {
+            // Whatever else is to be said of the cursor comes first.
+            let verify = asked.verify && asked.scope.is_all();
+            let continues = matches!(decide(&head, Some(cursor), verify), ReadPlan::Page(_));
+            if !continues || head.items + head.tombstones <= most {
                 return Ok(None);
             }
             let complete = count.look(asked.scope, id, &head, &view)?;
