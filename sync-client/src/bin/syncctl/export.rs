@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn lines_are_bounded_and_complete() {
         let mut items = Items::new();
-        for number in 0..LINE_ITEMS_MAX * 2 + 1 {
+        for number in 0..=LINE_ITEMS_MAX * 2 {
             apply(&mut items, change(&number.to_string(), put(Some("v"), ""))).unwrap();
         }
         let counts: Vec<_> = lines(&items).map(|line| line.len()).collect();

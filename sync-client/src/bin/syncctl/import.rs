@@ -69,17 +69,16 @@ struct ImportFields<'a> {
 
 pub(crate) async fn import(context: &mut Context, import: args::Import) -> Result<Exit, Failure> {
     let source = Source::new(&import.file);
-    let reading = format!("reading {}", source.name());
-    let size = source.size().map_err(Failure::io(&reading))?;
+    let reading = Failure::io(format!("reading {}", source.name()));
     let id = match import.id {
         Some(id) => id,
         None => import_id(source.clone(), import.prefix.clone()).await?,
     };
     let had = known(&context.client, &id).await?;
-    let bar = match size {
-        Some(size) => progress::of_bytes(&context.output, size),
-        None => progress::unmeasured(&context.output),
-    };
+    let counted = source.clone();
+    let count = tokio::task::spawn_blocking(move || counted.count()).await;
+    let count = count.map_err(|panic| Failure::Internal(panic.to_string()))?;
+    let bar = progress::of_transactions(&context.output, count.map_err(reading)?);
     let (client, prefix) = (context.client.clone(), import.prefix);
     let job = Job { client, source, prefix, id, bar, begun: Instant::now(), had };
     let patience = context.connection.retry.unwrap_or(RETRY_FOR);
@@ -195,7 +194,7 @@ impl Job {
                     return Ok(tally);
                 }
             }
-            self.bar.set_position(lines.consumed());
+            self.bar.set_position(tally.transactions);
             self.show(&tally);
         }
         Ok(tally)
@@ -208,8 +207,7 @@ impl Job {
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let rate = tally.sent.saturating_mul(1000) / millis.max(1);
         self.bar.set_message(format!(
-            "{} transactions, {} changes, {}/s",
-            HumanCount(tally.transactions),
+            "{} changes, {}/s",
             HumanCount(tally.mutations),
             HumanCount(rate)
         ));

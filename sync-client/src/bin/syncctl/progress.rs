@@ -21,10 +21,16 @@ pub(crate) struct Loads {
     waiting: BTreeSet<CollectionName>,
 }
 
-/// A bar over the bytes of a file of known size.
-pub(crate) fn of_bytes(output: &Output, size: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(size), target(output));
-    bar.with_style(style("{bar:30} {percent:>3}%  {msg}  {elapsed}, {eta} left"))
+/// A bar over transactions; how many there are may be unknown.
+pub(crate) fn of_transactions(output: &Output, count: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(count, target(output));
+    let bar = bar.with_style(style(if count.is_some() {
+        "{bar:30} {human_pos}/{human_len} transactions, {msg}  {elapsed}, {eta} left"
+    } else {
+        "{spinner} {human_pos} transactions, {msg}  {elapsed}"
+    }));
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 /// A bar over items; its length may be set later.
@@ -78,14 +84,6 @@ impl Loads {
     pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bar.suspend(print)
     }
-}
-
-/// Shows that something of unknown length goes on.
-pub(crate) fn unmeasured(output: &Output) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, target(output));
-    let bar = bar.with_style(style("{spinner} {msg}  {elapsed}"));
-    bar.enable_steady_tick(TICK);
-    bar
 }
 
 fn target(output: &Output) -> ProgressDrawTarget {

@@ -212,7 +212,9 @@ mod tests {
                 let sort_key = sort_key.as_ref().map(SortKey::as_bytes).unwrap_or_default();
                 (key.as_bytes(), value.as_bytes(), sort_key)
             }
-            other => panic!("not a put: {other:?}"),
+            Op::Delete { .. } | Op::Reorder { .. } | Op::Follow { .. } | Op::Unfollow { .. } => {
+                panic!("not a put: {op:?}")
+            }
         }
     }
 
@@ -252,7 +254,7 @@ mod tests {
                 sort_key: None,
             },
         };
-        let many: Vec<_> = (0..COMMIT_MUTATIONS_MAX * 2 + 1).map(|n| put(n, 1)).collect();
+        let many: Vec<_> = (0..=COMMIT_MUTATIONS_MAX * 2).map(|n| put(n, 1)).collect();
         let sizes: Vec<_> = commits(many.clone()).iter().map(Vec::len).collect();
         assert_eq!(sizes, [COMMIT_MUTATIONS_MAX, COMMIT_MUTATIONS_MAX, 1]);
         assert_eq!(commits(many.clone()).concat(), many);

@@ -4,8 +4,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use sha2::{Digest as _, Sha256};
@@ -27,15 +25,8 @@ pub(crate) enum Source {
 /// The lines of a source.
 pub(crate) struct Lines {
     reader: Box<dyn BufRead + Send>,
-    consumed: Arc<AtomicU64>,
     line: Vec<u8>,
     number: u64,
-}
-
-/// Counts what is read.
-struct Counted<R> {
-    inner: R,
-    count: Arc<AtomicU64>,
 }
 
 /// All frames of a compressed source, one after the other.
@@ -67,12 +58,17 @@ impl Source {
         matches!(self, Self::File(_))
     }
 
-    /// Its size, compressed as it is; `None` = nobody knows.
-    pub(crate) fn size(&self) -> io::Result<Option<u64>> {
-        match self {
-            Self::File(path) => Ok(Some(std::fs::metadata(path)?.len())),
-            Self::Stdin => Ok(None),
+    /// How many lines it has that are not empty; `None` = it can be read only once. A file that is
+    /// broken somewhere is found out here, before anything of it is used.
+    pub(crate) fn count(&self) -> io::Result<Option<u64>> {
+        if !self.is_repeatable() {
+            return Ok(None);
         }
+        let (mut lines, mut count) = (self.lines()?, 0);
+        while let Some((_, line)) = lines.next()? {
+            count += u64::from(!line.is_empty());
+        }
+        Ok(Some(count))
     }
 
     /// SHA-256 of its content after `salt`; `None` = it can be read only once.
@@ -105,9 +101,7 @@ impl Source {
 // === impl Lines ===
 
 impl Lines {
-    fn new(raw: impl Read + Send + 'static) -> io::Result<Self> {
-        let consumed = Arc::new(AtomicU64::new(0));
-        let mut raw = Counted { inner: raw, count: Arc::clone(&consumed) };
+    fn new(mut raw: impl Read + Send + 'static) -> io::Result<Self> {
         let mut begin = Vec::new();
         raw.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut begin)?;
         let compressed = begin == ZSTD_MAGIC;
@@ -117,7 +111,7 @@ impl Lines {
         } else {
             Box::new(whole)
         };
-        Ok(Self { reader, consumed, line: Vec::new(), number: 0 })
+        Ok(Self { reader, line: Vec::new(), number: 0 })
     }
 
     /// The next line with its number, which begins at 1; `None` = there is none.
@@ -134,21 +128,6 @@ impl Lines {
         }
         self.number += 1;
         Ok(Some((self.number, self.line.trim_ascii())))
-    }
-
-    /// Bytes read of the source so far.
-    pub(crate) fn consumed(&self) -> u64 {
-        self.consumed.load(Ordering::Relaxed)
-    }
-}
-
-// === impl Counted ===
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.count.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
     }
 }
 
@@ -228,11 +207,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_counted_as_it_lies_on_disk() {
-        let content = compress_to_vec(&vec![b'x'; 10_000][..], CompressionLevel::Fastest);
-        let size = content.len() as u64;
-        let mut lines = Lines::new(Cursor::new(content)).unwrap();
-        while lines.next().unwrap().is_some() {}
-        assert_eq!(lines.consumed(), size);
+    fn transactions_are_counted_and_empty_lines_are_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"one\ntwo\n\nfour").unwrap();
+        let source = Source::File(file.path().to_owned());
+        assert_eq!(source.count().unwrap(), Some(3));
+        assert_ne!(source.fingerprint("").unwrap(), source.fingerprint("a/").unwrap());
+        assert_eq!(Source::new("-").fingerprint("").unwrap(), None);
     }
 }
