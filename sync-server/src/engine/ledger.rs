@@ -251,7 +251,8 @@ impl<S: Store> Ledger<S> {
         condition: Option<&Condition>,
     ) -> Result<Result<Head, DeleteRefusal>, StoreError> {
         let mut writing = self.writing.lock();
-        self.may_write(&writing)?;
+        // Also when the disk is almost full: a deletion is a small batch, and makes room.
+        not_failed(&writing)?;
         let found = self.heads.read().by_name.get(name).cloned();
         let Some((id, meta)) = found else { return Ok(Err(DeleteRefusal::NotFound)) };
         let head = meta.head;
@@ -292,12 +293,7 @@ impl<S: Store> Ledger<S> {
     }
 
     fn may_write(&self, writing: &Writing) -> Result<(), StoreError> {
-        if writing.failed {
-            return Err(StoreError::Io {
-                doing: "writing, after an earlier failure",
-                source: std::io::Error::other("the store takes no writes until a restart"),
-            });
-        }
+        not_failed(writing)?;
         self.store.room()
     }
 
@@ -352,6 +348,16 @@ impl<S: Store> Ledger<S> {
         writing.failed = false;
         Ok(())
     }
+}
+
+fn not_failed(writing: &Writing) -> Result<(), StoreError> {
+    if writing.failed {
+        return Err(StoreError::Io {
+            doing: "writing, after an earlier failure",
+            source: std::io::Error::other("the store takes no writes until a restart"),
+        });
+    }
+    Ok(())
 }
 
 /// Whether an existing collection stands where a condition on its head says.
