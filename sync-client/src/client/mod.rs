@@ -19,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::error::ClientError;
 
 mod calls;
+mod status;
 mod stream;
 
 pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, Page};

@@ -175,7 +175,13 @@ async fn a_restarted_server_is_found_again_and_nothing_is_loaded_twice() {
     server.stop();
     running.wait_for_status(&team, |status| matches!(status, Status::BackingOff { .. })).await;
     let kept = std::mem::take(&mut server.state.lock().server);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let failures = running.replica.stats().stream_failures;
+    let in_vain = async {
+        while running.replica.stats().stream_failures == failures {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), in_vain).await.expect("another attempt");
     let server = TestServer::start_at(server.address, kept).await;
     server.commits(&team, 5);
     running.assert_converges(&server, &team).await;
