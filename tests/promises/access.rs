@@ -8,6 +8,7 @@ use sync_proto::types::{Outcome, Plan};
 use sync_proto::v1;
 use sync_server::auth::TokenConfig;
 use sync_tests::compose::{commit, put, scratch};
+use sync_tests::data::hex;
 use sync_tests::server::TestServer;
 use sync_tests::wire::Wire;
 use tonic::Code;
@@ -15,7 +16,7 @@ use tonic::Code;
 fn token(secret: &str, read: &[&str], write: &[&str]) -> TokenConfig {
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     TokenConfig {
-        sha256: Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: hex(&Sha256::digest(secret)),
         subject: format!("the owner of {secret}"),
         read: own(read),
         write: own(write),

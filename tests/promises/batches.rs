@@ -1,6 +1,6 @@
 //! One pull, many targets: each has its own outcome, in order, and asking again ends.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use sync_proto::limits::{PAGE_BYTES_MAX, PULL_TARGETS_MAX};
 use sync_proto::types::{Outcome, Target};
@@ -52,7 +52,7 @@ async fn a_batch_over_its_budget_ends_and_hides_no_target() {
     let (server, wire) = filled().await;
     let mut readers: Vec<PlainReader> =
         (0..FULL).map(|index| PlainReader::new(scratch(&pile(index)))).collect();
-    let mut done = BTreeMap::new();
+    let mut done = BTreeSet::new();
     let mut rounds = 0;
     while done.len() < FULL {
         rounds += 1;
@@ -82,7 +82,7 @@ async fn a_batch_over_its_budget_ends_and_hides_no_target() {
 fn progress(
     readers: &mut [PlainReader],
     outcomes: Vec<Outcome>,
-    done: &mut BTreeMap<usize, ()>,
+    done: &mut BTreeSet<usize>,
 ) -> usize {
     let mut bytes = 0;
     let mut moved = 0;
@@ -92,7 +92,7 @@ fn progress(
         }
         let before = readers[index].version();
         if readers[index].take(outcome) {
-            done.insert(index, ());
+            done.insert(index);
         }
         moved += usize::from(readers[index].version() > before);
     }

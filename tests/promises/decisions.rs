@@ -6,7 +6,7 @@ use sync_proto::types::{Cursor, Epoch, Event, Head, Outcome, Plan, ResetReason, 
 use sync_proto::v1;
 use sync_tests::compose::{after, delete, name, put, scratch, version};
 use sync_tests::reader::PlainReader;
-use sync_tests::server::TestServer;
+use sync_tests::server::{TestServer, copy_dir};
 use sync_tests::wait::until;
 use sync_tests::wire::Wire;
 use tonic::Code;
@@ -183,19 +183,6 @@ async fn a_cursor_ahead_of_a_restored_server_is_reset_and_never_clamped() {
     assert_eq!(reader.seen.resets, 1);
     assert!(reader.contents().into_keys().eq([b"kept".to_vec()]), "the client is the server");
     restored.stop().await;
-}
-
-fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let copy = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&copy).unwrap();
-            copy_dir(&entry.path(), &copy);
-        } else {
-            std::fs::copy(entry.path(), copy).unwrap();
-        }
-    }
 }
 
 /// G6: a catch-up beyond the reader's budget is refused as a whole; one change fewer is served;

@@ -74,7 +74,7 @@ async fn every_stream_gets_a_goodbye_and_every_commit_an_answer() {
     reopened.stop().await;
 }
 
-/// Health is told per service and says NOT_SERVING as soon as the server drains.
+/// Health is told per service and says `NOT_SERVING` as soon as the server drains.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_follows_readiness() {
     let server = TestServer::start().await;

@@ -103,7 +103,7 @@ async fn an_import_with_a_hole_is_refused_at_the_hole() {
         (vec![part(3), other], "import_id"),
         (vec![nameless], "import_id"),
         (vec![zeroth], "sequence"),
-        (vec![empty], "mutations"),
+        (vec![empty], "commit 3.mutations"),
         (vec![], "import_id"),
     ] {
         let status = import(wire, parts).await.unwrap_err();

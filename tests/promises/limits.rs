@@ -29,29 +29,29 @@ fn request(mutations: Vec<v1::Mutation>) -> v1::CommitRequest {
 /// A commit that passes `limit`, or goes `over` it by one.
 struct Limit {
     field: &'static str,
-    limit: usize,
+    most: usize,
     commit: fn(usize) -> v1::CommitRequest,
 }
 
 const LIMITS: [Limit; 9] = [
     Limit {
         field: "mutations[0].key",
-        limit: KEY_LEN_MAX,
+        most: KEY_LEN_MAX,
         commit: |n| request(vec![put(vec![b'k'; n], vec![], None)]),
     },
     Limit {
         field: "mutations[0].sort_key",
-        limit: SORT_KEY_LEN_MAX,
+        most: SORT_KEY_LEN_MAX,
         commit: |n| request(vec![put(vec![b'k'], vec![], Some(vec![b's'; n]))]),
     },
     Limit {
         field: "mutations[0].value",
-        limit: VALUE_LEN_MAX,
+        most: VALUE_LEN_MAX,
         commit: |n| request(vec![put(vec![b'k'], vec![b'v'; n], None)]),
     },
     Limit {
         field: "mutations[0].collection",
-        limit: COLLECTION_NAME_LEN_MAX,
+        most: COLLECTION_NAME_LEN_MAX,
         commit: |n| {
             let mut mutation = put(vec![b'k'], vec![], None);
             mutation.collection = "n".repeat(n);
@@ -60,14 +60,14 @@ const LIMITS: [Limit; 9] = [
     },
     Limit {
         field: "mutations",
-        limit: COMMIT_MUTATIONS_MAX,
+        most: COMMIT_MUTATIONS_MAX,
         commit: |n| {
             request((0..n).map(|n| put(n.to_string().into_bytes(), vec![], None)).collect())
         },
     },
     Limit {
         field: "mutations",
-        limit: COMMIT_BYTES_MAX,
+        most: COMMIT_BYTES_MAX,
         commit: |n| {
             let parts = [n / 3, n / 3, n - 2 * (n / 3)];
             let part = |(index, size): (usize, usize)| {
@@ -78,7 +78,7 @@ const LIMITS: [Limit; 9] = [
     },
     Limit {
         field: "preconditions",
-        limit: COMMIT_PRECONDITIONS_MAX,
+        most: COMMIT_PRECONDITIONS_MAX,
         commit: |n| {
             let absent = v1::Precondition {
                 collection: "none".to_owned(),
@@ -90,7 +90,7 @@ const LIMITS: [Limit; 9] = [
     },
     Limit {
         field: "idempotency_key",
-        limit: ID_LEN_MAX,
+        most: ID_LEN_MAX,
         commit: |n| {
             let idempotency_key = "i".repeat(n);
             v1::CommitRequest { idempotency_key, ..request(vec![put(vec![b'k'], vec![], None)]) }
@@ -98,7 +98,7 @@ const LIMITS: [Limit; 9] = [
     },
     Limit {
         field: "mutations[0].subject",
-        limit: SUBJECT_LEN_MAX,
+        most: SUBJECT_LEN_MAX,
         commit: |n| request(vec![mutation(Op::Follow(v1::Follow { subject: "s".repeat(n) }))]),
     },
 ];
@@ -106,18 +106,18 @@ const LIMITS: [Limit; 9] = [
 /// G11: every limit of a commit, on both sides.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_a_limit_passes_and_one_above_is_refused_by_name() {
-    for Limit { field, limit, commit } in LIMITS {
+    for Limit { field, most, commit } in LIMITS {
         let server = TestServer::start().await;
-        let refusal = send(&server, commit(limit + 1)).await.unwrap_err();
+        let refusal = send(&server, commit(most + 1)).await.unwrap_err();
         assert_eq!(refusal.code(), Code::InvalidArgument, "{field}: {refusal}");
         assert!(refusal.message().starts_with(&format!("{field}: ")), "{field}: {refusal}");
-        assert!(refusal.message().contains(&limit.to_string()), "{field}: {refusal}");
+        assert!(refusal.message().contains(&most.to_string()), "{field}: {refusal}");
         let list = v1::ListCollectionsRequest::default();
         let listed = server.wire().sync().list_collections(list).await.unwrap().into_inner();
         assert!(listed.collections.is_empty(), "{field}: nothing was changed");
-        let passed = send(&server, commit(limit)).await;
+        let passed = send(&server, commit(most)).await;
         match passed {
-            Ok(_) => {}
+            Ok(()) => {}
             // Audiences are not offered; what matters is that the length was not refused.
             Err(status) => assert_eq!(status.code(), Code::Unimplemented, "{field}: {status}"),
         }

@@ -12,6 +12,9 @@ use sync_tests::server::TestServer;
 use sync_tests::wire::Wire;
 use tonic::{Code, Status};
 
+/// Makes another question of one.
+type Change = fn(&mut v1::ListItemsRequest);
+
 /// The question of most tests, from its first page.
 fn ask(order: v1::ListOrder, descending: bool, page_size: u32) -> v1::ListItemsRequest {
     let collection = "list".to_owned();
@@ -168,7 +171,7 @@ async fn a_token_is_valid_for_its_question_only() {
     }
     let first = ask(v1::ListOrder::Key, false, 1);
     let (_, token) = page(wire, first.clone()).await.unwrap();
-    let with = |change: fn(&mut v1::ListItemsRequest)| {
+    let with = |change: Change| {
         let mut request = v1::ListItemsRequest { page_token: token.clone(), ..first.clone() };
         change(&mut request);
         request
@@ -177,13 +180,13 @@ async fn a_token_is_valid_for_its_question_only() {
     // Another size, or keys alone, is the same question.
     page(wire, with(|request| request.page_size = 9)).await.unwrap();
     page(wire, with(|request| request.keys_only = true)).await.unwrap();
-    let foreign: [(fn(&mut v1::ListItemsRequest), Code); 6] = [
+    let foreign: [(Change, Code); 6] = [
         (|request| request.descending = true, Code::InvalidArgument),
         (|request| request.order = v1::ListOrder::SortKey.into(), Code::InvalidArgument),
         (|request| request.key_prefix = "b".into(), Code::InvalidArgument),
         (|request| request.page_token = "junk".into(), Code::InvalidArgument),
         (|request| request.page_token = [1; 40].as_slice().to_vec().into(), Code::InvalidArgument),
-        (|request| request.collection = "twin".to_owned(), Code::Aborted),
+        (|request| request.collection = "twin".to_owned(), Code::InvalidArgument),
     ];
     for (change, code) in foreign {
         let status = page(wire, with(change)).await.unwrap_err();

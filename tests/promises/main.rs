@@ -11,13 +11,16 @@ mod draining;
 mod imports;
 mod limits;
 mod listings;
+mod model;
 mod pages;
 mod program;
 mod replays;
+mod replicas;
 mod retries;
 mod scopes;
 mod slow_readers;
 mod subscriptions;
+mod tidy;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

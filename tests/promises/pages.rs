@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use sync_proto::types::{ChangeKind, Mutation, Version};
+use sync_proto::types::{ChangeKind, Mutation, Op, Outcome, Version};
 use sync_tests::compose::{after, delete, name, put, put_at, reorder, scratch, version};
 use sync_tests::reader::PlainReader;
 use sync_tests::seed::dice;
@@ -43,11 +43,14 @@ fn play(commits: &[Vec<Mutation>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     for mutation in commits.iter().flatten() {
         let key = mutation.op.key().unwrap().as_bytes().to_vec();
         match &mutation.op {
-            sync_proto::types::Op::Put { value, .. } => {
+            Op::Put { value, .. } => {
                 state.insert(key, value.as_bytes().to_vec());
             }
-            _ => {
+            Op::Delete { .. } => {
                 state.remove(&key);
+            }
+            Op::Reorder { .. } | Op::Follow { .. } | Op::Unfollow { .. } => {
+                unreachable!("a random commit puts and deletes")
             }
         }
     }
@@ -152,7 +155,7 @@ async fn a_delta_holds_one_change_per_key_its_latest() {
         ],
         "a re-created item is new, with its value"
     );
-    reader.take(sync_proto::types::Outcome::Delta(delta));
+    reader.take(Outcome::Delta(delta));
     let expected = [("phoenix", "3"), ("there", "1")].map(|(k, v)| (k.into(), v.into()));
     assert_eq!(reader.contents(), BTreeMap::from(expected));
     server.stop().await;
@@ -289,6 +292,6 @@ async fn an_empty_delta_moves_the_cursor() {
     assert_eq!(delta.digest, None, "the digest is of the whole collection");
     reader.catch_up(wire).await;
     let outcome = wire.pull_one(reader.target.clone()).await;
-    assert!(matches!(outcome, sync_proto::types::Outcome::Aligned(_)), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Aligned(_)), "{outcome:?}");
     server.stop().await;
 }

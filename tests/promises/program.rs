@@ -10,6 +10,7 @@ use sync_tests::process::Program;
 use sync_tests::server::TestServer;
 use sync_tests::wait::within;
 use tonic::transport::Channel;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::SERVER;
 
@@ -145,7 +146,6 @@ async fn the_server_describes_itself() {
     }
     server.stop().await;
     let silent = TestServer::with(|config| config.reflection = false).await;
-    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     let mut client = ServerReflectionClient::new(silent.wire().channel());
     let refused = client.server_reflection_info(tokio_stream::empty()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unimplemented);

@@ -187,6 +187,12 @@ fn concerns(event: &Event, name: &CollectionName) -> bool {
         Event::Changes(about, _) | Event::CaughtUp(about, _) => about == name,
         Event::Bookmark(..) => true,
         Event::Lagging(..) => false,
-        _ => panic!("unexpected: {event:?}"),
+        Event::Accepted(..)
+        | Event::Notice(..)
+        | Event::Reset(..)
+        | Event::Absent(_)
+        | Event::Revoked(_)
+        | Event::Failed(..)
+        | Event::Goodbye(_) => panic!("unexpected: {event:?}"),
     }
 }

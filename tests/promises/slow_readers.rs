@@ -70,7 +70,14 @@ fn note(event: &Event, signs: &mut Vec<&str>) {
         }
         Event::Changes(..) => signs.push("changes"),
         Event::CaughtUp(..) => signs.push("caught up"),
-        _ => {}
+        Event::Accepted(..)
+        | Event::Notice(..)
+        | Event::Bookmark(..)
+        | Event::Reset(..)
+        | Event::Absent(_)
+        | Event::Revoked(_)
+        | Event::Failed(..)
+        | Event::Goodbye(_) => {}
     }
 }
 

@@ -9,7 +9,9 @@
 pub mod alarm;
 pub mod compose;
 pub mod data;
+pub mod device;
 pub mod process;
+pub mod proxy;
 pub mod reader;
 pub mod seed;
 pub mod server;

@@ -1,5 +1,6 @@
 //! A server in the test's own process, on a free loopback port.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -125,4 +126,18 @@ pub fn config(dir: &Path, change: impl FnOnce(&mut Config)) -> Config {
     };
     change(&mut config);
     config
+}
+
+/// Copies a directory, for example of a store that nobody has open: a backup.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let copy = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &copy);
+        } else {
+            fs::copy(entry.path(), copy).unwrap();
+        }
+    }
 }

@@ -12,10 +12,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits for `future`, which is `what`.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited {PATIENCE:?} in vain for {what}"),
-    }
+    let came = timeout(PATIENCE, future).await.ok();
+    came.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain for {what}"))
 }
 
 /// Looks again and again until there is something to see.

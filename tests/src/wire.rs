@@ -2,6 +2,7 @@
 //! limits that every language has by default.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sync_proto::types::{
     CollectionName, Commit, Committed, Delta, Head, Mutation, Outcome, Subscribe, Target, Version,
@@ -16,7 +17,7 @@ use tonic::{Request, Status};
 
 use crate::compose::{commit, scratch};
 use crate::stream::Events;
-use crate::wait::{PATIENCE, within};
+use crate::wait::{PATIENCE, pass, within};
 
 /// A connection to a server.
 #[derive(Debug, Clone)]
@@ -97,6 +98,20 @@ impl Wire {
         committed[0].version
     }
 
+    /// Sends a commit, which has an idempotency key, until it is acknowledged.
+    pub async fn commit_persistently(&self, commit: Commit) -> Vec<Committed> {
+        let begun = std::time::Instant::now();
+        loop {
+            match self.try_commit(commit.clone()).await {
+                Ok(done) => return done,
+                Err(status) => {
+                    assert!(begun.elapsed() < PATIENCE, "a commit is never acknowledged: {status}");
+                    pass(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
     /// Sends a pull as it is.
     pub async fn pull_raw(&self, request: v1::PullRequest) -> Result<Vec<Outcome>, Status> {
         let count = request.targets.len();
@@ -155,7 +170,7 @@ impl Wire {
 
     /// Opens a stream with a short heartbeat.
     pub async fn subscribe(&self, targets: Vec<Target>) -> Events {
-        let heartbeat = std::time::Duration::from_millis(200);
+        let heartbeat = Duration::from_millis(200);
         self.try_subscribe(Subscribe { targets, heartbeat, client_id: String::new() })
             .await
             .unwrap()

@@ -1,0 +1,140 @@
+//! Readers that page through both ledgers at their own speed, while everything goes on.
+
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use sync_proto::convert::decode_change;
+use sync_proto::types::{
+    Change, CollectionName, Cursor, Delta, Epoch, Outcome, ResetReason, Scope, Target, Version,
+};
+use sync_server::core::page::PageLimits;
+use sync_server::engine::ledger::Ledger;
+use sync_server::engine::reading::PageRequest;
+use sync_server::store::Store;
+use sync_server::store::disk::DiskStore;
+use sync_server::store::memory::MemoryStore;
+use sync_tests::compose::{key, scratch};
+use sync_tests::reader::PlainReader;
+
+use super::naive::Naive;
+
+/// Readers at a time.
+const READERS: usize = 8;
+
+/// Readers, each with its own scope.
+#[derive(Default)]
+pub(super) struct Readers {
+    readers: Vec<PlainReader>,
+}
+
+// === impl Readers ===
+
+impl Readers {
+    /// Lets one reader read one page; what both engines say must be the same, and a reader that
+    /// has caught up must have what the model has.
+    pub(super) fn step(
+        &mut self,
+        dice: &mut StdRng,
+        memory: &Ledger<MemoryStore>,
+        disk: &Ledger<DiskStore>,
+        naive: &Naive,
+        collections: &[&str],
+    ) {
+        if self.readers.len() < READERS {
+            self.readers.push(PlainReader::new(random_target(dice, collections)));
+        }
+        let index = dice.random_range(0..self.readers.len());
+        let reader = &mut self.readers[index];
+        let limits = PageLimits {
+            changes_max: dice.random_range(1..4),
+            bytes_max: dice.random_range(1..200),
+            first_version_bytes_max: usize::MAX,
+        };
+        let at = reader.target.clone();
+        let outcome = page(memory, &at, limits);
+        assert_eq!(outcome, page(disk, &at, limits), "{at:?}");
+        if let Outcome::Reset(reset) = &outcome {
+            let reason = reset.reason;
+            assert_ne!(reason, ResetReason::AheadOfHead, "nothing was lost: {at:?}");
+        }
+        if !reader.take(outcome) {
+            return;
+        }
+        let mut wanted = naive.contents(&at.collection);
+        wanted.retain(|key, _| at.scope.contains(key));
+        assert!(reader.copy.rows.keys().eq(wanted.keys()), "{at:?}");
+        if !at.keys_only {
+            let values = reader.copy.rows.values().map(|row| row.value.as_ref().unwrap());
+            assert!(values.eq(wanted.values()), "{at:?}");
+        }
+        if dice.random_bool(0.1) {
+            *reader = PlainReader::new(random_target(dice, collections));
+        }
+    }
+}
+
+fn random_target(dice: &mut StdRng, collections: &[&str]) -> Target {
+    let scope = match dice.random_range(0..4) {
+        0 => Scope::KeyPrefix(Bytes::from_static(b"b")),
+        1 => Scope::Keys(vec![key("a"), key("b/1"), key("zz")]),
+        _ => Scope::All,
+    };
+    let keys_only = dice.random_bool(0.2);
+    let verify = dice.random_bool(0.3) && scope.is_all() && !keys_only;
+    Target { scope, keys_only, verify, ..scratch(collections.choose(dice).unwrap()) }
+}
+
+fn page<S: Store>(ledger: &Ledger<S>, target: &Target, limits: PageLimits) -> Outcome {
+    let asked = PageRequest {
+        collection: &target.collection,
+        cursor: target.cursor,
+        scope: &target.scope,
+        keys_only: target.keys_only,
+        verify: target.verify,
+        catch_up_max: target.changes_max,
+        limits,
+    };
+    let (outcome, _) = ledger.page(&asked, &mut 0, &AtomicBool::new(false)).unwrap();
+    match outcome {
+        Outcome::Delta(delta) => Outcome::Delta(decode(delta)),
+        Outcome::Aligned(head) => Outcome::Aligned(head),
+        Outcome::Reset(reset) => Outcome::Reset(reset),
+        Outcome::NotFound => Outcome::NotFound,
+        Outcome::Denied | Outcome::Deferred(_) | Outcome::Failed(_) => panic!("{outcome:?}"),
+    }
+}
+
+fn decode(delta: Delta<Bytes>) -> Delta {
+    let changes = delta.changes.into_iter().map(|change| decode_change(change).unwrap());
+    Delta {
+        changes: changes.collect(),
+        from: delta.from,
+        to: delta.to,
+        has_more: delta.has_more,
+        initial: delta.initial,
+        digest: delta.digest,
+        unverified: delta.unverified,
+        head: delta.head,
+    }
+}
+
+/// What a caught-up reader of `at` is told, in one page.
+pub(super) fn delta<S: Store>(
+    ledger: &Ledger<S>,
+    collection: &CollectionName,
+    epoch: Epoch,
+    at: Version,
+) -> Result<Vec<Change>, ResetReason> {
+    let target = Target::all(collection.clone(), Some(Cursor::at(epoch, at)));
+    match page(ledger, &target, PageLimits::FULL) {
+        Outcome::Delta(delta) => Ok(delta.changes),
+        Outcome::Aligned(_) => Ok(Vec::new()),
+        Outcome::Reset(reset) => Err(reset.reason),
+        Outcome::NotFound | Outcome::Denied | Outcome::Deferred(_) | Outcome::Failed(_) => {
+            panic!("{target:?}")
+        }
+    }
+}
