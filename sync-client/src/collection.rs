@@ -151,12 +151,12 @@ impl<C: Codec> Collection<C> {
 
     /// What changes from now on.
     pub async fn subscribe(&self) -> Differences<C> {
-        Differences::new(self.view.clone(), self.view.add_feed(false).await)
+        Differences::new(self.view.clone(), self.view.add_feed(false))
     }
 
     /// First every item that is there as inserted, then `Complete`, then what changes.
     pub async fn subscribe_with_all(&self) -> Differences<C> {
-        Differences::new(self.view.clone(), self.view.add_feed(true).await)
+        Differences::new(self.view.clone(), self.view.add_feed(true))
     }
 
     /// Waits until the copy has been the server's collection at least once since the replica

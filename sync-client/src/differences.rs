@@ -133,7 +133,10 @@ impl<C: Codec> Differences<C> {
             }
             let moved = self.feed.moved.notified();
             let stopped = self.view.is_stopped();
-            let gate = self.view.gate().await;
+            let Some(gate) = self.view.gate() else {
+                self.view.stopped_or(moved).await;
+                continue;
+            };
             let taken = self.feed.backlog.lock().take(&self.view, READY_MAX);
             drop(gate);
             match taken {
@@ -224,7 +227,10 @@ impl Feed {
         for change in changes {
             backlog.remember(change);
         }
-        drop(backlog);
+    }
+
+    /// Makes the consumer look. The caller has left the gate of the view.
+    pub(crate) fn wake(&self) {
         self.moved.notify_one();
     }
 

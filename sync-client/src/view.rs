@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sync_proto::types::{CollectionName, Key};
 use tokio::sync::futures::Notified;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::watch;
 
 use crate::differences::Feed;
 use crate::session::Status;
@@ -19,11 +20,20 @@ const COMPARE_ITEMS: usize = 1_000;
 pub(crate) struct View {
     name: CollectionName,
     store: Arc<dyn ReplicaStore>,
-    /// Held while rows change and the feeds are told, and while a feed reads rows: a feed that
-    /// read between the two would tell a change twice, or with a wrong `old`.
-    feeds: Arc<Mutex<Vec<Weak<Feed>>>>,
+    audience: Arc<Audience>,
     status: watch::Sender<Status>,
     place: watch::Sender<Place>,
+}
+
+/// Who wants to know what changes.
+#[derive(Debug, Default)]
+struct Audience {
+    /// Held by the write while rows change and the feeds are told, shared by feeds that read: a
+    /// feed that read between the two would tell a change twice, or with a wrong `old`. No
+    /// consumer ever waits for it, nor holds it while it waits: one that is not polled any more
+    /// must not stop the driver.
+    gate: RwLock<()>,
+    feeds: Mutex<Vec<Weak<Feed>>>,
 }
 
 /// Where a copy stands, and how that compares with the server.
@@ -45,7 +55,7 @@ impl View {
         Ok(Self {
             name,
             store,
-            feeds: Arc::default(),
+            audience: Arc::default(),
             status: watch::Sender::new(Status::Connecting),
             place: watch::Sender::new(place),
         })
@@ -67,18 +77,25 @@ impl View {
         self.place.subscribe()
     }
 
-    /// While this is held, rows and feeds agree.
-    pub(crate) async fn gate(&self) -> MutexGuard<'_, Vec<Weak<Feed>>> {
-        self.feeds.lock().await
+    /// While this is held, rows and feeds agree. `None` = a write is under way; every feed hears
+    /// of its end.
+    pub(crate) fn gate(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.audience.gate.try_read()
     }
 
-    pub(crate) async fn add_feed(&self, begins_with_all: bool) -> Arc<Feed> {
+    /// Adds a feed. A write that is under way may or may not be told to it.
+    pub(crate) fn add_feed(&self, begins_with_all: bool) -> Arc<Feed> {
         let feed = Arc::new(Feed::new(begins_with_all));
-        let mut feeds = self.gate().await;
+        let mut feeds = self.audience.feeds.lock();
         feeds.retain(|feed| feed.strong_count() > 0);
         feeds.push(Arc::downgrade(&feed));
         drop(feeds);
         feed
+    }
+
+    #[cfg(test)]
+    pub(crate) fn feeds(&self) -> usize {
+        self.audience.feeds.lock().len()
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
@@ -97,18 +114,16 @@ impl View {
 
     /// Carries out a write and tells the feeds. Only the driver calls this.
     pub(crate) async fn write(&self, write: Write) -> Result<Applied, StoreError> {
-        let mut feeds = self.feeds.clone().lock_owned().await;
         let (store, name) = (self.store.clone(), self.name.clone());
+        let audience = self.audience.clone();
         let write = move || {
-            let applied = store.write(&name, &write)?;
-            feeds.retain(|feed| feed.strong_count() > 0);
-            let live: Vec<Arc<Feed>> = feeds.iter().filter_map(Weak::upgrade).collect();
-            match &applied.visible {
-                Visible::Nothing => {}
-                Visible::Rows(changes) => live.iter().for_each(|feed| feed.remember(changes)),
-                Visible::Swapped => tell_swapped(&*store, &name, &live)?,
-            }
-            Ok(applied)
+            let applied = {
+                let _closed = audience.gate.write();
+                audience.write(&*store, &name, &write)
+            };
+            // All of them, also those that came while the gate was closed.
+            audience.live().iter().for_each(|feed| feed.wake());
+            applied
         };
         let applied = tokio::task::spawn_blocking(write).await.map_err(|panic| {
             StoreError::Io { doing: "writing to the local store", source: panic.into() }
@@ -124,6 +139,32 @@ impl View {
 
     pub(crate) fn set_status(&self, status: Status) {
         self.status.send_if_modified(|present| std::mem::replace(present, status) != status);
+    }
+}
+
+// === impl Audience ===
+
+impl Audience {
+    /// The caller has closed the gate.
+    fn write(
+        &self,
+        store: &dyn ReplicaStore,
+        name: &CollectionName,
+        write: &Write,
+    ) -> Result<Applied, StoreError> {
+        let applied = store.write(name, write)?;
+        // Who came before this moment may have read the rows as they were before the write.
+        let live = self.live();
+        match &applied.visible {
+            Visible::Nothing => {}
+            Visible::Rows(changes) => live.iter().for_each(|feed| feed.remember(changes)),
+            Visible::Swapped => tell_swapped(store, name, &live)?,
+        }
+        Ok(applied)
+    }
+
+    fn live(&self) -> Vec<Arc<Feed>> {
+        self.feeds.lock().iter().filter_map(Weak::upgrade).collect()
     }
 }
 

@@ -13,7 +13,26 @@ use super::*;
 use crate::codec::Raw;
 use crate::collection::Collection;
 use crate::session::Status;
-use crate::store::{MemoryStore, Step, Write};
+use crate::store::{
+    Applied, MemoryStore, ReplicaStore, Snapshot, Standing, Step, StoreError, Write,
+};
+
+/// A store in memory that waits and fails on request.
+#[derive(Debug, Clone, Default)]
+struct Frail {
+    rows: MemoryStore,
+    /// Writes wait while a test holds this.
+    busy: Arc<Mutex<()>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    /// Reads of this key fail.
+    get: Option<Key>,
+    /// The rows before a swap are damaged.
+    swapped: bool,
+}
 
 /// A copy that tests change by hand.
 struct Desk {
@@ -35,12 +54,60 @@ fn change(number: u64, value: Option<u8>, at: u64) -> Change {
     Change { key: key(number), version, created: version, kind }
 }
 
+// === impl Frail ===
+
+impl ReplicaStore for Frail {
+    fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
+        self.rows.standing(collection)
+    }
+
+    fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
+        if self.faults.lock().get.as_ref() == Some(key) {
+            return Err(StoreError::Damaged { place: "a row" });
+        }
+        self.rows.get(collection, key)
+    }
+
+    fn snapshot(&self, collection: &CollectionName) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.rows.snapshot(collection)
+    }
+
+    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+        let _free = self.busy.lock();
+        self.rows.write(collection, write)
+    }
+
+    fn swapped(
+        &self,
+        collection: &CollectionName,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Changed>, StoreError> {
+        if self.faults.lock().swapped {
+            return Err(StoreError::Damaged { place: "the rows before" });
+        }
+        self.rows.swapped(collection, after, limit)
+    }
+
+    fn sweep(&self, rows_max: usize) -> Result<bool, StoreError> {
+        self.rows.sweep(rows_max)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.rows.flush()
+    }
+}
+
 // === impl Desk ===
 
 impl Desk {
     fn new() -> Self {
+        Self::on(MemoryStore::new())
+    }
+
+    fn on(store: impl ReplicaStore) -> Self {
         let name = CollectionName::new("list").unwrap();
-        let view = View::new(name, Arc::new(MemoryStore::new())).unwrap();
+        let view = View::new(name, Arc::new(store)).unwrap();
         Self { view: Arc::new(view), at: 0 }
     }
 
@@ -170,10 +237,38 @@ async fn a_feed_that_is_dropped_is_forgotten_and_a_stopped_replica_ends_feeds() 
     for _ in 0..10 {
         drop(collection.subscribe().await);
     }
-    assert!(desk.view.gate().await.len() <= 1);
+    assert!(desk.view.feeds() <= 1);
     let mut feed = collection.subscribe().await;
     desk.write([(1, Some(1))], false).await;
     desk.view.set_status(Status::Stopped);
     assert!(matches!(feed.next().await, Some(Ok(Difference::Inserted(_)))));
     assert!(feed.next().await.is_none());
+}
+
+/// A consumer that was asked once while a write was under way, and never again.
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "only the thread of the write waits for it")]
+async fn a_consumer_that_is_not_polled_any_more_stops_no_write() {
+    let store = Frail::default();
+    let mut desk = Desk::on(store.clone());
+    desk.write([(1, Some(1))], false).await;
+    let view = desk.view.clone();
+    let mut kept = desk.collection().subscribe_with_all().await;
+    let mut next = Box::pin(kept.next());
+    let busy = store.busy.lock();
+    let mut write = Box::pin(desk.write([(2, Some(1))], false));
+    assert!(futures::poll!(&mut write).is_pending());
+    while view.gate().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(futures::poll!(&mut next).is_pending());
+    drop(busy);
+    let soon = std::time::Duration::from_secs(10);
+    tokio::time::timeout(soon, write).await.unwrap();
+    for number in 3..5 {
+        let write = desk.write([(number, Some(1))], false);
+        tokio::time::timeout(soon, write).await.expect("nobody holds the gate");
+    }
+    let told = tokio::time::timeout(soon, next).await.expect("the consumer was woken");
+    assert!(matches!(told, Some(Ok(Difference::Inserted(_)))));
 }
