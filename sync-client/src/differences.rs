@@ -284,12 +284,27 @@ impl Backlog {
     }
 
     /// Makes up to `limit` differences ready. The caller holds the gate of the view, so that what
-    /// is read now is exactly what was remembered.
+    /// is read now is exactly what was remembered. `Err` only if there is nothing else to tell:
+    /// what was taken out is not remembered any more and must be handed out.
     fn take(&mut self, view: &View, limit: usize) -> Result<VecDeque<Told>, StoreError> {
         let mut told = VecDeque::new();
         if std::mem::take(&mut self.overflowed) {
             told.push_back(Told::Reloaded);
         }
+        match self.tell_more(view, limit, &mut told) {
+            Err(failure) if told.is_empty() => Err(failure),
+            // The failure is told when it is the next thing to tell.
+            Err(_) | Ok(()) => Ok(told),
+        }
+    }
+
+    /// On `Err`, what is in `told` is right, and more was not taken.
+    fn tell_more(
+        &mut self,
+        view: &View,
+        limit: usize,
+        told: &mut VecDeque<Told>,
+    ) -> Result<(), StoreError> {
         while told.len() < limit {
             let Some((number, key)) = self.order.first_key_value() else { break };
             let (number, new) = (*number, view.store().get(view.name(), key)?);
@@ -299,9 +314,9 @@ impl Backlog {
             told.extend(Told::new(key, old, new));
         }
         if told.len() < limit {
-            self.tell_what_is_there(view, limit - told.len(), &mut told)?;
+            self.tell_what_is_there(view, limit - told.len(), told)?;
         }
-        Ok(told)
+        Ok(())
     }
 
     fn tell_what_is_there(

@@ -272,3 +272,21 @@ async fn a_consumer_that_is_not_polled_any_more_stops_no_write() {
     let told = tokio::time::timeout(soon, next).await.expect("the consumer was woken");
     assert!(matches!(told, Some(Ok(Difference::Inserted(_)))));
 }
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_loses_nothing_that_was_told_before_it() {
+    let store = Frail::default();
+    let mut desk = Desk::on(store.clone());
+    desk.write((0..4).map(|n| (n, Some(1))), false).await;
+    let mut feed = desk.collection().subscribe().await;
+    desk.write([(0, None), (1, None), (2, Some(2)), (3, None)], false).await;
+    store.faults.lock().get = Some(key(2));
+    for gone in 0..2 {
+        let told = feed.next().await.unwrap().unwrap();
+        assert!(matches!(told, Difference::Deleted { key: told, .. } if told == key(gone)));
+    }
+    assert!(feed.next().await.unwrap().is_err(), "then the failure is told");
+    store.faults.lock().get = None;
+    let rest = Desk::drain(&mut feed).await;
+    assert!(matches!(&rest[..], [Difference::Updated { .. }, Difference::Deleted { .. }]));
+}
