@@ -229,6 +229,11 @@ impl Feed {
         }
     }
 
+    /// What changed is not known: the consumer must look anew.
+    pub(crate) fn overflow(&self) {
+        self.backlog.lock().overflow();
+    }
+
     /// Makes the consumer look. The caller has left the gate of the view.
     pub(crate) fn wake(&self) {
         self.moved.notify_one();

@@ -158,7 +158,13 @@ impl Audience {
         match &applied.visible {
             Visible::Nothing => {}
             Visible::Rows(changes) => live.iter().for_each(|feed| feed.remember(changes)),
-            Visible::Swapped => tell_swapped(store, name, &live)?,
+            Visible::Swapped => {
+                if let Err(failure) = tell_swapped(store, name, &live) {
+                    // The write is done: only what it changed is not known in full.
+                    tracing::warn!(%failure, collection = %name, "the rows before do not read");
+                    live.iter().for_each(|feed| feed.overflow());
+                }
+            }
         }
         Ok(applied)
     }

@@ -290,3 +290,16 @@ async fn a_row_that_cannot_be_read_loses_nothing_that_was_told_before_it() {
     let rest = Desk::drain(&mut feed).await;
     assert!(matches!(&rest[..], [Difference::Updated { .. }, Difference::Deleted { .. }]));
 }
+
+/// The write happened, whatever becomes of the comparison with the rows before it.
+#[tokio::test]
+async fn a_damaged_old_copy_does_not_undo_its_repair() {
+    let store = Frail::default();
+    let mut desk = Desk::on(store.clone());
+    desk.write((0..4).map(|n| (n, Some(1))), false).await;
+    let mut feed = desk.collection().subscribe().await;
+    store.faults.lock().swapped = true;
+    desk.write((0..2).map(|n| (n, Some(2))), true).await;
+    assert_eq!(desk.collection().standing().tally.items, 2);
+    assert_eq!(feed.next().await.unwrap().unwrap(), Difference::Reloaded);
+}
