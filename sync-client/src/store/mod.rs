@@ -261,10 +261,13 @@ impl Standing {
         self.load.map(|load| load.cursor).or(self.cursor)
     }
 
-    /// Whether readers see everything up to `cursor`.
+    /// Whether readers see everything up to `cursor`. Between two pages they may not, however
+    /// far the copy has come: a row that was touched since moved ahead of the next page.
     #[must_use]
     pub fn has(&self, cursor: Cursor) -> bool {
-        self.cursor.is_some_and(|at| at.epoch == cursor.epoch && at.version >= cursor.version)
+        self.cursor.is_some_and(|at| {
+            at.is_caught_up() && at.epoch == cursor.epoch && at.version >= cursor.version
+        })
     }
 
     /// Count and digest of what the next change is applied to.
@@ -298,5 +301,21 @@ impl Write {
             return Ok(());
         }
         Err(StoreError::Conflict { standing: Box::new(*standing) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sync_proto::types::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_between_two_pages_has_nothing_for_sure() {
+        let at = |version| Cursor::at(Epoch::new(3).unwrap(), Version::new(version).unwrap());
+        let standing = |cursor| Standing { cursor: Some(cursor), ..Standing::default() };
+        assert!(standing(at(9)).has(at(5)));
+        assert!(!standing(at(4)).has(at(5)));
+        assert!(!standing(at(9).between_pages(at(9).version)).has(at(5)));
     }
 }
