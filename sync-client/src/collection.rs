@@ -149,7 +149,10 @@ impl<C: Codec> Collection<C> {
         self.view.place().borrow().synced_at.map(|at| at.elapsed())
     }
 
-    /// What changes from now on.
+    /// What changes from now on: for consumers that act on changes. One that builds a copy of
+    /// the items wants [`Self::subscribe_with_all`]: what it read by itself is older or newer
+    /// than the first difference. After [`Reloaded`](crate::Difference::Reloaded) this feed, too,
+    /// tells every item.
     pub async fn subscribe(&self) -> Differences<C> {
         Differences::new(self.view.clone(), self.view.add_feed(false))
     }

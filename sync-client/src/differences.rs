@@ -64,11 +64,11 @@ pub enum Difference<T> {
         /// Its key.
         key: Key,
     },
-    /// Everything that was there has been told (feeds that begin with what is there).
+    /// Everything that was there has been told: at the beginning of a feed that begins with what
+    /// is there, and after `Reloaded`.
     Complete,
-    /// More changed than the feed remembers: what the consumer holds is void. A feed that began
-    /// with what is there begins again; another one goes on from this moment, and the consumer
-    /// looks at the collection anew.
+    /// More changed than the feed remembers: what the consumer holds is void. What follows is
+    /// every item that is there as inserted, then `Complete`, then what changes.
     Reloaded,
 }
 
@@ -105,7 +105,6 @@ struct Backlog {
     old_bytes: usize,
     overflowed: bool,
     telling: Telling,
-    begins_with_all: bool,
 }
 
 /// How far a feed has told what is there.
@@ -216,7 +215,6 @@ impl Feed {
             old_bytes: 0,
             overflowed: false,
             telling: if begins_with_all { Telling::UpTo(None) } else { Telling::Complete },
-            begins_with_all,
         };
         Self { backlog: Mutex::new(backlog), moved: Notify::new() }
     }
@@ -285,7 +283,9 @@ impl Backlog {
         self.order.clear();
         self.old_bytes = 0;
         self.overflowed = true;
-        self.telling = if self.begins_with_all { Telling::UpTo(None) } else { Telling::Complete };
+        // A consumer that read the collection itself would do so before or after some of the
+        // changes that follow, and keep what is gone by then: it is told everything.
+        self.telling = Telling::UpTo(None);
     }
 
     /// Makes up to `limit` differences ready. The caller holds the gate of the view, so that what
