@@ -1,0 +1,8 @@
+//! `syncctl` as users run it: the real program against a real server. Every wait has a deadline.
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod files;
+mod items;
+mod live;
+mod programs;
+mod server;
