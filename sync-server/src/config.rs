@@ -85,6 +85,15 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_keys_max: Option<u64>,
+    /// Connections at once; what comes beyond them is closed as soon as it is accepted.
+    /// 1..1000000, default 4096.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections_max: Option<usize>,
+    /// Close a connection that has not made a request by then, in seconds. 1..3600, default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_request_timeout_s: Option<u64>,
     /// Live subscription streams at once. 1..1000000, default 10000.
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +138,8 @@ pub struct Config {
     pub tombstones_max: u64,
     pub idempotency_window_s: u64,
     pub idempotency_keys_max: u64,
+    pub connections_max: usize,
+    pub first_request_timeout_s: u64,
     pub streams_max: usize,
     pub stream_age_max_s: u64,
     pub goodbye_jitter_ms: u64,
@@ -213,6 +224,8 @@ impl Default for Config {
             tombstones_max: 1_000_000,
             idempotency_window_s: 600,
             idempotency_keys_max: 100_000,
+            connections_max: 4_096,
+            first_request_timeout_s: 10,
             streams_max: 10_000,
             stream_age_max_s: 3_600,
             goodbye_jitter_ms: 5_000,
@@ -233,12 +246,14 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             return invalid("data_dir", "must be set, e.g. --data-dir ./data");
         }
-        let streams = u64::try_from(self.streams_max).unwrap_or(u64::MAX);
+        let count = |count| u64::try_from(count).unwrap_or(u64::MAX);
         let ranges = [
             ("cache_mib", self.cache_mib, 1, 65_536),
             ("free_disk_min_mib", self.free_disk_min_mib, 0, 1024 * 1024),
             ("idempotency_window_s", self.idempotency_window_s, 1, 30 * 24 * 60 * 60),
-            ("streams_max", streams, 1, 1_000_000),
+            ("connections_max", count(self.connections_max), 1, 1_000_000),
+            ("first_request_timeout_s", self.first_request_timeout_s, 1, 3_600),
+            ("streams_max", count(self.streams_max), 1, 1_000_000),
             ("stream_age_max_s", self.stream_age_max_s, 1, 365 * 24 * 60 * 60),
             ("goodbye_jitter_ms", self.goodbye_jitter_ms, 0, 600_000),
             ("grace_s", self.grace_s, 1, 300),
@@ -304,7 +319,7 @@ mod tests {
     fn settings_out_of_range_are_named() {
         type Break = fn(&mut Config);
         valid().check().unwrap();
-        let cases: [(&str, Break); 14] = [
+        let cases: [(&str, Break); 18] = [
             ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
             ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
             ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),
@@ -315,6 +330,10 @@ mod tests {
                 config.idempotency_window_s = 0;
             }),
             ("idempotency_window_s: 2592001", |config| config.idempotency_window_s = 2_592_001),
+            ("connections_max: 0, must be 1 to", |config| config.connections_max = 0),
+            ("connections_max: 1000001", |config| config.connections_max = 1_000_001),
+            ("first_request_timeout_s: 0", |config| config.first_request_timeout_s = 0),
+            ("first_request_timeout_s: 3601", |config| config.first_request_timeout_s = 3_601),
             ("streams_max: 0, must be 1 to 1000000", |config| config.streams_max = 0),
             ("streams_max: 1000001", |config| config.streams_max = 1_000_001),
             ("stream_age_max_s: 0, must be 1 to 31536000", |config| config.stream_age_max_s = 0),

@@ -3,21 +3,26 @@
 //!
 //! ```text
 //! stop ─► health NOT_SERVING ─► Goodbye on streams ─► open calls finish, or the grace ends
-//!      ─► the writer finishes what is queued, or its deadline passes ─► the store is closed
+//!      ─► connections close, or are cut ─► the writer finishes what is queued, or its deadline
+//!      passes ─► the store is closed
 //! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::FusedFuture;
 use sync_proto::v1::admin_service_server::AdminServiceServer;
 use sync_proto::v1::sync_service_server::SyncServiceServer;
 use sync_proto::v1::write_service_server::WriteServiceServer;
 use sync_proto::{DESCRIPTORS, limits::MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::server::{HealthReporter, health_reporter};
+use tower::layer::util::{Identity, Stack};
 
 use crate::auth::Access;
 use crate::config::Config;
@@ -29,6 +34,12 @@ use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
 use crate::rpc::{Context, READS_MAX, StreamSettings};
 use crate::store::{Store, StoreError};
+
+use self::calls::CallsLayer;
+use self::connections::Bounds;
+
+mod calls;
+mod connections;
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.
 const CONNECTION_STREAMS_MAX: u32 = 1_024;
@@ -42,17 +53,26 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer within this is gone.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A request that is not complete when the server begins to stop gets this long, or half the
+/// grace if that is shorter: so a peer that sends no more does not make the end an untimely one.
+const UPLOAD_MAX: Duration = Duration::from_secs(1);
+/// When all calls have been answered, connections get this long to take the last of it; then they
+/// are cut, and get as long again to notice.
+const LINGER: Duration = Duration::from_millis(250);
+
 /// The writer has this long for what is queued when everybody else has ended. A disk that takes
 /// longer may never come back, and whoever supervises the process waits for its end.
 const WRITER_STOP_MAX: Duration = Duration::from_secs(10);
 
-/// What has a health of its own; the empty name is the server as a whole.
-const HEALTH_NAMES: [&str; 4] = [
-    "",
+/// What the server is there for. Health and reflection are about it.
+const SERVICES: [&str; 3] = [
     sync_proto::v1::sync_service_server::SERVICE_NAME,
     sync_proto::v1::write_service_server::SERVICE_NAME,
     sync_proto::v1::admin_service_server::SERVICE_NAME,
 ];
+
+/// The name of the server as a whole, for those who ask for its health.
+const WHOLE: &str = "";
 
 /// Why a server ended other than as asked.
 #[derive(Debug, thiserror::Error)]
@@ -111,44 +131,89 @@ async fn serve_calls<S: Store>(
 ) -> Result<(), ServeError> {
     let (mut health, health_service) = health_reporter();
     let context = Arc::new(context(ledger, hub, writes, config)?);
-    let router = router(&context, config)?.add_service(health_service);
+    let grace = Duration::from_secs(config.grace_s);
+    let calls = CallsLayer {
+        open: TaskTracker::new(),
+        drain: context.drain.clone(),
+        upload_within: UPLOAD_MAX.min(grace / 2),
+    };
+    let router = router(&context, config, calls.clone())?.add_service(health_service);
     set_serving(&health, true).await;
 
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let bounds = Bounds {
+        connections_max: config.connections_max,
+        first_request_within: Duration::from_secs(config.first_request_timeout_s),
+        cut: CancellationToken::new(),
+    };
+    // However this ends, and also if it is dropped: no connection outlives it.
+    let cut = bounds.cut.clone().drop_guard();
+    let incoming = connections::accept_all(listener, bounds);
     let closing = CancellationToken::new();
     let closed = closing.clone().cancelled_owned();
     let mut serving = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));
-    let ended = tokio::select! {
+    tokio::select! {
         biased;
-        () = fatal.cancelled() => None,
-        () = stop.cancelled() => None,
-        ended = &mut serving => Some(ended),
-    };
+        () = fatal.cancelled() => {}
+        () = stop.cancelled() => {}
+        // Connections are accepted for ever, so this is a failure; it must not be asked again.
+        ended = &mut serving => return ended.map_err(|error| system("serve", error)),
+    }
 
     tracing::info!(grace_s = config.grace_s, "draining");
     set_serving(&health, false).await;
     context.drain.cancel();
     context.tasks.close();
+    calls.open.close();
     closing.cancel();
-    let grace = Duration::from_secs(config.grace_s);
-    let drained = tokio::time::timeout(grace, async {
+    let answered = async {
+        calls.open.wait().await;
         context.tasks.wait().await;
-        // Whoever watches health would otherwise hold a connection open until the grace is over.
-        end_watches(&mut health).await;
-        match ended {
-            // It must not be asked again.
-            Some(ended) => ended,
-            None => serving.await,
+    };
+    // Connections learn of the end while this is driven, but are no reason to wait: a silent peer
+    // would keep its own open for ever.
+    let mut serving = serving.fuse();
+    let answered = tokio::time::timeout(grace, beside(&mut serving, answered)).await;
+    // Whoever watches health has been told the last status.
+    end_watches(&mut health).await;
+    if answered.is_ok() {
+        linger(&mut serving).await;
+    }
+    drop(cut);
+    linger(&mut serving).await;
+    answered.map_err(|_| ServeError::Grace(grace))
+}
+
+/// Does `work`, and drives `serving` for as long as that takes.
+async fn beside<T>(serving: &mut (impl FusedFuture + Unpin), work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            // Once closed it does not fail; and when it has ended it stays silent.
+            _ = &mut *serving => {}
         }
-    });
-    match drained.await {
-        Ok(ended) => ended.map_err(|error| system("serve", error)),
-        Err(_) => Err(ServeError::Grace(grace)),
     }
 }
 
+/// Waits until all connections are closed, but not for long.
+async fn linger(serving: &mut (impl FusedFuture + Unpin)) {
+    if !serving.is_terminated() && tokio::time::timeout(LINGER, serving).await.is_err() {
+        tracing::debug!("connections are still open");
+    }
+}
+
+/// Ends the writer. Not among the threads for reads: they may all be waiting for the disk.
 async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
-    let stopped = tokio::task::spawn_blocking(move || writer.stop());
+    let (told, stopped) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("writer-stop".to_owned())
+        .spawn(move || {
+            if told.send(writer.stop()).is_err() {
+                tracing::debug!("the writer ended after its deadline");
+            }
+        })
+        .map_err(|error| system("stop the writer", error))?;
     match tokio::time::timeout(most, stopped).await {
         Ok(stopped) => Ok(stopped.map_err(|error| system("stop the writer", error))??),
         Err(_) => Err(ServeError::WriterHangs(most)),
@@ -177,7 +242,11 @@ fn context<S: Store>(
     })
 }
 
-fn router<S: Store>(context: &Arc<Context<S>>, config: &Config) -> Result<Router, ServeError> {
+fn router<S: Store>(
+    context: &Arc<Context<S>>,
+    config: &Config,
+    calls: CallsLayer,
+) -> Result<Router<Stack<CallsLayer, Identity>>, ServeError> {
     let sync = SyncServiceServer::new(SyncRpc::new(Arc::clone(context)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -199,6 +268,7 @@ fn router<S: Store>(context: &Arc<Context<S>>, config: &Config) -> Result<Router
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(calls)
         .add_service(sync)
         .add_service(write)
         .add_service(admin)
@@ -213,14 +283,14 @@ async fn set_serving(health: &HealthReporter, serving: bool) {
     } else {
         tonic_health::ServingStatus::NotServing
     };
-    for service in HEALTH_NAMES {
+    for service in SERVICES.into_iter().chain([WHOLE]) {
         health.set_service_status(service, status).await;
     }
 }
 
 /// Ends the streams of those who watch health; they have been told the last status.
 async fn end_watches(health: &mut HealthReporter) {
-    for service in HEALTH_NAMES {
+    for service in SERVICES.into_iter().chain([WHOLE]) {
         health.clear_service_status(service).await;
     }
 }

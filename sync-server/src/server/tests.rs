@@ -86,3 +86,23 @@ async fn a_hung_disk_does_not_hang_the_end() {
     hangs.store(false, Ordering::Relaxed);
     pending.answer().await.unwrap();
 }
+
+/// Reads that wait for the disk may hold every thread of theirs; the writer ends without one.
+#[test]
+fn busy_readers_do_not_delay_the_writers_end() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let read = tokio::task::spawn_blocking(move || released.recv());
+        let ledger = Ledger::open(MemoryStore::new(), Settings::default(), &mut |_| {}).unwrap();
+        let fatal = CancellationToken::new();
+        let (writer, _) = Writer::start(Arc::new(ledger), Arc::new(Hub::default()), fatal).unwrap();
+        stop_writer(writer, Duration::from_secs(5)).await.unwrap();
+        drop(release);
+        read.await.unwrap().unwrap_err();
+    });
+}

@@ -1,0 +1,234 @@
+//! The connections of a server: how many there may be, how long one may say nothing, and that
+//! all of them end with the server. HTTP/2 itself bounds none of this.
+//!
+//! ```text
+//! accepted ─► asks for something in time ─► lives until its peer or the server ends it
+//!     │ └───► is silent ─► closed
+//!     └─────► one too many ─► closed at once
+//! ```
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+/// The pause after an accept that failed for a reason of ours, such as too many open files: it
+/// fails again until something is closed, and asking at once would only take the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Failures to accept are told at most this often; they come ten times a second.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
+
+/// Bounds of connections.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds {
+    /// Connections at once.
+    pub(super) connections_max: usize,
+    /// A connection that has not made a request by then is closed.
+    pub(super) first_request_within: Duration,
+    /// Cuts all connections when cancelled.
+    pub(super) cut: CancellationToken,
+}
+
+/// Takes connections from a listener.
+struct Acceptor {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+    bounds: Bounds,
+    /// Connections that were one too many.
+    refused: u64,
+    last_warning: Option<Instant>,
+}
+
+/// A connection that ends in time.
+pub(super) struct Connection {
+    stream: TcpStream,
+    peer: Peer,
+    /// Resolves when the server has a reason to close the connection.
+    end: BoxFuture<'static, io::ErrorKind>,
+    ended: Option<io::ErrorKind>,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// The far end of a connection; an extension of each of its requests.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peer {
+    has_asked: Arc<AtomicBool>,
+}
+
+/// The connections that a listener accepts, for as long as it is asked. Never ends and never
+/// fails.
+pub(super) fn accept_all(
+    listener: TcpListener,
+    bounds: Bounds,
+) -> impl Stream<Item = Result<Connection, Infallible>> {
+    let slots = Arc::new(Semaphore::new(bounds.connections_max));
+    let acceptor = Acceptor { listener, slots, bounds, refused: 0, last_warning: None };
+    futures::stream::unfold(acceptor, async |mut acceptor| {
+        let connection = acceptor.accept().await;
+        Some((Ok(connection), acceptor))
+    })
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    async fn accept(&mut self) -> Connection {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    self.recover(&error).await;
+                    continue;
+                }
+            };
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+                self.refused += 1;
+                let connections_max = self.bounds.connections_max;
+                tracing::debug!(connections_max, refused = self.refused, "one connection too many");
+                continue;
+            };
+            // Answers are small and awaited: none should wait to be sent with the next.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection was gone when it was accepted");
+            }
+            return Connection::new(stream, slot, &self.bounds);
+        }
+    }
+
+    /// A peer that has gone again is no reason to pause; everything else is a lack of ours.
+    async fn recover(&mut self, error: &io::Error) {
+        if is_of_peer(error.kind()) {
+            tracing::debug!(%error, "a connection was gone before it was accepted");
+            return;
+        }
+        let now = Instant::now();
+        if self.last_warning.is_none_or(|last| now.duration_since(last) >= WARNING_PAUSE) {
+            self.last_warning = Some(now);
+            tracing::warn!(%error, "connections cannot be accepted");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+fn is_of_peer(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+    )
+}
+
+// === impl Connection ===
+
+impl Connection {
+    fn new(stream: TcpStream, slot: OwnedSemaphorePermit, bounds: &Bounds) -> Self {
+        let peer = Peer::default();
+        // A token of its own, so that connections do not meet at one lock with every read.
+        let cut = bounds.cut.child_token();
+        let end = Box::pin(end(peer.clone(), bounds.first_request_within, cut));
+        Self { stream, peer, end, ended: None, _slot: slot }
+    }
+
+    /// Fails when the connection is to be closed; otherwise wakes the task when it will be.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.ended.is_none()
+            && let Poll::Ready(kind) = self.end.as_mut().poll(context)
+        {
+            self.ended = Some(kind);
+        }
+        self.ended.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+}
+
+/// Resolves when the server closes the connection, with the reason.
+async fn end(peer: Peer, first_request_within: Duration, cut: CancellationToken) -> io::ErrorKind {
+    let silent = async {
+        tokio::time::sleep(first_request_within).await;
+        if peer.has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cut.cancelled() => io::ErrorKind::ConnectionAborted,
+        () = silent => {
+            tracing::debug!("a connection made no request in time");
+            io::ErrorKind::TimedOut
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// It has made a request, so its connection is of use.
+    pub(super) fn asks(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
+}

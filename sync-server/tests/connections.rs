@@ -1,0 +1,362 @@
+//! What peers do to a server with the connections they open: nothing, mostly. They are raw, so
+//! that a test says what they send and when, and sees what becomes of each connection.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use parking_lot::{Condvar, Mutex};
+use prost::Message;
+use sync_proto::v1;
+use sync_server::config::Config;
+use sync_server::engine::ledger::Ledger;
+use sync_server::server::{ServeError, serve};
+use sync_server::store::memory::MemoryStore;
+use sync_server::store::{Batch, Direction, KeyRange, Store, StoreError, Usage};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::codegen::http::{Request, Response};
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const COMMIT: &str = "/deltasync.v1.WriteService/Commit";
+const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const SUBSCRIBE: &str = "/deltasync.v1.SyncService/Subscribe";
+
+/// A server that is slow or hangs fails the test.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), ServeError>>,
+}
+
+/// A peer that speaks HTTP/2.
+struct Peer {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+/// A store whose next sync takes a while, once told so.
+struct SlowStore {
+    memory: MemoryStore,
+    slow: Arc<AtomicBool>,
+}
+
+/// The program, in a process with few open files.
+struct Program {
+    child: Child,
+    address: SocketAddr,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+// === impl Server ===
+
+impl Server {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(MemoryStore::new(), change).await
+    }
+
+    async fn over<S: Store>(store: S, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let ledger = Ledger::open(store, config.ledger(), &mut |_| {}).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let running = TaskTracker::new()
+            .spawn(async move { serve(listener, ledger, &config, stopping).await });
+        Self { address, stop, running }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn peer(&self) -> Peer {
+        Peer::over(self.connect().await, h2::client::Builder::new()).await.unwrap()
+    }
+
+    async fn stop(self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        within(self.running).await.unwrap()
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    async fn over(stream: TcpStream, builder: h2::client::Builder) -> Result<Self, h2::Error> {
+        let (requests, connection) = builder.handshake(stream).await?;
+        let connection = TaskTracker::new().spawn(connection);
+        Ok(Self { requests, connection })
+    }
+
+    /// Sends the head of a call.
+    async fn call(&mut self, path: &str) -> Result<Call, h2::Error> {
+        self.requests = self.requests.clone().ready().await?;
+        let request = Request::post(format!("http://server{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (response, body) = self.requests.send_request(request, false)?;
+        Ok(Call { response, body })
+    }
+
+    /// Whether the server answers on this connection.
+    async fn is_served(&mut self) -> bool {
+        let Ok(mut call) = self.call(CHECK).await else { return false };
+        call.send(&v1::GetImportRequest::default(), true);
+        within(call.response).await.is_ok_and(|response| response.status() == 200)
+    }
+}
+
+/// A call that has begun.
+struct Call {
+    response: ResponseFuture,
+    body: SendStream<Bytes>,
+}
+
+// === impl Call ===
+
+impl Call {
+    fn send(&mut self, message: &impl Message, complete: bool) {
+        let mut frame = BytesMut::new();
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(message.encoded_len()).unwrap());
+        message.encode(&mut frame).unwrap();
+        self.body.send_data(frame.freeze(), complete).unwrap();
+    }
+}
+
+// === impl SlowStore ===
+
+impl Store for SlowStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.memory.get(key)
+    }
+
+    fn scan(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.memory.scan(range, direction, visit)
+    }
+
+    fn room(&self) -> Result<(), StoreError> {
+        self.memory.room()
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.memory.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        if self.slow.load(Ordering::Relaxed) {
+            let never = Mutex::new(());
+            Condvar::new().wait_for(&mut never.lock(), Duration::from_secs(3));
+        }
+        self.memory.sync()
+    }
+
+    fn usage(&self) -> Usage {
+        self.memory.usage()
+    }
+}
+
+// === impl Program ===
+
+impl Program {
+    fn start(dir: &std::path::Path, open_files: u32) -> Self {
+        let mut child = Command::new("sh")
+            .args(["-c", "ulimit -n $0 && exec \"$@\"", &open_files.to_string()])
+            .arg(env!("CARGO_BIN_EXE_sync-server"))
+            .args(["--listen", "127.0.0.1:0", "--first-request-timeout-s", "2"])
+            .arg("--data-dir")
+            .arg(dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines.find_map(|line| {
+            let line = line.unwrap();
+            let (_, address) = line.split_once("serving address=")?;
+            Some(address.split(' ').next()?.parse().unwrap())
+        });
+        Self { child, address: address.unwrap(), lines }
+    }
+
+    /// The processor time that it has used, in hundredths of a second.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Ends it and returns what it still said.
+    fn end(mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.lines.map(Result::unwrap).collect()
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+}
+
+/// Waits until the server has closed the connection; what it said before.
+async fn closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut said = Vec::new();
+    // A reset is as good an end as any.
+    drop(within(stream.read_to_end(&mut said)).await);
+    said
+}
+
+fn grpc_status(response: &Response<RecvStream>) -> &str {
+    response.headers()["grpc-status"].to_str().unwrap()
+}
+
+fn put() -> v1::CommitRequest {
+    let put = v1::PutItem { key: "k".into(), value: "v".into(), ..Default::default() };
+    let op = Some(v1::mutation::Op::Put(put));
+    let mutation = v1::Mutation { collection: "list".to_owned(), op };
+    v1::CommitRequest { mutations: vec![mutation], ..Default::default() }
+}
+
+/// X14: nobody who says nothing, or takes nothing, or never comes to an end, delays the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_peers_do_not_delay_the_end() {
+    let server = Server::start(|config| config.grace_s = 60).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(server.connect().await);
+    }
+    let mut preface = server.connect().await;
+    preface.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+
+    let mut stalled = h2::client::Builder::new();
+    stalled.initial_window_size(0);
+    let mut stalled = Peer::over(server.connect().await, stalled).await.unwrap();
+    let mut subscription = stalled.call(SUBSCRIBE).await.unwrap();
+    let target = v1::Target { collection: "list".to_owned(), ..Default::default() };
+    subscription.send(&v1::SubscribeRequest { targets: vec![target], ..Default::default() }, true);
+    let subscribed = within(subscription.response).await.unwrap();
+    assert_eq!(subscribed.status(), 200);
+
+    let mut peer = server.peer().await;
+    let reflecting = peer.call(REFLECT).await.unwrap();
+    let reflected = within(reflecting.response).await.unwrap();
+    let half = peer.call(COMMIT).await.unwrap();
+    assert!(peer.is_served().await, "the server has seen the calls before");
+
+    let stopping = Instant::now();
+    server.stop().await.unwrap();
+    assert!(stopping.elapsed() < Duration::from_secs(5), "it took {:?}", stopping.elapsed());
+    let refused = within(half.response).await.unwrap();
+    assert_eq!(grpc_status(&refused), "14", "UNAVAILABLE: nothing has happened");
+    for mut stream in silent.into_iter().chain([preface]) {
+        closed(&mut stream).await;
+    }
+    drop((subscribed, reflected));
+    drop(within(stalled.connection).await);
+}
+
+/// A call that does not end within the grace is worth an error, also if the disk comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_do_not_end_exceed_the_grace() {
+    let slow = Arc::new(AtomicBool::new(false));
+    let store = SlowStore { memory: MemoryStore::new(), slow: Arc::clone(&slow) };
+    let server = Server::over(store, |config| config.grace_s = 1).await;
+    let mut peer = server.peer().await;
+    slow.store(true, Ordering::Relaxed);
+    let mut commit = peer.call(COMMIT).await.unwrap();
+    commit.send(&put(), true);
+    assert!(peer.is_served().await, "the server has seen the commit before");
+    let ended = server.stop().await;
+    assert!(matches!(ended, Err(ServeError::Grace(_))), "{ended:?}");
+}
+
+/// One connection too many is closed at once, until there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_capped() {
+    let server = Server::start(|config| config.connections_max = 10).await;
+    let mut peer = server.peer().await;
+    let mut silent = Vec::new();
+    for _ in 0..9 {
+        silent.push(server.connect().await);
+    }
+    for _ in 0..3 {
+        assert_eq!(closed(&mut server.connect().await).await, b"", "closed at once");
+    }
+    assert!(peer.is_served().await);
+    drop(silent.pop());
+    within(async {
+        let builder = h2::client::Builder::new;
+        loop {
+            if let Ok(mut peer) = Peer::over(server.connect().await, builder()).await
+                && peer.is_served().await
+            {
+                break;
+            }
+        }
+    })
+    .await;
+    server.stop().await.unwrap();
+}
+
+/// A connection that is of no use is closed; one request is enough to be of use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_must_ask_in_time() {
+    let server = Server::start(|config| config.first_request_timeout_s = 1).await;
+    let mut asking = server.peer().await;
+    assert!(asking.is_served().await);
+    let opened = Instant::now();
+    let mut silent = server.connect().await;
+    let polite = server.peer().await;
+    closed(&mut silent).await;
+    assert!(opened.elapsed() >= Duration::from_millis(900), "after {:?}", opened.elapsed());
+    drop(within(polite.connection).await);
+    assert!(opened.elapsed() < Duration::from_secs(5), "after {:?}", opened.elapsed());
+    assert!(asking.is_served().await, "the same connection");
+    server.stop().await.unwrap();
+}
+
+/// A process that may not open more files waits quietly until it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_open_files_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(dir.path(), 64);
+    let before = program.ticks();
+    let opened = Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(program.address).await.unwrap());
+    }
+    closed(&mut silent[0]).await;
+    let (used, passed) = (program.ticks() - before, opened.elapsed());
+    assert!(passed >= Duration::from_secs(1), "it had to wait");
+    assert!(used < 50, "{used} hundredths of a second of the processor within {passed:?}");
+    let stream = TcpStream::connect(program.address).await.unwrap();
+    let peer = Peer::over(stream, h2::client::Builder::new()).await;
+    assert!(peer.unwrap().is_served().await, "when files are free again");
+    let warnings = program.end();
+    let warnings = warnings.iter().filter(|line| line.contains("connections cannot be accepted"));
+    assert_eq!(warnings.count(), 1, "told, and not ten times a second");
+}
