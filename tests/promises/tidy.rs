@@ -30,7 +30,7 @@ const BORDERS: [Border; 9] = [
     Border {
         within: "sync-server/src",
         words: &["tonic::", "tonic_"],
-        places: &["rpc/", "server.rs", "status.rs"],
+        places: &["rpc/", "server.rs", "server/", "status.rs"],
         why: "gRPC ends at the door",
     },
     Border {
