@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::codec::Codec;
 use crate::collection::Entry;
-use crate::store::{Changed, Row, StoreError};
+use crate::store::{Changed, Row, StoreError, own_key};
 use crate::view::View;
 
 #[cfg(test)]
@@ -273,8 +273,10 @@ impl Backlog {
             return;
         }
         self.old_bytes += old.bytes();
-        self.order.insert(self.next, change.key.clone());
-        self.dirty.insert(change.key.clone(), (self.next, old));
+        // A key may be a slice of something larger; a backlog is kept for long.
+        let key = own_key(&change.key);
+        self.order.insert(self.next, key.clone());
+        self.dirty.insert(key, (self.next, old));
         self.next += 1;
     }
 

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use sync_proto::types::{Change, ChangeKind, Key, Version};
+use bytes::Bytes;
+use sync_proto::types::{Change, ChangeKind, Key, SortKey, Version};
 
 use super::{Changed, Row, StoreError, Tally, Visible};
 
@@ -43,24 +44,31 @@ pub(super) fn plan(
     Ok(edits)
 }
 
-/// The row that a change leaves behind.
+/// The row that a change leaves behind, in memory of its own: a change is a slice of the message
+/// that brought it, and a row of a few bytes must not keep a whole page alive.
 fn row_of(change: &Change, old: Option<&Row>) -> Result<Option<Row>, StoreError> {
     let ChangeKind::Put { value, sort_key, value_version } = &change.kind else {
         return Ok(None);
     };
     let value = match (value, old) {
-        (Some(value), _) => value.to_bytes(),
+        (Some(value), _) => Bytes::copy_from_slice(value.as_bytes()),
         (None, Some(old)) if old.value_version == *value_version => old.value.clone(),
         (None, _) => return Err(StoreError::MissingValue),
     };
     Ok(Some(Row {
-        key: change.key.clone(),
+        key: own_key(&change.key),
         value,
-        sort_key: sort_key.clone(),
+        sort_key: SortKey::new(Bytes::copy_from_slice(sort_key.as_bytes()))
+            .expect("a copy of a sort key is one"),
         version: change.version,
         created: change.created,
         value_version: *value_version,
     }))
+}
+
+/// The key in memory of its own.
+pub(crate) fn own_key(key: &Key) -> Key {
+    Key::new(Bytes::copy_from_slice(key.as_bytes())).expect("a copy of a key is one")
 }
 
 /// What readers can see of edits.
