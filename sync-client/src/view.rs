@@ -164,6 +164,7 @@ impl Audience {
                     tracing::warn!(%failure, collection = %name, "the rows before do not read");
                     live.iter().for_each(|feed| feed.overflow());
                 }
+                store.forget_swapped(name);
             }
         }
         Ok(applied)

@@ -211,6 +211,52 @@ fn x5_compare_and_set_lets_one_of_two_through() {
     assert_eq!(store.standing(&name).unwrap(), first.standing);
 }
 
+/// Another replica on the same store sweeps whenever it likes.
+#[test]
+fn rows_that_are_compared_are_not_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("replica.redb");
+    for store in [&MemoryStore::new() as &dyn ReplicaStore, &DiskStore::open(&path).unwrap()] {
+        let load = |number, item, at| {
+            let name = name(number);
+            let expected = store.standing(&name).unwrap().active();
+            let changes = vec![change((item, 3), at)];
+            let step = Step::BeginLoad { changes, to: cursor(at, true) };
+            store.write(&name, &Write { expected, step }).unwrap();
+        };
+        load(1, 1, 5);
+        load(2, 1, 5);
+        load(1, 2, 6);
+        load(2, 2, 6);
+        store.forget_swapped(&name(2));
+        while store.sweep(1).unwrap() {}
+        assert_eq!(store.swapped(&name(1), None, 9).unwrap().len(), 2);
+        store.forget_swapped(&name(1));
+        while store.sweep(1).unwrap() {}
+        assert!(store.swapped(&name(1), None, 9).unwrap().len() < 2);
+    }
+}
+
+/// Changes come as slices of the message that brought them.
+#[test]
+fn a_row_keeps_no_message_alive() {
+    let message = bytes::Bytes::from(vec![7; 1 << 20]);
+    let slice = |at: usize| message.slice(at..at + 3);
+    let kind = ChangeKind::Put {
+        value: Some(Value::new(slice(6)).unwrap()),
+        sort_key: SortKey::new(slice(3)).unwrap(),
+        value_version: version(5),
+    };
+    let key = Key::new(slice(0)).unwrap();
+    let changes = vec![Change { key, version: version(5), created: version(5), kind }];
+    let store = MemoryStore::new();
+    let write = Write { expected: None, step: Step::BeginLoad { changes, to: cursor(5, true) } };
+    store.write(&name(1), &write).unwrap();
+    drop(write);
+    assert!(message.is_unique(), "the row has memory of its own");
+    assert_eq!(store.snapshot(&name(1)).unwrap().rows(None, 9).unwrap().len(), 1);
+}
+
 const NOTES: TableDefinition<'_, &str, &str> = TableDefinition::new("notes");
 
 #[test]

@@ -25,7 +25,7 @@ struct Copy {
     /// Shared with snapshots: a write while a snapshot lives copies the rows first.
     rows: Arc<Rows>,
     staged: Rows,
-    /// The rows before the last swap, until they are swept.
+    /// The rows before the last swap, until the next write.
     before: Arc<Rows>,
 }
 
@@ -73,6 +73,7 @@ impl ReplicaStore for MemoryStore {
         let mut copies = self.copies.write();
         let copy = copies.entry(collection.clone()).or_default();
         write.check(&copy.standing)?;
+        copy.before = Arc::default();
         let visible = match &write.step {
             Step::Page { changes, to } if copy.standing.load.is_some() => {
                 copy.stage(changes, *to)?
@@ -101,9 +102,14 @@ impl ReplicaStore for MemoryStore {
         compare(copy.before.after(after), copy.rows.after(after), limit)
     }
 
+    fn forget_swapped(&self, collection: &CollectionName) {
+        if let Some(copy) = self.copies.write().get_mut(collection) {
+            copy.before = Arc::default();
+        }
+    }
+
     fn sweep(&self, _rows_max: usize) -> Result<bool, StoreError> {
-        let mut copies = self.copies.write();
-        copies.values_mut().for_each(|copy| copy.before = Arc::default());
+        // What nobody sees is freed when the last one looks away.
         Ok(false)
     }
 

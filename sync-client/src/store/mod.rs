@@ -15,6 +15,7 @@ mod plan;
 
 pub use disk::DiskStore;
 pub use memory::MemoryStore;
+pub(crate) use plan::own_key;
 
 /// The copies of any number of collections. One driver writes; any number of readers read at
 /// the same time. Every call is short enough to be made from async code that may block for a
@@ -35,8 +36,8 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
     /// [`Self::flush`].
     fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError>;
 
-    /// After [`Visible::Swapped`] and until the next write of the collection: up to `limit`
-    /// items whose content differs between the rows before and the rows now, by key, behind
+    /// After [`Visible::Swapped`] and until [`Self::forget_swapped`] or the next write of the
+    /// collection, whatever is swept meanwhile: up to `limit` items whose content differs between the rows before and the rows now, by key, behind
     /// `after`. Fewer than `limit` = these were the last.
     fn swapped(
         &self,
@@ -44,6 +45,9 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Changed>, StoreError>;
+
+    /// The comparison of a collection is over; the rows before its last swap may be swept.
+    fn forget_swapped(&self, collection: &CollectionName);
 
     /// Frees up to about `rows_max` rows that nobody sees any more. `true` = there are more.
     fn sweep(&self, rows_max: usize) -> Result<bool, StoreError>;

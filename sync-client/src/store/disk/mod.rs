@@ -49,7 +49,7 @@ pub struct DiskStore {
 
 struct Shared {
     database: Arc<Database>,
-    /// The rows before the last swap of a collection, for comparing.
+    /// The rows before the last swap of a collection, as long as somebody compares them.
     before: Mutex<BTreeMap<CollectionName, u64>>,
     pace: Mutex<Pace>,
 }
@@ -165,11 +165,13 @@ impl ReplicaStore for DiskStore {
         };
         tables.put_copy(collection, &now)?;
         drop(tables);
-        transaction.commit().map_err(failed("writing the local store"))?;
+        // While the transaction keeps others from sweeping what is garbage once it is committed.
+        self.forget_swapped(collection);
         if visible == Visible::Swapped {
             let before = record.rows.map_or(0, |part| part.generation);
             self.shared.before.lock().insert(collection.clone(), before);
         }
+        transaction.commit().map_err(failed("writing the local store"))?;
         Ok(Applied { standing: now.standing(), visible })
     }
 
@@ -186,10 +188,15 @@ impl ReplicaStore for DiskStore {
         compare(snapshot.rows_of(before, after)?, snapshot.rows_of(now, after)?, limit)
     }
 
+    fn forget_swapped(&self, collection: &CollectionName) {
+        self.shared.before.lock().remove(collection);
+    }
+
     fn sweep(&self, rows_max: usize) -> Result<bool, StoreError> {
-        self.shared.before.lock().clear();
         let transaction = self.begin_write()?;
-        let more = Tables::open(&transaction)?.sweep(rows_max)?;
+        // Of another replica on the same store, perhaps.
+        let compared = self.shared.before.lock().values().copied().collect();
+        let more = Tables::open(&transaction)?.sweep(rows_max, &compared)?;
         transaction.commit().map_err(failed("sweeping the local store"))?;
         Ok(more)
     }

@@ -1,5 +1,7 @@
 //! The tables of a replica's file within one write transaction.
 
+use std::collections::BTreeSet;
+
 use redb::{ReadableTable, Table, WriteTransaction};
 use sync_proto::types::{Change, CollectionName, Cursor, Key, Version};
 
@@ -131,12 +133,14 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Frees up to `rows_max` rows of the oldest garbage; `true` = there is more.
-    pub(super) fn sweep(&mut self, rows_max: usize) -> Result<bool, StoreError> {
-        let oldest = self.garbage.first().map_err(failed(DOING))?;
-        let Some(generation) = oldest.map(|(generation, _)| generation.value()) else {
-            return Ok(false);
-        };
+    /// Frees up to `rows_max` rows of the oldest garbage that is not `kept`; `true` = there is
+    /// more of it.
+    pub(super) fn sweep(
+        &mut self,
+        rows_max: usize,
+        kept: &BTreeSet<u64>,
+    ) -> Result<bool, StoreError> {
+        let Some(generation) = self.oldest_garbage(kept)? else { return Ok(false) };
         let range = generation_range(generation);
         let range = || range.start.as_slice()..range.end.as_slice();
         let rows = self.rows.extract_from_if(range(), |_, _| true).map_err(failed(DOING))?;
@@ -147,7 +151,17 @@ impl<'t> Tables<'t> {
             return Ok(true);
         }
         self.garbage.remove(generation).map_err(failed(DOING))?;
-        Ok(self.garbage.first().map_err(failed(DOING))?.is_some())
+        Ok(self.oldest_garbage(kept)?.is_some())
+    }
+
+    fn oldest_garbage(&self, kept: &BTreeSet<u64>) -> Result<Option<u64>, StoreError> {
+        for entry in self.garbage.iter().map_err(failed(DOING))? {
+            let generation = entry.map_err(failed(DOING))?.0.value();
+            if !kept.contains(&generation) {
+                return Ok(Some(generation));
+            }
+        }
+        Ok(None)
     }
 }
 
