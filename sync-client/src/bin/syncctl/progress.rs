@@ -36,7 +36,7 @@ pub(crate) fn of_transactions(output: &Output, count: Option<u64>) -> ProgressBa
 /// A bar over items; its length may be set later.
 pub(crate) fn of_items(output: &Output) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), target(output));
-    bar.with_style(style("{bar:30} {human_pos}/{human_len} items  {per_sec}  {msg}"))
+    bar.with_style(style("{bar:30} {human_pos}/{human_len} items  {msg}"))
 }
 
 // === impl Loads ===
@@ -68,7 +68,7 @@ impl Loads {
         }
         self.bar.set_length(self.items.values().map(|(_, total)| total).sum());
         self.bar.set_position(self.items.values().map(|(done, _)| done).sum());
-        self.bar.set_message(format!("{} collections to go", self.waiting.len()));
+        self.bar.set_message(format!("collections to go: {}", self.waiting.len()));
         if self.waiting.is_empty() {
             self.bar.finish_and_clear();
         }

@@ -171,6 +171,7 @@ mod tests {
     fn what_would_not_come_back_the_same_is_text() {
         assert_eq!(json(b"{\"a\":1}\n"), "{\"value_text\":\"{\\\"a\\\":1}\\n\"}");
         assert_eq!(json(b"{\"a\":1} "), "{\"value_text\":\"{\\\"a\\\":1} \"}");
+        assert_eq!(json(b"{\"a\":\n1}"), "{\"value_text\":\"{\\\"a\\\":\\n1}\"}");
         assert_eq!(json(b"{broken"), "{\"value_text\":\"{broken\"}");
         assert_eq!(json(b"17"), "{\"value_text\":\"17\"}");
         assert_eq!(json(b""), "{\"value_text\":\"\"}");
