@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use sync_client::store::{
     Applied, DiskStore, MemoryStore, ReplicaStore, Standing, Step, StoreError, Visible, Write,
     check,
@@ -235,6 +235,37 @@ fn rows_that_are_compared_are_not_swept() {
         while store.sweep(1).unwrap() {}
         assert!(store.swapped(&name(1), None, 9).unwrap().len() < 2);
     }
+}
+
+/// What cannot be read is not there: it is loaded anew, and leaves no rows behind.
+#[test]
+fn a_damaged_record_is_no_copy_and_its_rows_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Arc::new(Database::create(dir.path().join("app.redb")).unwrap());
+    let store = DiskStore::from_database(database.clone()).unwrap();
+    let load = |number: u64, at| {
+        let name = name(number);
+        let expected = store.standing(&name).unwrap().active();
+        let changes = vec![change((1, 3), at), change((2, 3), at)];
+        let step = Step::BeginLoad { changes, to: cursor(at, true) };
+        store.write(&name, &Write { expected, step })
+    };
+    load(1, 5).unwrap();
+    load(2, 5).unwrap();
+    let copies: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deltasync/copies");
+    let write = database.begin_write().unwrap();
+    write.open_table(copies).unwrap().insert(name(1).as_str(), &[1u8, 2][..]).unwrap();
+    write.commit().unwrap();
+
+    assert_eq!(store.standing(&name(1)).unwrap(), Standing::default());
+    assert!(store.snapshot(&name(1)).unwrap().rows(None, 9).unwrap().is_empty());
+    assert_eq!(load(1, 6).unwrap().standing.tally.items, 2);
+    store.forget_swapped(&name(1));
+    while store.sweep(9).unwrap() {}
+    let rows: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deltasync/rows");
+    let read = database.begin_read().unwrap();
+    assert_eq!(read.open_table(rows).unwrap().len().unwrap(), 4, "two copies of two rows");
+    assert_eq!(store.standing(&name(2)).unwrap().tally.items, 2);
 }
 
 /// Changes come as slices of the message that brought them.

@@ -132,7 +132,15 @@ impl CopyRecord {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+    /// A record that does not decode is no copy: it is loaded anew, and its rows are orphans that
+    /// the next write finds. Refusing to read it would refuse that write, too.
+    pub(super) fn decode_or_none(bytes: &[u8]) -> Option<Self> {
+        Self::decode(bytes)
+            .inspect_err(|failure| tracing::warn!(%failure, "a copy is given up"))
+            .ok()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut reader = Reader { rest: bytes, place: "deltasync/copies" };
         let record = Self { rows: reader.part()?, load: reader.part()? };
         if reader.rest.is_empty() { Ok(record) } else { Err(reader.damaged()) }

@@ -111,7 +111,7 @@ impl DiskStore {
         let read = self.shared.database.begin_read().map_err(failed(doing))?;
         let copies = read.open_table(COPIES).map_err(failed(doing))?;
         let found = copies.get(collection.as_str()).map_err(failed(doing))?;
-        let record = found.map(|bytes| CopyRecord::decode(bytes.value())).transpose()?;
+        let record = found.and_then(|bytes| CopyRecord::decode_or_none(bytes.value()));
         let record = record.unwrap_or_default();
         Ok(DiskSnapshot { read, record, standing: record.standing() })
     }

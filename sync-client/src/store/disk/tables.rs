@@ -37,10 +37,40 @@ impl<'t> Tables<'t> {
         })
     }
 
-    pub(super) fn copy(&self, collection: &CollectionName) -> Result<CopyRecord, StoreError> {
+    pub(super) fn copy(&mut self, collection: &CollectionName) -> Result<CopyRecord, StoreError> {
         let found = self.copies.get(collection.as_str()).map_err(failed(DOING))?;
-        let record = found.map(|bytes| CopyRecord::decode(bytes.value())).transpose()?;
-        Ok(record.unwrap_or_default())
+        let record = found.map(|bytes| CopyRecord::decode_or_none(bytes.value()));
+        match record {
+            Some(None) => {
+                self.discard_orphans()?;
+                Ok(CopyRecord::default())
+            }
+            Some(Some(record)) => Ok(record),
+            None => Ok(CopyRecord::default()),
+        }
+    }
+
+    /// Discards the rows that no record speaks of: those of a record that was damaged.
+    fn discard_orphans(&mut self) -> Result<(), StoreError> {
+        let mut owned = BTreeSet::new();
+        for entry in self.copies.iter().map_err(failed(DOING))? {
+            let (_, bytes) = entry.map_err(failed(DOING))?;
+            let record = CopyRecord::decode_or_none(bytes.value()).unwrap_or_default();
+            owned.extend([record.rows, record.load].into_iter().flatten().map(|p| p.generation));
+        }
+        let mut next = Vec::new();
+        loop {
+            let first = self.rows.range(next.as_slice()..).map_err(failed(DOING))?.next();
+            let Some(entry) = first else { return Ok(()) };
+            let place = entry.map_err(failed(DOING))?.0.value().first_chunk().copied();
+            let Some(generation) = place.map(u64::from_be_bytes) else {
+                return Err(StoreError::Damaged { place: "deltasync/rows" });
+            };
+            if !owned.contains(&generation) {
+                self.garbage.insert(generation, ()).map_err(failed(DOING))?;
+            }
+            next = generation_range(generation).end;
+        }
     }
 
     pub(super) fn put_copy(
