@@ -41,7 +41,7 @@ pub enum ClientError {
     /// The server does not do this.
     #[error("the server does not know this call: {0}")]
     Unimplemented(String),
-    /// A fault of the server.
+    /// A fault of the server. Try again later: another attempt or another instance may not have it.
     #[error("the server failed: {0}")]
     Internal(String),
     /// A message breaks a rule of the protocol.
@@ -103,7 +103,7 @@ impl ClientError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Exhausted(_) | Self::Deadline => true,
+            Self::Unavailable(_) | Self::Exhausted(_) | Self::Deadline | Self::Internal(_) => true,
             Self::Setting(_)
             | Self::Unauthenticated(_)
             | Self::Denied(_)
@@ -112,7 +112,6 @@ impl ClientError {
             | Self::Aborted(_)
             | Self::Invalid(_)
             | Self::Unimplemented(_)
-            | Self::Internal(_)
             | Self::Malformed(_) => false,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, SUBSCRIBE_TARGETS_MAX};
+use sync_proto::limits::SUBSCRIBE_TARGETS_MAX;
 use sync_proto::types::CollectionName;
 
 use crate::client::SyncClient;
@@ -84,20 +84,20 @@ impl ReplicaBuilder {
     /// said. A stream that is silent for three times this long counts as dead.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
-        let millis = |millis: u32| Duration::from_millis(millis.into());
-        self.config.heartbeat = heartbeat.clamp(millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
+        self.config.heartbeat = heartbeat;
         self
     }
 
     /// How often the copies are compared by a pull even though nothing seems to be missing;
-    /// 15 min when not said.
+    /// 1 s to 24 h, 15 min when not said.
     #[must_use]
     pub fn safety_pull(mut self, every: Duration) -> Self {
         self.config.safety_pull = every;
         self
     }
 
-    /// The longest wait between two attempts to open the stream; 30 s when not said.
+    /// The longest wait between two attempts to open the stream or to pull, 100 ms to 1 h; 30 s
+    /// when not said.
     #[must_use]
     pub fn longest_backoff(mut self, longest: Duration) -> Self {
         self.config.backoff_longest = longest;

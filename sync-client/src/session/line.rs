@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN};
 use sync_proto::types::{CollectionName, Subscribe, Target};
 
-use super::{Action, Config, Fault, Session, StreamId};
+use super::{ASKED_WAIT_MAX, Action, Config, Fault, Session, StreamId};
 use crate::backoff::Backoff;
 
 /// The stream and what it went through.
@@ -107,7 +108,7 @@ impl Line {
         }
     }
 
-    /// Changes came: the next failure begins with short waits again.
+    /// Changes were applied: the next failure begins with short waits again.
     pub(super) fn progressed(&mut self) {
         self.backoff.reset();
     }
@@ -124,7 +125,8 @@ impl Line {
 
     pub(super) fn accepted(&mut self, heartbeat: Duration, now: Instant) {
         if let State::Opening { id, .. } = self.state {
-            self.heartbeat = heartbeat.max(Duration::from_millis(100));
+            let millis = |millis: u32| Duration::from_millis(millis.into());
+            self.heartbeat = heartbeat.clamp(millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
             let dead_at = now + self.heartbeat * HEARTBEATS_MAX;
             self.state = State::Open(Open { id, since: now, dead_at, reopen_at: None });
         }
@@ -141,7 +143,7 @@ impl Line {
     fn end(&mut self, fault: Fault, at_least: Duration, dice: &mut StdRng, now: Instant) {
         let backoff = match fault {
             Fault::Passing => self.backoff.next(dice),
-            Fault::Lasting => self.backoff.next(dice) + LASTING_WAIT,
+            Fault::Lasting | Fault::Refused => self.backoff.next(dice) + LASTING_WAIT,
         };
         self.state = State::Closed { open_at: now + backoff.max(at_least) };
     }
@@ -150,13 +152,14 @@ impl Line {
 // === impl Session ===
 
 impl Session {
-    /// Opens, gives up, or opens again, whatever is due.
-    pub(super) fn tick_line(&mut self, now: Instant) {
+    /// Opens, gives up, or opens again, whatever is due. Given up only when `idle`: a sign of
+    /// life may be among what has come and was not looked at yet.
+    pub(super) fn tick_line(&mut self, now: Instant, idle: bool) {
         match &self.line.state {
-            State::Opening { id, give_up_at } if *give_up_at <= now => {
+            State::Opening { id, give_up_at } if idle && *give_up_at <= now => {
                 self.give_up_stream(*id, now);
             }
-            State::Open(open) if open.dead_at <= now => self.give_up_stream(open.id, now),
+            State::Open(open) if idle && open.dead_at <= now => self.give_up_stream(open.id, now),
             State::Open(Open { id, reopen_at: Some(at), .. }) if *at <= now => {
                 self.actions.push_back(Action::CloseStream(*id));
                 self.line.state = State::Closed { open_at: now };
@@ -182,7 +185,7 @@ impl Session {
         if self.line.attempts() == super::ATTEMPTS_IN_VAIN {
             self.plan_safety_pull(now);
         }
-        self.touch_all(now, super::track::Track::leave_stream);
+        self.touch_all(now, |track, cx| track.lose_stream(at_least, cx));
     }
 
     /// Opens a stream for every collection that is not kept back.
@@ -212,6 +215,7 @@ impl Session {
 
     /// What the server's goodbye asks for: wait at least so long, then a random part more.
     pub(super) fn goodbye_wait(&mut self, goodbye: &sync_proto::types::Goodbye) -> Duration {
-        goodbye.retry_after + crate::backoff::part_of(goodbye.jitter, &mut self.dice)
+        let jitter = goodbye.jitter.min(ASKED_WAIT_MAX);
+        goodbye.retry_after.min(ASKED_WAIT_MAX) + crate::backoff::part_of(jitter, &mut self.dice)
     }
 }

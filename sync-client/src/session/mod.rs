@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN};
 use sync_proto::types::{CollectionName, Event, Outcome, Pull, Subscribe};
 
 use crate::error::ClientError;
@@ -71,9 +72,9 @@ pub struct Config {
     /// Quiet time before the server gives a sign of life. Three times this long without a
     /// message, and the stream is dead.
     pub heartbeat: Duration,
-    /// How often everything is pulled although nothing seems to be missing.
+    /// How often everything is pulled although nothing seems to be missing; 1 s to 24 h.
     pub safety_pull: Duration,
-    /// Longest wait between two attempts to open the stream or to pull.
+    /// Longest wait between two attempts to open the stream or to pull; 100 ms to 1 h.
     pub backoff_longest: Duration,
 }
 
@@ -104,13 +105,15 @@ pub enum Input {
     Elapsed,
 }
 
-/// Whether trying again soon makes sense.
+/// What trying again is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It may pass by itself.
     Passing,
-    /// It will stay until somebody changes something.
+    /// It will stay until somebody changes something, for whatever is asked.
     Lasting,
+    /// This very request is not accepted; another one may be.
+    Refused,
 }
 
 /// Why a write was not carried out.
@@ -159,7 +162,17 @@ struct Context<'a> {
     held_bytes: &'a mut usize,
 }
 
-/// A self-check reads a whole copy: seldom, and not everybody at once.
+/// Shortest and longest that [`Config::safety_pull`] can be.
+const SAFETY_PULL_LIMITS: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(24 * 60 * 60));
+/// Shortest and longest that [`Config::backoff_longest`] can be.
+const BACKOFF_LIMITS: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(60 * 60));
+/// Longest wait that a server can ask for. Longer ones are mistakes, and overflow clocks.
+const ASKED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+/// A self-check reads a whole copy: seldom, and not everybody at once. The first one comes early:
+/// many programs do not run for a day, and damage happens while they do not run.
+const SELF_CHECK_FIRST: Duration = Duration::from_secs(60 * 60);
 const SELF_CHECK_HOURS: std::ops::Range<f64> = 12.0..36.0;
 /// While the stream cannot be opened, copies are pulled this often instead.
 const POLL_WITHOUT_STREAM: Duration = Duration::from_secs(30);
@@ -205,6 +218,7 @@ impl Session {
         seed: u64,
         now: Instant,
     ) -> Self {
+        let config = config.within_reason();
         let mut dice = StdRng::seed_from_u64(seed);
         let tracks =
             collections.into_iter().map(|(name, standing)| (name, Track::new(standing))).collect();
@@ -212,7 +226,7 @@ impl Session {
             line: Line::new(&config, now),
             pulls: Pulls::new(&config),
             safety_at: now,
-            self_check_at: now + self_check_wait(&mut dice),
+            self_check_at: now + crate::backoff::part_of(SELF_CHECK_FIRST, &mut dice),
             dice,
             tracks,
             config,
@@ -222,12 +236,13 @@ impl Session {
             held_bytes: 0,
         };
         session.plan_safety_pull(now);
-        session.tick(now);
+        session.tick(now, false);
         session
     }
 
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, now: Instant) {
+        let elapsed = input == Input::Elapsed;
         match input {
             Input::Event(id, event) if self.line.is_current(id) => self.on_event(event, now),
             Input::Malformed(id) if self.line.is_current(id) => {
@@ -240,7 +255,11 @@ impl Session {
             }
             Input::Pulled(id, answer) => self.on_pulled(id, answer, now),
             Input::Written(name, result) => {
+                let applied = self.stats.pushes_applied;
                 self.touch(&name, now, |track, cx| track.on_written(&name, result, cx));
+                if self.stats.pushes_applied > applied {
+                    self.line.progressed();
+                }
             }
             Input::SelfChecked(name, sound) => self.touch(&name, now, |track, cx| {
                 if !sound {
@@ -250,7 +269,7 @@ impl Session {
             // Of a stream that was given up; and time passes below.
             Input::Event(..) | Input::Malformed(_) | Input::StreamEnded(..) | Input::Elapsed => {}
         }
-        self.tick(now);
+        self.tick(now, elapsed);
     }
 
     /// The next thing to do.
@@ -262,6 +281,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Instant {
         let at = self.safety_at.min(self.self_check_at).min(self.line.deadline());
+        let at = self.pulls.deadline().map_or(at, |pulls| at.min(pulls));
         self.agenda.first().map_or(at, |(next, _)| at.min(*next))
     }
 
@@ -277,8 +297,9 @@ impl Session {
         self.tracks.values().all(Track::is_in_step)
     }
 
-    /// Everything that is due by now.
-    fn tick(&mut self, now: Instant) {
+    /// Everything that is due by now. `idle`: nothing else has happened, so what has not been
+    /// heard has not come. After a long sleep messages may wait behind this input.
+    fn tick(&mut self, now: Instant, idle: bool) {
         let due = self.agenda.iter().take_while(|(at, _)| *at <= now);
         let due: Vec<CollectionName> = due.map(|(_, name)| name.clone()).collect();
         for name in due {
@@ -293,7 +314,7 @@ impl Session {
             let checks = self.tracks.keys().cloned().map(Action::SelfCheck);
             self.actions.extend(checks);
         }
-        self.tick_line(now);
+        self.tick_line(now, idle);
         self.send_pulls(now);
     }
 
@@ -356,6 +377,20 @@ fn self_check_wait(dice: &mut StdRng) -> Duration {
 
 // === impl Config ===
 
+impl Config {
+    /// Without settings that would make a session busy or overflow a clock.
+    fn within_reason(self) -> Self {
+        let millis = |millis: u32| Duration::from_millis(millis.into());
+        let heartbeats = (millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
+        Self {
+            heartbeat: self.heartbeat.clamp(heartbeats.0, heartbeats.1),
+            safety_pull: self.safety_pull.clamp(SAFETY_PULL_LIMITS.0, SAFETY_PULL_LIMITS.1),
+            backoff_longest: self.backoff_longest.clamp(BACKOFF_LIMITS.0, BACKOFF_LIMITS.1),
+            client_id: self.client_id,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -371,6 +406,12 @@ impl Default for Config {
 
 impl From<&ClientError> for Fault {
     fn from(error: &ClientError) -> Self {
-        if error.is_retryable() { Self::Passing } else { Self::Lasting }
+        if matches!(error, ClientError::Invalid(_) | ClientError::Malformed(_)) {
+            Self::Refused
+        } else if error.is_retryable() {
+            Self::Passing
+        } else {
+            Self::Lasting
+        }
     }
 }

@@ -7,7 +7,7 @@ use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
 use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, Target};
 
 use super::status::RepairReason;
-use super::track::{PullState, Track};
+use super::track::{PullState, Track, Verdict};
 use super::writing::Source;
 use super::{Action, Config, Context, Fault, PullId, Session};
 use crate::backoff::Backoff;
@@ -21,12 +21,16 @@ pub(super) struct Pulls {
     flying: BTreeMap<PullId, Vec<(CollectionName, Option<Cursor>)>>,
     next_id: u64,
     backoff: Backoff,
+    /// No pull is sent before: the last one failed for a reason that is not its own.
+    resume_at: Option<Instant>,
 }
 
 /// Pulls under way at once. More would only wait for each other at the server.
 const PULLS_MAX: usize = 8;
 /// First window of the back-off of pulls that fail as a whole.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// Least wait of all pulls after a fault that is not that of one collection.
+const LASTING_WAIT: Duration = Duration::from_secs(5);
 /// A deferred target is asked for again after this.
 const DEFERRED_WAIT: Duration = Duration::from_millis(20);
 
@@ -39,11 +43,17 @@ impl Pulls {
             flying: BTreeMap::new(),
             next_id: 0,
             backoff: Backoff::new(BACKOFF_FIRST, config.backoff_longest),
+            resume_at: None,
         }
     }
 
     pub(super) fn enqueue(&mut self, name: CollectionName) {
         self.queue.push_back(name);
+    }
+
+    /// When what waits may be sent, if that is not at once.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.resume_at.filter(|_| !self.queue.is_empty())
     }
 }
 
@@ -52,6 +62,10 @@ impl Pulls {
 impl Session {
     /// Sends as many pulls as may be under way at once.
     pub(super) fn send_pulls(&mut self, now: Instant) {
+        if self.pulls.resume_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.pulls.resume_at = None;
         while self.pulls.flying.len() < PULLS_MAX {
             let asked = self.next_batch();
             if asked.is_empty() {
@@ -109,6 +123,7 @@ impl Session {
         match answer {
             Ok(outcomes) => {
                 self.pulls.backoff.reset();
+                self.pulls.resume_at = None;
                 for ((name, shown), outcome) in asked.into_iter().zip(outcomes) {
                     self.touch(&name, now, |track, cx| {
                         track.pull = PullState::Idle;
@@ -127,16 +142,20 @@ impl Session {
         now: Instant,
     ) {
         self.stats.pull_failures += 1;
-        let wait = self.pulls.backoff.next(&mut self.dice);
+        let mut wait = self.pulls.backoff.next(&mut self.dice);
+        if fault == Fault::Lasting {
+            wait += LASTING_WAIT;
+            self.pulls.resume_at = Some(now + wait);
+        }
         let alone = asked.len() == 1;
         for (name, _) in asked {
             self.touch(name, now, |track, cx| {
                 track.pull = PullState::Idle;
                 match fault {
-                    Fault::Passing => track.pull = PullState::Due(now + wait),
-                    Fault::Lasting if alone => track.fail(None, cx),
+                    Fault::Passing | Fault::Lasting => track.pull_soon(now + wait),
+                    Fault::Refused if alone => track.fail(None, cx),
                     // One of them may be what the server does not stand: find out which.
-                    Fault::Lasting => {
+                    Fault::Refused => {
                         track.solo = true;
                         track.pull = PullState::Due(now + wait);
                     }
@@ -160,7 +179,11 @@ impl Track {
         let current = shown == self.active() && self.writing.is_none();
         match outcome {
             Outcome::Aligned(head) => self.on_aligned(name, current, &head, cx),
-            Outcome::Delta(delta) if current && delta.from.version > version_of(shown) => {
+            // No answer to what was asked; asked again at once it would only come again.
+            Outcome::Delta(delta)
+                if current
+                    && matches!(self.judge(&delta), Verdict::Foreign | Verdict::TooEarly) =>
+            {
                 self.fail(None, cx);
             }
             Outcome::Delta(delta) => self.on_delta(name, delta, Source::Pull, cx),
@@ -168,7 +191,7 @@ impl Track {
             Outcome::Denied => self.deny(cx),
             Outcome::NotFound if current => self.vanish(name, cx),
             Outcome::NotFound => self.pull_soon(cx.now),
-            Outcome::Deferred(_) => self.pull = PullState::Due(cx.now + DEFERRED_WAIT),
+            Outcome::Deferred(_) => self.pull_soon(cx.now + DEFERRED_WAIT),
             Outcome::Failed(failure) => self.fail(failure.retry_after, cx),
         }
     }
@@ -211,8 +234,4 @@ impl Track {
             self.pull_soon(cx.now);
         }
     }
-}
-
-fn version_of(cursor: Option<Cursor>) -> sync_proto::types::Version {
-    cursor.map_or(sync_proto::types::Version::ZERO, |cursor| cursor.version)
 }

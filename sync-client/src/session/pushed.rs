@@ -20,7 +20,6 @@ impl Session {
         match event {
             Event::Accepted(targets, heartbeat) => self.on_accepted(targets, heartbeat, now),
             Event::Changes(name, delta) => {
-                self.line.progressed();
                 self.touch(&name, now, |track, cx| track.on_changes(&name, delta, cx));
             }
             Event::Bookmark(positions, _) => {
@@ -39,7 +38,7 @@ impl Session {
                 self.touch(&name, now, |track, cx| track.on_stream_reset(&reset, cx));
             }
             Event::Lagging(name, _) => self.touch(&name, now, |track, _| track.caught_up = false),
-            Event::Absent(name) => self.touch(&name, now, |track, cx| track.vanish(&name, cx)),
+            Event::Absent(name) => self.touch(&name, now, |track, cx| track.on_absent(&name, cx)),
             Event::Revoked(name) => self.touch(&name, now, Track::deny),
             Event::Failed(name, failure) => self.touch(&name, now, |track, cx| {
                 track.leave_stream(cx);
@@ -67,7 +66,7 @@ impl Session {
                             track.on_position(&name, cursor, Some(digest), cx);
                         }
                     }
-                    Plan::Absent => track.vanish(&name, cx),
+                    Plan::Absent => track.on_absent(&name, cx),
                     Plan::Reset(reset) => track.on_stream_reset(&reset, cx),
                     Plan::Denied => track.deny(cx),
                     Plan::CatchUp | Plan::Load | Plan::Notify => {}
@@ -102,6 +101,18 @@ impl Track {
             self.stream_is_at(head);
             self.reach(name, head, digest, Source::Push, cx);
             self.see_hole(cx);
+        }
+    }
+
+    /// The stream says that there is no such collection. That is about the life of it that the
+    /// stream was in; a copy that a pull brought of another life may be newer.
+    fn on_absent(&mut self, name: &CollectionName, cx: &mut Context<'_>) {
+        let copy = self.standing.active().map(|at| at.epoch);
+        if copy.is_none() || self.stream.is_some_and(|stream| stream.is_in(copy)) {
+            self.vanish(name, cx);
+        } else {
+            self.stream_is_before_everything();
+            self.pull_soon(cx.now);
         }
     }
 

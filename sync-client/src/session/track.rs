@@ -9,7 +9,7 @@ use sync_proto::types::{Cursor, Delta, Epoch, Reset, ResetReason, Version};
 use super::line::{Line, Weather};
 use super::status::{RepairReason, Status};
 use super::writing::{Held, Pending};
-use super::{Context, Report};
+use super::{ASKED_WAIT_MAX, Context, Report};
 use crate::backoff::{Backoff, part_of};
 use crate::store::Standing;
 
@@ -101,6 +101,14 @@ const LASTING_WAIT: Duration = Duration::from_secs(10);
 const SINGLE_HOLE_WAIT: Duration = Duration::from_millis(50);
 /// Holes in several places.
 const HOLES_WAIT: Duration = Duration::from_millis(500);
+
+// === impl StreamAt ===
+
+impl StreamAt {
+    pub(super) fn is_in(self, epoch: Option<Epoch>) -> bool {
+        self.epoch == epoch
+    }
+}
 
 // === impl Track ===
 
@@ -208,6 +216,16 @@ impl Track {
         self.caught_up = false;
     }
 
+    /// The stream has ended. What it was to bring, and what was not pulled because it was to
+    /// bring it, is pulled meanwhile; but not before the server wants to be asked again.
+    pub(super) fn lose_stream(&mut self, at_least: Duration, cx: &mut Context<'_>) {
+        let is_left_behind = self.stream.is_some() && !self.is_in_step();
+        self.leave_stream(cx);
+        if is_left_behind && self.pull == PullState::Idle {
+            self.pull_soon(cx.now + at_least);
+        }
+    }
+
     /// Whether the stream should be opened again for this collection.
     pub(super) fn wants_stream(&self) -> bool {
         self.stream.is_none() && self.kept_back_until.is_none() && self.is_in_step()
@@ -300,7 +318,7 @@ impl Track {
     pub(super) fn fail(&mut self, retry_after: Option<Duration>, cx: &mut Context<'_>) {
         cx.stats.target_failures += 1;
         let wait = self.faults.next(cx.dice);
-        let least = retry_after.unwrap_or(LASTING_WAIT);
+        let least = retry_after.unwrap_or(LASTING_WAIT).min(ASKED_WAIT_MAX);
         self.keep_back(wait.max(least), cx.now);
     }
 

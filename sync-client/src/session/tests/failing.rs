@@ -74,7 +74,7 @@ fn a_pull_that_is_refused_as_a_whole_is_taken_apart() {
         talk.pass(100 * MS);
     }
     let (id, _) = talk.pulls.remove(0);
-    talk.input(Input::Pulled(id, Err(Fault::Lasting)));
+    talk.input(Input::Pulled(id, Err(Fault::Refused)));
     talk.pass(Duration::from_secs(31));
     assert_eq!(talk.pulls.iter().map(|(_, pull)| pull.targets.len()).collect::<Vec<_>>(), [1, 1]);
 }
@@ -94,6 +94,8 @@ fn the_back_off_begins_anew_only_when_something_has_moved() {
         talk.accept(Plan::Live, Some(head(10)));
     }
     assert!(talk.session.line.attempts() >= 10, "being accepted is no progress");
+    talk.push(delta(9, 10));
+    assert!(talk.session.line.attempts() >= 10, "nor is what the copy has already");
     talk.push(delta(10, 11));
     assert_eq!(talk.session.line.attempts(), 0);
 }
@@ -129,18 +131,21 @@ fn x2_a_safety_pull_finds_what_no_push_told() {
 }
 
 #[test]
-fn copies_are_checked_between_half_a_day_and_a_day_and_a_half() {
+fn copies_are_checked_soon_and_then_every_half_a_day_to_a_day_and_a_half() {
     let mut talk = Talk::live(10);
-    let begun = talk.now;
-    while talk.checks == 0 {
-        talk.event(Event::Bookmark(Vec::new(), Timestamp::default()));
-        talk.pass(Duration::from_secs(40));
-        while !talk.pulls.is_empty() {
-            talk.answer(vec![Outcome::Aligned(head(10))]);
+    for hours in [0..=1, 12..=36] {
+        let begun = talk.now;
+        talk.checks = 0;
+        while talk.checks == 0 {
+            talk.event(Event::Bookmark(Vec::new(), Timestamp::default()));
+            talk.pass(Duration::from_secs(40));
+            while !talk.pulls.is_empty() {
+                talk.answer(vec![Outcome::Aligned(head(10))]);
+            }
         }
+        let waited = (talk.now - begun).as_secs() / 3_600;
+        assert!(hours.contains(&waited), "{waited}");
     }
-    let hours = (talk.now - begun).as_secs() / 3_600;
-    assert!((12..=36).contains(&hours), "{hours}");
     talk.input(Input::SelfChecked(name(), true));
     assert!(talk.stats().repairs.is_empty());
     talk.input(Input::SelfChecked(name(), false));
@@ -160,4 +165,111 @@ fn x15_a_silent_stream_is_given_up_after_three_heartbeats() {
     assert_eq!(subscribe.targets[0].cursor, Some(cursor(10)));
     talk.input(Input::Event(opened, Event::Changes(name(), delta(10, 11))));
     assert_eq!(talk.at(), Some(cursor(10)), "the old stream counts no more");
+}
+
+/// Fails both collections on the stream, so that one pull asks for both; `answer` is its fate.
+fn both_in_one_pull(answer: Fault) -> Talk {
+    let names = [CollectionName::new("a").unwrap(), CollectionName::new("b").unwrap()];
+    let mut talk = Talk::new(&names, MemoryStore::new());
+    let id = talk.stream.as_ref().unwrap().0;
+    talk.input(Input::StreamEnded(id, Fault::Passing));
+    while talk.pulls.first().is_none_or(|(_, pull)| pull.targets.len() < 2) {
+        for (id, _) in std::mem::take(&mut talk.pulls) {
+            talk.input(Input::Pulled(id, Err(Fault::Passing)));
+        }
+        talk.pass(100 * MS);
+    }
+    let (id, _) = talk.pulls.remove(0);
+    talk.input(Input::Pulled(id, Err(answer)));
+    talk
+}
+
+#[test]
+fn a_fault_of_everybody_makes_nobody_pull_alone() {
+    let mut talk = both_in_one_pull(Fault::Lasting);
+    talk.pass(4_900 * MS);
+    assert!(talk.pulls.is_empty(), "all pulls wait for the same cause to pass");
+    assert!(talk.session.tracks.values().all(|track| !track.solo));
+    assert_eq!(talk.stats().target_failures, 0);
+}
+
+#[test]
+fn a_load_goes_on_by_pull_when_the_stream_does_not_open() {
+    let mut talk = Talk::new(&[name()], MemoryStore::new());
+    let opened = talk.stream.as_ref().unwrap().0;
+    talk.input(Input::StreamEnded(opened, Fault::Passing));
+    let begins = Cursor { base: version(20), ..cursor(0) };
+    let middle = Cursor { base: version(20), ..cursor(8) };
+    let first = Delta { from: begins, to: middle, initial: true, ..page(0, 8, 20) };
+    talk.now += 300 * MS;
+    talk.input(Input::Elapsed);
+    assert_ne!(talk.stream.as_ref().unwrap().0, opened, "opening again");
+    talk.answer(vec![Outcome::Delta(first)]);
+    assert!(talk.pulls.is_empty(), "the stream is to bring the rest");
+    let opening = talk.stream.as_ref().unwrap().0;
+    talk.input(Input::StreamEnded(opening, Fault::Passing));
+    assert_eq!(talk.shown(), Some(middle), "it did not");
+}
+
+#[test]
+fn what_waits_behind_a_long_sleep_keeps_the_stream_alive() {
+    let mut talk = Talk::live(10);
+    talk.now += Duration::from_secs(600);
+    talk.push(delta(10, 11));
+    talk.input(Input::Elapsed);
+    assert_eq!((talk.closed, talk.at()), (0, Some(cursor(11))));
+    talk.now += Duration::from_secs(600);
+    talk.input(Input::SelfChecked(name(), true));
+    assert_eq!(talk.closed, 0, "a message may wait");
+    talk.input(Input::Elapsed);
+    assert_eq!(talk.closed, 1);
+}
+
+#[test]
+fn an_answer_to_something_else_is_not_asked_for_again_at_once() {
+    let mut talk = Talk::live(10);
+    talk.push(delta(11, 12));
+    talk.pass(60 * MS);
+    let foreign = |at| Cursor { epoch: Epoch::new(9).unwrap(), ..cursor(at) };
+    let answer = Delta { from: foreign(10), to: foreign(12), ..delta(10, 12) };
+    talk.answer(vec![Outcome::Delta(answer)]);
+    talk.pass(Duration::from_secs(9));
+    assert_eq!((talk.pulls.len(), talk.stats().target_failures), (0, 1));
+    talk.pass(Duration::from_secs(2));
+    assert_eq!(talk.pulls.len(), 1);
+}
+
+#[test]
+fn a_deferred_pull_waits_as_long_as_its_collection() {
+    let mut talk = Talk::live(10);
+    talk.push(delta(11, 12));
+    talk.pass(60 * MS);
+    let failure =
+        Failure { code: 14, message: String::new(), retry_after: Some(Duration::from_secs(30)) };
+    talk.event(Event::Failed(name(), failure));
+    talk.answer(vec![Outcome::Deferred(None)]);
+    talk.pass(Duration::from_secs(20));
+    assert!(talk.pulls.is_empty());
+}
+
+#[test]
+fn settings_and_waits_beyond_reason_do_no_harm() {
+    let standings = || BTreeMap::from([(name(), crate::store::Standing::default())]);
+    for wait in [Duration::ZERO, Duration::MAX] {
+        let config = Config { safety_pull: wait, backoff_longest: wait, ..Config::default() };
+        let now = Instant::now();
+        let mut session = Session::new(Config { heartbeat: wait, ..config }, standings(), 1, now);
+        assert!(session.safety_at > now && session.safety_at < now + Duration::from_secs(200_000));
+        let Some(Action::OpenStream(id, _)) = std::iter::from_fn(|| session.poll_action())
+            .find(|a| matches!(a, Action::OpenStream(..)))
+        else {
+            panic!("a stream is opened");
+        };
+        session.handle(Input::Event(id, Event::Accepted(Vec::new(), wait)), now);
+        let failure = Failure { code: 14, message: String::new(), retry_after: Some(wait) };
+        session.handle(Input::Event(id, Event::Failed(name(), failure)), now);
+        let goodbye = Goodbye { reason: GoodbyeReason::Draining, retry_after: wait, jitter: wait };
+        session.handle(Input::Event(id, Event::Goodbye(goodbye)), now);
+        assert!(session.line.deadline() <= now + Duration::from_secs(3 * 60 * 60));
+    }
 }

@@ -93,6 +93,36 @@ fn an_absent_collection_empties_the_copy_and_loads_when_it_is_created() {
     assert!(talk.pulls.is_empty());
 }
 
+/// The stream says late that a life of the collection has ended, of which the copy is not.
+#[test]
+fn a_late_absent_does_not_empty_a_copy_of_a_newer_life() {
+    let mut talk = Talk::live(10);
+    talk.push(delta(11, 12));
+    talk.pass(60 * MS);
+    talk.answer(vec![Outcome::Reset(reset(ResetReason::EpochChanged))]);
+    let other = |at| Cursor { epoch: Epoch::new(8).unwrap(), ..cursor(at) };
+    let head = Head { epoch: Epoch::new(8).unwrap(), ..head(3) };
+    let from = Cursor { base: version(3), ..other(0) };
+    let load = Delta { from, to: other(3), initial: true, head, has_more: false, ..delta(0, 3) };
+    // Its digest is sent later: until then the stream of the old life is not left.
+    let page = Delta {
+        to: Cursor { base: version(3), ..other(2) },
+        has_more: true,
+        digest: None,
+        changes: (1..=2).map(item).collect(),
+        ..load.clone()
+    };
+    talk.answer(vec![Outcome::Delta(page)]);
+    talk.event(Event::Absent(name()));
+    assert!(talk.store.standing(&name()).unwrap().load.is_some(), "the load goes on");
+    talk.answer(vec![Outcome::Delta(Delta {
+        from: Cursor { base: version(3), ..other(2) },
+        changes: vec![item(3)],
+        ..load
+    })]);
+    assert_eq!(talk.at(), Some(other(3)));
+}
+
 #[test]
 fn t20_a_revoked_collection_takes_nothing_more() {
     let mut talk = Talk::live(10);
