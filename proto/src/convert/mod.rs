@@ -265,6 +265,10 @@ impl TryFrom<v1::Delta> for Delta {
         if changes.is_empty() && delta.has_more {
             return Err(Malformed::new("has_more", "set on an empty delta"));
         }
+        if delta.has_more == to.is_caught_up() {
+            // Who believes one of them takes half a copy for the whole, or never ends.
+            return Err(Malformed::new("has_more", "does not fit the base of `to`"));
+        }
         Ok(Self {
             from,
             to,

@@ -330,15 +330,14 @@ impl TryFrom<v1::AcceptedTarget> for AcceptedTarget {
     fn try_from(target: v1::AcceptedTarget) -> Result<Self, Malformed> {
         let plan = match v1::Plan::try_from(target.plan) {
             Ok(v1::Plan::Live) => Plan::Live,
-            Ok(v1::Plan::CatchUp) => Plan::CatchUp,
+            // A plan that this program does not know is the server's business: what the stream
+            // brings says the rest. Refusing it would refuse the whole stream.
+            Ok(v1::Plan::CatchUp | v1::Plan::Unspecified) | Err(_) => Plan::CatchUp,
             Ok(v1::Plan::Load) => Plan::Load,
             Ok(v1::Plan::Absent) => Plan::Absent,
             Ok(v1::Plan::Reset) => Plan::Reset(required(target.reset, "reset")?.try_into()?),
             Ok(v1::Plan::Denied) => Plan::Denied,
             Ok(v1::Plan::Notify) => Plan::Notify,
-            Ok(v1::Plan::Unspecified) | Err(_) => {
-                return Err(Malformed::new("plan", format!("{} is not known", target.plan)));
-            }
         };
         let head = target.head.map(Head::try_from).transpose()?;
         Ok(Self { collection: collection(&target.collection)?, plan, head })

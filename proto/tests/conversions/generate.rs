@@ -120,8 +120,9 @@ pub(crate) fn delta() -> impl Strategy<Value = Delta> {
                 Change { version: Version::new(at).unwrap(), ..change }
             };
             let changes: Vec<Change> = steps.into_iter().map(step).collect();
-            let to = from.between_pages(changes.last().map_or(from.version, |last| last.version));
             let has_more = has_more && !changes.is_empty();
+            let last = changes.last().map_or(from.version, |last| last.version);
+            let to = if has_more { from.between_pages(last) } else { Cursor::at(from.epoch, last) };
             Delta { from, to, changes, has_more, initial, digest, unverified, head }
         },
     )

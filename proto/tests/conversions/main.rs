@@ -11,7 +11,8 @@ use sync_proto::convert::{
     decode_change, decode_committed, encode_change, encode_committed, head_equals,
 };
 use sync_proto::types::{
-    Change, Commit, Cursor, Delta, Event, Head, Item, ListItems, Outcome, Pull, Subscribe, Target,
+    Change, Commit, Cursor, Delta, Event, Head, Item, ListItems, Outcome, Plan, Pull, Subscribe,
+    Target,
 };
 use sync_proto::v1;
 
@@ -219,6 +220,14 @@ proptest! {
         prop_assert_eq!(parsed.is_ok(), fits);
     }
 
+    /// Between two pages a copy is not whole, and only the cursor that is kept says so.
+    #[test]
+    fn a_page_whose_cursor_denies_what_follows_is_refused(delta in generate::delta()) {
+        let mut wire = v1::Delta::from(encoded(&delta));
+        wire.has_more = !wire.has_more;
+        prop_assert!(Delta::try_from(wire).is_err());
+    }
+
     /// Numbers that no server of ours sends: refused, or read as something that travels.
     #[test]
     fn wild_numbers_do_no_harm(
@@ -238,4 +247,22 @@ proptest! {
             prop_assert!(head.floor <= head.version);
         }
     }
+}
+
+/// A newer server may know more plans; the other collections of the stream go on.
+#[test]
+fn a_plan_that_is_not_known_refuses_no_stream() {
+    let target = |plan| v1::AcceptedTarget {
+        collection: "list".into(),
+        plan,
+        ..v1::AcceptedTarget::default()
+    };
+    let targets = vec![target(v1::Plan::Live.into()), target(4_711)];
+    let accepted = v1::Accepted { targets, heartbeat_ms: 1_000 };
+    let message = Some(v1::subscribe_response::Message::Accepted(accepted));
+    let Event::Accepted(targets, _) = v1::SubscribeResponse { message }.try_into().unwrap() else {
+        panic!("an Accepted stays one");
+    };
+    assert_eq!(targets[0].plan, Plan::Live);
+    assert_eq!(targets[1].plan, Plan::CatchUp);
 }
