@@ -153,11 +153,13 @@ impl<C: Codec> Collection<C> {
     /// the items wants [`Self::subscribe_with_all`]: what it read by itself is older or newer
     /// than the first difference. After [`Reloaded`](crate::Difference::Reloaded) this feed, too,
     /// tells every item.
+    #[allow(clippy::unused_async, reason = "applications await it; how feeds join is ours")]
     pub async fn subscribe(&self) -> Differences<C> {
         Differences::new(self.view.clone(), self.view.add_feed(false))
     }
 
     /// First every item that is there as inserted, then `Complete`, then what changes.
+    #[allow(clippy::unused_async, reason = "applications await it; how feeds join is ours")]
     pub async fn subscribe_with_all(&self) -> Differences<C> {
         Differences::new(self.view.clone(), self.view.add_feed(true))
     }

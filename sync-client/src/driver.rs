@@ -29,7 +29,12 @@ pub struct Driver {
     views: Arc<BTreeMap<CollectionName, Arc<View>>>,
     stats: Arc<Mutex<Stats>>,
     config: Config,
+    /// Comes last: its end is that of the driver.
+    life: Life,
 }
+
+/// However a driver ends, also one that never ran, its collections are `Stopped` then.
+struct Life(Arc<BTreeMap<CollectionName, Arc<View>>>);
 
 /// A driver at work.
 struct Work {
@@ -49,6 +54,8 @@ struct Work {
     flush_at: Option<Instant>,
     /// The store may hold rows that nobody sees any more.
     sweeping: bool,
+    /// Turns of the loop since it swept.
+    since_sweep: u32,
 }
 
 type Pulled = (PullId, Result<(Vec<Outcome>, usize), ClientError>);
@@ -76,6 +83,8 @@ enum Wake {
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// Rows that are swept between two looks at the network.
 const SWEEP_ROWS: usize = 1_000;
+/// A network that never pauses is interrupted for sweeping after so many of its messages.
+const SWEEP_EVERY: u32 = 64;
 
 // === impl Driver ===
 
@@ -87,21 +96,21 @@ impl Driver {
         stats: Arc<Mutex<Stats>>,
         config: Config,
     ) -> Self {
-        Self { client, store, views, stats, config }
+        let life = Life(views.clone());
+        Self { client, store, views, stats, config, life }
     }
 
     /// Keeps the copies right until `stop` is cancelled. Ends earlier only when the local store
-    /// fails. Every collection is `Stopped` then, and what was written is on the disk.
+    /// fails. Every collection is `Stopped` then, and what was written is on the disk. A driver
+    /// that is dropped, run or not, leaves its collections `Stopped`, too.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let (store, views) = (self.store.clone(), self.views.clone());
-        let worked = match Work::begin(self) {
+        let Self { client, store, views, stats, config, life } = self;
+        let worked = match Work::begin(client, store.clone(), views, stats, config) {
             Ok(mut work) => work.until(&stop).await,
             Err(failure) => Err(failure),
         };
         let flushed = blocking("flushing the local store", move || store.flush()).await;
-        for view in views.values() {
-            view.set_status(Status::Stopped);
-        }
+        drop(life);
         worked.and(flushed)
     }
 }
@@ -115,11 +124,26 @@ impl fmt::Debug for Driver {
     }
 }
 
+// === impl Life ===
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        for view in self.0.values() {
+            view.set_status(Status::Stopped);
+        }
+    }
+}
+
 // === impl Work ===
 
 impl Work {
-    fn begin(driver: Driver) -> Result<Self, StoreError> {
-        let Driver { client, store, views, stats, config } = driver;
+    fn begin(
+        client: SyncClient,
+        store: Arc<dyn ReplicaStore>,
+        views: Arc<BTreeMap<CollectionName, Arc<View>>>,
+        stats: Arc<Mutex<Stats>>,
+        config: Config,
+    ) -> Result<Self, StoreError> {
         let standings = views.keys().map(|name| Ok((name.clone(), store.standing(name)?)));
         let standings = standings.collect::<Result<_, StoreError>>()?;
         let session = Session::new(config, standings, rand::rng().random(), now());
@@ -137,6 +161,7 @@ impl Work {
             flush_at: None,
             // A load may have been exchanged just before the last run ended.
             sweeping: true,
+            since_sweep: 0,
         })
     }
 
@@ -152,11 +177,20 @@ impl Work {
                 Wake::Checked((name, sound)) => self.checked(name, sound)?,
                 Wake::Opened((id, opened)) => self.opened(id, opened),
                 Wake::Message(id, message) => Some(self.message(id, message)),
-                Wake::Elapsed => self.elapsed().await?,
-                Wake::Idle => self.sweep().await?,
+                Wake::Elapsed => Some(Input::Elapsed),
+                Wake::Idle => {
+                    self.sweep().await?;
+                    None
+                }
             };
             if let Some(input) = input {
                 self.session.handle(input, now());
+            }
+            // A stream that never pauses must keep neither from happening.
+            self.flush_if_due().await?;
+            self.since_sweep += 1;
+            if self.sweeping && self.since_sweep >= SWEEP_EVERY {
+                self.sweep().await?;
             }
         }
     }
@@ -272,20 +306,21 @@ impl Work {
         Input::StreamEnded(id, fault)
     }
 
-    async fn elapsed(&mut self) -> Result<Option<Input>, StoreError> {
+    async fn flush_if_due(&mut self) -> Result<(), StoreError> {
         if self.flush_at.is_some_and(|at| at <= now()) {
             self.flush_at = None;
             let store = self.store.clone();
             blocking("flushing the local store", move || store.flush()).await?;
         }
-        Ok(Some(Input::Elapsed))
+        Ok(())
     }
 
-    async fn sweep(&mut self) -> Result<Option<Input>, StoreError> {
+    async fn sweep(&mut self) -> Result<(), StoreError> {
+        self.since_sweep = 0;
         let store = self.store.clone();
         let more = blocking("sweeping the local store", move || store.sweep(SWEEP_ROWS)).await?;
         self.sweeping = more;
-        Ok(None)
+        Ok(())
     }
 
     fn check(&self, name: CollectionName) -> BoxFuture<'static, Checked> {

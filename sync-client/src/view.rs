@@ -122,7 +122,9 @@ impl View {
                 audience.write(&*store, &name, &write)
             };
             // All of them, also those that came while the gate was closed.
-            audience.live().iter().for_each(|feed| feed.wake());
+            for feed in audience.live() {
+                feed.wake();
+            }
             applied
         };
         let applied = tokio::task::spawn_blocking(write).await.map_err(|panic| {
@@ -162,7 +164,9 @@ impl Audience {
                 if let Err(failure) = tell_swapped(store, name, &live) {
                     // The write is done: only what it changed is not known in full.
                     tracing::warn!(%failure, collection = %name, "the rows before do not read");
-                    live.iter().for_each(|feed| feed.overflow());
+                    for feed in &live {
+                        feed.overflow();
+                    }
                 }
                 store.forget_swapped(name);
             }

@@ -413,3 +413,25 @@ async fn a_commit_is_repeated_under_one_key_and_happens_once() {
     assert!(state.idempotency_keys.iter().all(|key| *key == state.idempotency_keys[0]));
     assert_eq!(state.server.collections[&team].head().version.get(), 1);
 }
+
+/// A driver that is aborted, or never ran, leaves nobody waiting.
+#[tokio::test]
+async fn a_driver_that_is_dropped_stops_its_collections() {
+    let team = name("team");
+    let server = TestServer::start().await;
+    put(&server, &team, "alice", "admin");
+    let running = Running::start(&server, MemoryStore::new(), &[&team]);
+    running.assert_converges(&server, &team).await;
+    let members = running.members(&team);
+    let mut feed = members.subscribe().await;
+    running.task.abort();
+    running.wait_for_status(&team, |status| *status == Status::Stopped).await;
+    assert!(tokio::time::timeout(SOON, feed.next()).await.unwrap().is_none());
+
+    let client = SyncClient::connect(server.uri()).unwrap();
+    let builder = Replica::builder(client, MemoryStore::new()).collection(team.clone());
+    let (replica, driver) = builder.build().unwrap();
+    drop(driver);
+    let copy: Collection<Raw> = replica.collection(&team).unwrap();
+    assert_eq!(copy.wait_until_ready(SOON).await, Err(WaitError::Stopped));
+}
