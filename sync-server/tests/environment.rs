@@ -6,9 +6,9 @@ use std::process::Command;
 fn print_config(variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sync-server"));
     command.args(["--data-dir", "unused", "--print-config"]).envs(variables.iter().copied());
-    let output = command.output().unwrap();
+    let output = command.output().expect("the program was built");
     let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
+    (output.status.code(), String::from_utf8(text).expect("it speaks UTF-8"))
 }
 
 /// Kubernetes sets these in every container beside a Service named sync-server.

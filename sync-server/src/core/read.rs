@@ -87,12 +87,12 @@ mod tests {
         }
     }
 
-    fn at(epoch: u64, version: u64, base: u64) -> Option<Cursor> {
-        Some(Cursor { epoch: Epoch::new(epoch).unwrap(), version: v(version), base: v(base) })
+    fn at(epoch: u64, version: u64, base: u64) -> Cursor {
+        Cursor { epoch: Epoch::new(epoch).unwrap(), version: v(version), base: v(base) }
     }
 
-    fn page(cursor: Option<Cursor>, unverified: bool) -> ReadPlan {
-        ReadPlan::Page(PageStart { from: cursor.unwrap(), unverified })
+    fn page(from: Cursor, unverified: bool) -> ReadPlan {
+        ReadPlan::Page(PageStart { from, unverified })
     }
 
     /// Every branch of DESIGN §5.1, in its order; G5, G6, T01, T02, T03, T04.
@@ -101,19 +101,19 @@ mod tests {
         use ResetReason::{AheadOfHead, BelowFloor, EpochChanged};
         let cases = [
             (None, false, page(at(7, 0, 50), false)),
-            (at(8, 50, 0), false, ReadPlan::Reset(EpochChanged)),
-            (at(8, 99, 0), false, ReadPlan::Reset(EpochChanged)),
-            (at(7, 51, 0), false, ReadPlan::Reset(AheadOfHead)),
-            (at(7, 10, 51), false, ReadPlan::Reset(AheadOfHead)),
-            (at(7, 50, 0), false, ReadPlan::Aligned),
-            (at(7, 41, 0), false, page(at(7, 41, 0), false)),
-            (at(7, 40, 0), false, page(at(7, 40, 0), false)),
-            (at(7, 39, 0), false, ReadPlan::Reset(BelowFloor)),
-            (at(7, 39, 0), true, page(at(7, 39, 0), true)),
-            (at(7, 0, 40), false, page(at(7, 0, 40), false)),
-            (at(7, 0, 39), false, ReadPlan::Reset(BelowFloor)),
-            (at(7, 0, 39), true, ReadPlan::Reset(BelowFloor)),
-            (at(7, 39, 39), false, ReadPlan::Reset(BelowFloor)),
+            (Some(at(8, 50, 0)), false, ReadPlan::Reset(EpochChanged)),
+            (Some(at(8, 99, 0)), false, ReadPlan::Reset(EpochChanged)),
+            (Some(at(7, 51, 0)), false, ReadPlan::Reset(AheadOfHead)),
+            (Some(at(7, 10, 51)), false, ReadPlan::Reset(AheadOfHead)),
+            (Some(at(7, 50, 0)), false, ReadPlan::Aligned),
+            (Some(at(7, 41, 0)), false, page(at(7, 41, 0), false)),
+            (Some(at(7, 40, 0)), false, page(at(7, 40, 0), false)),
+            (Some(at(7, 39, 0)), false, ReadPlan::Reset(BelowFloor)),
+            (Some(at(7, 39, 0)), true, page(at(7, 39, 0), true)),
+            (Some(at(7, 0, 40)), false, page(at(7, 0, 40), false)),
+            (Some(at(7, 0, 39)), false, ReadPlan::Reset(BelowFloor)),
+            (Some(at(7, 0, 39)), true, ReadPlan::Reset(BelowFloor)),
+            (Some(at(7, 39, 39)), false, ReadPlan::Reset(BelowFloor)),
         ];
         for (cursor, verify, wanted) in cases {
             assert_eq!(decide(&head(), cursor, verify), wanted, "{cursor:?} verify={verify}");
@@ -125,7 +125,10 @@ mod tests {
     fn equality_needs_the_same_epoch() {
         let mut reborn = head();
         reborn.floor = v(0);
-        assert_eq!(decide(&reborn, at(9, 50, 0), true), ReadPlan::Reset(ResetReason::EpochChanged));
+        assert_eq!(
+            decide(&reborn, Some(at(9, 50, 0)), true),
+            ReadPlan::Reset(ResetReason::EpochChanged)
+        );
     }
 
     /// A collection at its floor serves a caught-up reader: equality comes before the floor.
@@ -133,6 +136,6 @@ mod tests {
     fn a_reader_at_the_head_is_aligned_even_at_the_floor() {
         let mut purged = head();
         purged.floor = purged.version;
-        assert_eq!(decide(&purged, at(7, 50, 0), false), ReadPlan::Aligned);
+        assert_eq!(decide(&purged, Some(at(7, 50, 0)), false), ReadPlan::Aligned);
     }
 }

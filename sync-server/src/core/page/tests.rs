@@ -79,7 +79,7 @@ fn build(
 fn page(built: Built) -> Delta<Bytes> {
     match built {
         Built::Page(delta, _) => delta,
-        other => panic!("not a page: {other:?}"),
+        other @ (Built::NothingYet(_) | Built::TooLarge) => panic!("not a page: {other:?}"),
     }
 }
 
