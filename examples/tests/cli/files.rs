@@ -63,6 +63,13 @@ fn an_import_of_an_export_restores_the_state() {
     json(&other, &["import", files.path().join("1.jsonl").to_str().unwrap()]);
     let restored = export(&other, &files.path().join("2.jsonl"));
     assert_eq!(exported, restored);
+    let items = |server: &Server| {
+        let items = json(server, &["list", "odd/values", "--order", "sort"]);
+        let field = |item: &Json, name: &str| item.get(name).cloned().unwrap_or_default();
+        let fields = ["key", "key_base64", "value_text", "value_base64", "sort_key"];
+        items.iter().map(|item| fields.map(|name| field(item, name))).collect::<Vec<_>>()
+    };
+    assert_eq!(items(&server), items(&other));
 
     json(&other, &["import", HISTORY, "--prefix", "copy/"]);
     json(&other, &["export", "--prefix", "copy/", "-o", files.path().join("3").to_str().unwrap()]);

@@ -147,9 +147,8 @@ impl Running {
     }
 
     /// Ends it without a word.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 
     /// Waits for its end.
@@ -162,5 +161,14 @@ impl Running {
             assert!(Instant::now() < deadline, "it does not end");
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves nothing behind.
+    fn drop(&mut self) {
+        // An error here is a program that has ended by itself.
+        let _killed = self.child.kill();
+        let _waited = self.child.wait();
     }
 }
