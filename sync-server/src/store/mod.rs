@@ -36,7 +36,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// Whether the store has room to go on writing. `Err(StoreError::Full)` means: refuse
-    /// writes for now, nothing has changed. Cheap enough to be called before every group.
+    /// writes until there is, nothing has changed. Cheap enough to be called before every group.
     fn room(&self) -> Result<(), StoreError>;
 
     /// Applies the batch: all of it or, after a crash, perhaps nothing of it, never a part. It
