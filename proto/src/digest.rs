@@ -23,6 +23,8 @@ use crate::types::{Key, SortKey, Version};
 pub const SEGMENTS: usize = 4096;
 /// Segments of one group.
 pub const SEGMENTS_PER_GROUP: usize = 64;
+/// Groups of a collection.
+pub const GROUPS: usize = SEGMENTS / SEGMENTS_PER_GROUP;
 
 /// A 128-bit order-independent checksum of items.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -31,6 +33,10 @@ pub struct Digest(u128);
 /// Which of the 4,096 parts of a collection a key belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Segment(u16);
+
+/// 64 segments that follow each other; a collection has 64 of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group(u8);
 
 // === impl Digest ===
 
@@ -125,10 +131,33 @@ impl Segment {
         self.0
     }
 
-    /// The group that it belongs to, 0..63.
+    /// The group that it belongs to.
     #[must_use]
-    pub fn group(self) -> u16 {
-        self.0 / 64
+    pub fn group(self) -> Group {
+        Group(u8::try_from(usize::from(self.0) / SEGMENTS_PER_GROUP).expect("64 groups"))
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// The group of this number, if there is one.
+    #[must_use]
+    pub fn new(number: u8) -> Option<Self> {
+        (usize::from(number) < GROUPS).then_some(Self(number))
+    }
+
+    /// Its number, 0..63.
+    #[must_use]
+    pub fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Its segments, in order.
+    pub fn segments(self) -> impl Iterator<Item = Segment> {
+        let per_group = u16::try_from(SEGMENTS_PER_GROUP).expect("64 segments");
+        let first = u16::from(self.0) * per_group;
+        (first..first + per_group).map(Segment)
     }
 }
 

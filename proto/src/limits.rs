@@ -38,6 +38,13 @@ pub const LIST_PAGE_MAX: usize = 1_000;
 /// Entries of one page of a listing when the request does not say.
 pub const LIST_PAGE_DEFAULT: usize = 100;
 
+/// Most groups or segments that one round of a reconciliation asks for.
+pub const RECONCILE_NODES_MAX: usize = 64;
+/// Most entries of one page of a reconciliation.
+pub const RECONCILE_ENTRIES_MAX: usize = 5_000;
+/// Most bytes of one page of a reconciliation.
+pub const RECONCILE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Largest gRPC message, both ways, in bytes: what every language accepts by default.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -10,7 +10,7 @@ use sync_proto::limits::{
     PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX, SCOPE_KEYS_MAX, SORT_KEY_LEN_MAX,
     SUBJECT_LEN_MAX, SUBSCRIBE_TARGETS_MAX, VALUE_LEN_MAX, VERSION_MAX,
 };
-use sync_proto::types::{Commit, Cursor, ListItems, Malformed, Pull, Subscribe, Target};
+use sync_proto::types::{Commit, Cursor, ListItems, Malformed, Pull, Reconcile, Subscribe, Target};
 use sync_proto::v1;
 use sync_proto::v1::mutation::Op;
 use sync_proto::v1::precondition::Condition;
@@ -337,6 +337,45 @@ fn heartbeats_have_two_bounds() {
 }
 
 /// A budget is a wish: more than the most is the most.
+/// Each depth asks for what it needs and for nothing else.
+#[test]
+fn rounds_of_a_reconciliation_are_of_a_kind() {
+    let at = Some(v1::Cursor { epoch: 1, version: 5, base: 0 });
+    let round = |depth, at, nodes: Vec<u32>, page_token: &'static [u8]| {
+        let page_token = Bytes::from_static(page_token);
+        let request = v1::ReconcileRequest {
+            collection: collection(),
+            at,
+            depth,
+            nodes,
+            page_token,
+            ..Default::default()
+        };
+        Reconcile::try_from(request).map(|_| ())
+    };
+    let all: Vec<u32> = (0..64).collect();
+    round(0, None, vec![], b"").unwrap();
+    round(1, at, all.clone(), b"").unwrap();
+    round(2, at, all, b"token").unwrap();
+    round(2, at, vec![4_095], b"").unwrap();
+    let refusals = [
+        (round(0, at, vec![], b""), "at: must be absent at depth 0"),
+        (round(0, None, vec![1], b""), "nodes: must be absent at depth 0"),
+        (round(1, None, vec![1], b""), "at: must be set at depths 1 and 2"),
+        (round(1, at, vec![], b""), "nodes: 0 of them, 1 to 64 are allowed"),
+        (round(1, at, vec![64], b""), "nodes[0]: 64, 0 to 63 is allowed"),
+        (round(1, at, vec![1], b"t"), "page_token: must be absent at depth 1"),
+        (round(2, at, vec![1, 4_096], b""), "nodes[1]: 4096, 0 to 4095 is allowed"),
+        (round(2, at, (0..65).collect(), b""), "nodes: 65 of them, 1 to 64 are allowed"),
+        (round(2, at, vec![2, 1], b""), "nodes: must be in ascending order, none twice"),
+        (round(2, at, vec![1, 1], b""), "nodes: must be in ascending order, none twice"),
+        (round(3, at, vec![1], b""), "depth: 3, 0 to 2 is allowed"),
+    ];
+    for (refused, expected) in refusals {
+        assert_eq!(refused.unwrap_err().to_string(), expected);
+    }
+}
+
 #[test]
 fn budgets_of_a_pull_are_clamped() {
     let most = (PAGE_BYTES_MAX, PAGE_CHANGES_MAX);

@@ -96,7 +96,7 @@ fn item_vector(item: &Item) -> Value {
         "value": hex(&item.value),
         "item_digest": digest(item).to_string(),
         "segment": segment.get(),
-        "group": segment.group(),
+        "group": segment.group().get(),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::v1;
 
 mod ask;
 mod read;
+mod reconcile;
 mod write;
 
 pub use read::page_size;

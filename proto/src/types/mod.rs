@@ -4,6 +4,7 @@
 mod log;
 mod names;
 mod read;
+mod reconcile;
 mod write;
 
 pub use log::{
@@ -14,4 +15,5 @@ pub use read::{
     AcceptedTarget, Event, Failure, Goodbye, GoodbyeReason, ListItems, ListOrder, Outcome, Plan,
     Position, Pull, Scope, Subscribe, Target,
 };
+pub use reconcile::{Found, LeafEntry, Reconcile, Reconciled, Round};
 pub use write::{Commit, Committed, Condition, Mutation, Op, Precondition};

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
-use sync_proto::digest::Digest;
+use sync_proto::digest::{Digest, Group, Segment};
 use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
 use sync_proto::types::{
     AcceptedTarget, Change, ChangeKind, CollectionName, Commit, Committed, Condition, Cursor,
-    Delta, Epoch, Event, Failure, Goodbye, GoodbyeReason, Head, Item, Key, ListItems, ListOrder,
-    Mutation, Op, Outcome, Plan, Position, Precondition, Pull, Reset, ResetReason, Scope, SortKey,
-    Subscribe, Target, Timestamp, Value, Version,
+    Delta, Epoch, Event, Failure, Found, Goodbye, GoodbyeReason, Head, Item, Key, LeafEntry,
+    ListItems, ListOrder, Mutation, Op, Outcome, Plan, Position, Precondition, Pull, Reconcile,
+    Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subscribe, Target, Timestamp, Value,
+    Version,
 };
 
 pub(crate) fn bytes(
@@ -329,4 +330,74 @@ pub(crate) fn committed() -> impl Strategy<Value = Committed> {
             version,
         },
     )
+}
+
+fn some_of(most: u16, count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u16>> {
+    prop::collection::btree_set(0..most, count).prop_map(|set| set.into_iter().collect())
+}
+
+pub(crate) fn round() -> impl Strategy<Value = Round> {
+    let at = || (epoch(), version()).prop_map(|(epoch, version)| Cursor::at(epoch, version));
+    let group = |number| Group::new(u8::try_from(number).unwrap()).unwrap();
+    let segment = |number| Segment::new(number).unwrap();
+    prop_oneof![
+        Just(Round::Groups),
+        (at(), some_of(64, 1..64)).prop_map(move |(at, numbers)| Round::Leaves {
+            at,
+            groups: numbers.into_iter().map(group).collect(),
+        }),
+        (at(), some_of(4_096, 1..64), bytes(0..20)).prop_map(move |(at, numbers, page_token)| {
+            let segments = numbers.into_iter().map(segment).collect();
+            Round::Entries { at, segments, page_token }
+        }),
+    ]
+}
+
+pub(crate) fn reconcile() -> impl Strategy<Value = Reconcile> {
+    (name(), round(), "[a-z0-9]{0,10}").prop_map(|(collection, round, client_id)| Reconcile {
+        collection,
+        round,
+        client_id,
+    })
+}
+
+fn leaf_entry() -> impl Strategy<Value = LeafEntry> {
+    let versions = [version(), version(), version()];
+    (key(), sort_key(), any::<[u8; 16]>(), versions, any::<u32>()).prop_map(
+        |(key, sort_key, value_hash, [version, created, value_version], value_size)| LeafEntry {
+            key,
+            version,
+            value_hash,
+            sort_key,
+            created,
+            value_version,
+            value_size,
+        },
+    )
+}
+
+/// Items of a collection, and the round that asks for exactly their segments.
+pub(crate) fn entries() -> impl Strategy<Value = (Round, Reconciled)> {
+    let by_place = vec(leaf_entry(), 1..10).prop_map(|entries| {
+        let place = |entry: LeafEntry| ((Segment::of_key(&entry.key), entry.key.clone()), entry);
+        entries.into_iter().map(place).collect::<std::collections::BTreeMap<_, _>>()
+    });
+    (cursor(), head(), by_place, bytes(0..20)).prop_map(|(at, head, by_place, next)| {
+        let mut segments: Vec<Segment> = by_place.keys().map(|(segment, _)| *segment).collect();
+        segments.dedup();
+        let round = Round::Entries { at, segments, page_token: Bytes::new() };
+        let found = Found::Entries(by_place.into_values().collect(), next);
+        (round, Reconciled { head, found })
+    })
+}
+
+/// As many sums as the round asks for; none for entries.
+pub(crate) fn sums(round: &Round) -> impl Strategy<Value = Reconciled> + use<> {
+    let nodes = match round {
+        Round::Groups => 1,
+        Round::Leaves { groups, .. } => groups.len(),
+        Round::Entries { .. } => 0,
+    };
+    let found = vec(digest(), nodes * 64).prop_map(Found::Sums);
+    (head(), found).prop_map(|(head, found)| Reconciled { head, found })
 }

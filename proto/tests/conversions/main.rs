@@ -11,8 +11,8 @@ use sync_proto::convert::{
     decode_change, decode_committed, encode_change, encode_committed, head_equals,
 };
 use sync_proto::types::{
-    Change, Commit, Cursor, Delta, Event, Head, Item, ListItems, Outcome, Plan, Pull, Subscribe,
-    Target,
+    Change, Commit, Cursor, Delta, Event, Head, Item, ListItems, Outcome, Plan, Pull, Reconcile,
+    Reconciled, Round, Subscribe, Target,
 };
 use sync_proto::v1;
 
@@ -157,6 +157,50 @@ proptest! {
     }
 
     #[test]
+    fn rounds_travel(asked in generate::reconcile()) {
+        let wire = v1::ReconcileRequest::from(asked.clone());
+        prop_assert_eq!(Reconcile::try_from(travel(&wire)), Ok(asked));
+    }
+
+    #[test]
+    fn entries_travel((round, answer) in generate::entries()) {
+        let wire = travel(&v1::ReconcileResponse::from(answer.clone()));
+        prop_assert_eq!(Reconciled::from_wire(wire, &round), Ok(answer));
+    }
+
+    #[test]
+    fn sums_travel(
+        (round, answer) in generate::round().prop_flat_map(|round| {
+            let answer = generate::sums(&round);
+            (Just(round), answer)
+        }),
+    ) {
+        prop_assume!(!matches!(round, Round::Entries { .. }));
+        let wire = travel(&v1::ReconcileResponse::from(answer.clone()));
+        prop_assert_eq!(Reconciled::from_wire(wire.clone(), &round), Ok(answer));
+        // Sums of other nodes than those that were asked for compare apples with pears.
+        let mut short = wire.clone();
+        short.sums.pop();
+        prop_assert!(Reconciled::from_wire(short, &round).is_err());
+        let mut long = wire;
+        long.sums.push(Bytes::from_static(&[0; 16]));
+        prop_assert!(Reconciled::from_wire(long, &round).is_err());
+    }
+
+    /// An entry out of its place would make a copy lose, or keep, what the server has, or not.
+    #[test]
+    fn entries_out_of_place_are_refused((round, answer) in generate::entries()) {
+        let wire = v1::ReconcileResponse::from(answer);
+        let mut twice = wire.clone();
+        twice.entries.push(twice.entries[twice.entries.len() - 1].clone());
+        prop_assert!(Reconciled::from_wire(twice, &round).is_err());
+        let Round::Entries { at, mut segments, page_token } = round else { unreachable!() };
+        segments.remove(0);
+        let other = Round::Entries { at, segments, page_token };
+        prop_assert!(Reconciled::from_wire(wire, &other).is_err());
+    }
+
+    #[test]
     fn commits_travel(commit in generate::commit()) {
         let wire = v1::CommitRequest::from(commit.clone());
         prop_assert_eq!(Commit::try_from(travel(&wire)), Ok(commit));
@@ -176,8 +220,10 @@ proptest! {
         pull in generate::pull(),
         asked in generate::subscribe(),
         list in generate::list(),
+        reconcile in generate::reconcile(),
         damage in damage(),
     ) {
+        survives::<v1::ReconcileRequest, Reconcile>(&reconcile.into(), &damage);
         survives::<v1::CommitRequest, Commit>(&commit.into(), &damage);
         survives::<v1::Target, Target>(&target.into(), &damage);
         survives::<v1::SubscribeRequest, Subscribe>(&asked.into(), &damage);
@@ -192,8 +238,11 @@ proptest! {
         item in generate::item(),
         change in generate::change(),
         head in generate::head(),
+        (round, entries) in generate::entries(),
         damage in damage(),
     ) {
+        let entries = damaged(&v1::ReconcileResponse::from(entries), &damage);
+        let _judged = entries.map(|wire| Reconciled::from_wire(wire, &round).is_ok());
         survives::<v1::Change, Change>(&change.into(), &damage);
         survives::<v1::Head, Head>(&head.into(), &damage);
         is_judged::<_, Item>(&v1::Item::from(item), &damage);
