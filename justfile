@@ -40,6 +40,10 @@ replay:
 sim SEEDS="20000":
     DELTASYNC_SEEDS={{ SEEDS }} cargo test --workspace --test simulation -- --nocapture
 
+# Put deliberate faults into a copy of the code and see the simulation catch each (about 1 min each).
+mutate NAME="":
+    cargo run -p sync-tests --bin mutate -- "{{ NAME }}"
+
 # The gate, as CI runs it.
 ci:
     .ci/run

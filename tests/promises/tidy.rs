@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sync_tests::data::workspace;
+use sync_tests::mutation;
 
 /// Lines of a file.
 const FILE_LINES_MAX: usize = 500;
@@ -239,6 +240,15 @@ fn nothing_is_left_for_later() {
         findings.extend(lines.map(|(number, line)| format!("{}:{number}: {line}", source.path)));
     }
     assert_none(&findings);
+}
+
+/// A deliberate fault that fits the code no more would never be tried, and nobody would notice.
+#[test]
+fn deliberate_faults_fit_the_code() {
+    let faults = mutation::all();
+    assert!(faults.len() >= 12, "{} faults prove little", faults.len());
+    let stale = faults.iter().filter_map(|fault| fault.apply(workspace()).err());
+    assert_none(&stale.collect::<Vec<_>>());
 }
 
 /// The rules see what they are meant to see.

@@ -176,7 +176,8 @@ impl World {
             86..91 => self.kill_a_device(),
             91..94 => self.delete_a_collection(),
             94..97 => self.pump(),
-            _ => self.clock_skew_ms += self.dice.random_range(0..60_000),
+            // The server's clock jumps, forward and back.
+            _ => self.clock_skew_ms = self.dice.random_range(0..600_000),
         }
     }
 

@@ -77,12 +77,13 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 /// `syncctl`, built from what is there now: cargo builds no programs of other packages for a
-/// test, and an old one would prove nothing.
+/// test, and an old one would prove nothing. Of the whole workspace, so that the dependencies get
+/// the features that they have already: of one package alone, most would be compiled again.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "sync-client", "--bin", "syncctl"]);
+        build.args(["build", "--quiet", "--workspace", "--bin", "syncctl"]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         if !cfg!(debug_assertions) {
             build.arg("--release");
