@@ -138,8 +138,9 @@ impl PlainReader {
                 let at = self.target.cursor.expect("who has nothing cannot be aligned");
                 assert_eq!((head.epoch, head.version), (at.epoch, at.version), "aligned elsewhere");
                 self.target.cursor = Some(head.cursor());
+                self.end_load();
                 self.compare(head.digest, head.items);
-                self.target.cursor.is_some()
+                true
             }
             Outcome::Delta(delta) => {
                 if let Some(at) = self.target.cursor {
@@ -232,9 +233,8 @@ impl PlainReader {
         self.seen.pages += 1;
         self.seen.changes += u64::try_from(delta.changes.len()).unwrap();
         self.target.cursor = Some(delta.to);
-        if delta.initial && !delta.to.is_loading() {
-            self.copy = self.loading.take().expect("a load ends that has begun");
-            self.doubtful = false;
+        if !delta.has_more {
+            self.end_load();
         }
         if let Some(digest) = delta.digest {
             self.compare(digest, delta.head.items);
@@ -334,6 +334,14 @@ impl PlainReader {
         let name = &self.target.collection;
         assert_eq!(self.copy.digest, digest, "{name} differs at {:?}", self.target.cursor);
         assert_eq!(u64::try_from(self.copy.rows.len()).unwrap(), items, "{name}: items");
+    }
+
+    /// R30: a load is shown when nothing is missing any more, and not when its base is reached.
+    fn end_load(&mut self) {
+        if let Some(loaded) = self.loading.take() {
+            self.copy = loaded;
+            self.doubtful = false;
+        }
     }
 
     fn start_over(&mut self) {
