@@ -28,7 +28,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
     keep_encoded(&mut descriptors);
-    tonic_prost_build::configure().bytes(".").build_transport(true).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_transport(true)
+        .build_server(false)
+        .compile_fds(descriptors.clone())?;
+    // Servers read by a codec of their own, and a build has one for both sides.
+    let servers = out.join("servers");
+    std::fs::create_dir_all(&servers)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::codec::RequestCodec")
+        .extern_path(".deltasync.v1", "crate::v1")
+        .out_dir(servers)
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

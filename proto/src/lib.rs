@@ -1,6 +1,7 @@
 //! The protocol `deltasync.v1`: wire types (`v1`), checked types ([`types`], [`digest`],
 //! [`limits`]) and the one file that knows both ([`convert`]).
 
+pub mod codec;
 pub mod convert;
 pub mod digest;
 pub mod limits;
@@ -17,6 +18,7 @@ pub mod v1 {
         reason = "generated code"
     )]
     tonic::include_proto!("deltasync.v1");
+    tonic::include_proto!("servers/deltasync.v1");
 }
 
 /// The encoded `FileDescriptorSet` of the protocol, for reflection.

@@ -7,6 +7,7 @@ use sync_proto::limits::{
 };
 use sync_proto::v1;
 use sync_proto::v1::mutation::Op;
+use sync_tests::raw;
 use sync_tests::server::TestServer;
 use tonic::{Code, Status};
 
@@ -188,5 +189,40 @@ async fn what_is_not_offered_says_so() {
     let list = v1::ListCollectionsRequest::default();
     let listed = sync.list_collections(list).await.unwrap().into_inner();
     assert!(listed.collections.is_empty());
+    server.stop().await;
+}
+
+/// G11: bytes that are no message are the caller's fault, in every kind of call, and change
+/// nothing; what a stream sent before them stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_decode_is_refused_as_the_callers_fault() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    // Field 1 with a length of 5 and nothing behind it, a group that nobody opened, and a string
+    // that is no UTF-8.
+    let broken: [&[u8]; 3] = [b"\x0a\x05", b"\x0c", b"\x0a\x02\xff\xfe"];
+    let methods = [
+        "/deltasync.v1.SyncService/GetCollection",
+        "/deltasync.v1.SyncService/Subscribe",
+        "/deltasync.v1.WriteService/DeleteCollection",
+        "/deltasync.v1.WriteService/Commit",
+        "/deltasync.v1.WriteService/Import",
+        "/deltasync.v1.AdminService/InspectCollection",
+    ];
+    for method in methods {
+        for message in broken {
+            let refusal = raw::call(wire.channel(), method, vec![message]).await.unwrap_err();
+            assert_eq!(refusal.code(), Code::InvalidArgument, "{method}: {refusal}");
+            assert!(refusal.message().starts_with("request: does not decode: "), "{refusal}");
+        }
+    }
+    // An import id and a sequence number of 1, and a put of `k` into `list`.
+    let good: &[u8] = b"\x0a\x01i\x10\x01\x1a\x0b\x0a\x04list\x12\x03\x0a\x01k";
+    let import = vec![good, b"\x0a\x05"];
+    let refusal = raw::call(wire.channel(), methods[4], import).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+    let known = v1::GetImportRequest { import_id: "i".to_owned() };
+    let known = wire.write().get_import(known).await.unwrap().into_inner();
+    assert_eq!(known.sequence, 1, "what came before stays, and is told");
     server.stop().await;
 }

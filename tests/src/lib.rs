@@ -13,6 +13,7 @@ pub mod device;
 pub mod mutation;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod reader;
 pub mod seed;
 pub mod server;

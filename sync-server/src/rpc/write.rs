@@ -100,10 +100,14 @@ impl<S: Store> WriteService for WriteRpc<S> {
                     import.settle(0).await?;
                     return Err(Status::unavailable("the server is stopping; resume the import"));
                 }
-                message = messages.message() => message?,
+                message = messages.message() => message,
             };
-            let Some(message) = message else { break };
-            if let Err(refused) = import.take(message).await {
+            let taken = match message {
+                Ok(Some(message)) => import.take(message).await,
+                Ok(None) => break,
+                Err(unreadable) => Err(unreadable),
+            };
+            if let Err(refused) = taken {
                 // What was handed over before is settled first: GetImport must not tell less.
                 import.settle(0).await?;
                 return Err(refused);
