@@ -112,9 +112,11 @@ impl<S: Store> Stream<S> {
             End::Gone => return,
             End::Failed(status) => Err(status),
             End::Goodbye(reason) => {
-                let jitter = self.context.streams.goodbye_jitter;
-                let goodbye = Goodbye { reason, retry_after: GOODBYE_RETRY_AFTER, jitter };
-                Ok(Event::Goodbye(goodbye).into())
+                // Half of the spread is ours: also clients that throw no dice come back apart.
+                let jitter = self.context.streams.goodbye_jitter / 2;
+                let own = jitter.mul_f64(rand::rng().random_range(0.0..1.0));
+                let retry_after = GOODBYE_RETRY_AFTER + own;
+                Ok(Event::Goodbye(Goodbye { reason, retry_after, jitter }).into())
             }
         };
         // A subscriber that does not even read this loses it: the connection ends anyway.
