@@ -9,12 +9,13 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use sync_proto::types::{
-    CollectionName, Commit, Condition, Epoch, Key, ListItems, ListOrder, Mutation, Op,
-    Precondition, Timestamp, Version,
+    CollectionName, Commit, Condition, Cursor, Epoch, Key, ListItems, ListOrder, Mutation, Op,
+    Precondition, ResetReason, Target, Timestamp, Version,
 };
 use sync_server::core::plan::Refusal;
 use sync_server::core::request::Request;
 use sync_server::core::retention::Retention;
+use sync_server::core::route::LookLimits;
 use sync_server::engine::ledger::{Group, Ledger, Settings};
 use sync_server::engine::purging::Rest;
 use sync_server::store::Store;
@@ -174,14 +175,31 @@ impl World {
         sort_key(["", "1", "2", "\0"].choose(&mut self.dice).unwrap())
     }
 
-    /// What a caught-up reader of any version is told is exactly what changed since.
+    /// What a caught-up reader of any version and any part is told is exactly what changed since;
+    /// if that is more than it wants to read, it is told so, and not otherwise.
     fn exact_delta(&mut self) {
         let collection = self.collection();
         let Some(head) = self.memory.head(&collection) else { return };
         let at = version(self.dice.random_range(0..=head.version.get() + 1));
-        let wanted = self.naive.delta(&collection, at);
-        assert_eq!(readers::delta(&self.memory, &collection, head.epoch, at), wanted, "memory");
-        assert_eq!(readers::delta(self.disk(), &collection, head.epoch, at), wanted, "disk");
+        let scope = readers::random_scope(&mut self.dice);
+        let look = readers::random_look(&mut self.dice);
+        let mut wanted = self.naive.delta(&collection, at);
+        let mut target = Target::all(collection, Some(Cursor::at(head.epoch, at)));
+        target.changes_max = self.dice.random_bool(0.5).then(|| self.dice.random_range(1..8));
+        if let Ok(changes) = &mut wanted {
+            changes.retain(|change| scope.contains(&change.key));
+            let count = u64::try_from(changes.len()).unwrap();
+            if target.changes_max.is_some_and(|most| count > most) {
+                wanted = Err(ResetReason::TooLarge);
+            }
+        }
+        target.scope = scope;
+        // In one look, by whichever way; and judged the same if it takes several.
+        let whole = LookLimits { rows_max: LookLimits::FULL.rows_max, ..look };
+        assert_eq!(readers::delta(&self.memory, &target, whole), wanted, "memory: {target:?}");
+        assert_eq!(readers::delta(self.disk(), &target, whole), wanted, "disk: {target:?}");
+        let judged = readers::delta(&self.memory, &target, look).map(|_| ());
+        assert_eq!(judged, wanted.map(|_| ()), "{look:?}: {target:?}");
     }
 
     fn read_a_page(&mut self) {

@@ -1,10 +1,23 @@
 //! Readers of a part: a key prefix, a set of keys, keys without values.
 
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
-use sync_proto::types::{Cursor, Event, Outcome, ResetReason, Scope, Target, Version};
-use sync_tests::compose::{after, delete, key, name, put, put_at, scratch, scratch_of, version};
+use sync_proto::types::{
+    CollectionName, Cursor, Epoch, Event, Outcome, ResetReason, Scope, Target, Timestamp, Version,
+};
+use sync_server::core::page::PageLimits;
+use sync_server::core::request::Request;
+use sync_server::core::route::LookLimits;
+use sync_server::engine::ledger::Ledger;
+use sync_server::engine::reading::PageRequest;
+use sync_server::store::disk::DiskStore;
+use sync_tests::compose::{
+    after, commit, delete, key, name, put, put_at, scratch, scratch_of, version,
+};
 use sync_tests::reader::PlainReader;
-use sync_tests::server::TestServer;
+use sync_tests::server::{TestServer, config};
 use sync_tests::wait::until_true;
 
 fn keys_of(collection: &str, keys: &[&str]) -> Target {
@@ -82,6 +95,85 @@ async fn a_long_way_without_a_match_is_one_answer() {
     reader.catch_up(wire).await;
     assert_eq!(reader.copy.rows.len(), 2);
     server.stop().await;
+}
+
+/// Items of the large collection, and commits that put them there.
+const ITEMS: usize = 50_000;
+const COMMITS: usize = 50;
+
+/// A collection of [`ITEMS`] on disk, of which ten, spread over the log, begin with `mine/`.
+fn large(store: DiskStore) -> Ledger<DiskStore> {
+    let ledger = Ledger::open(store, config("unused".as_ref(), |_| {}).ledger(), &mut |_| {});
+    let ledger = ledger.unwrap();
+    for part in 0..COMMITS {
+        let numbers = (0..ITEMS / COMMITS).map(|n| part * (ITEMS / COMMITS) + n);
+        let item = |n: usize| {
+            let of = if n % (ITEMS / 10) == 4_321 { "mine" } else { "yours" };
+            put("list", format!("{of}/{n}"), [b'v'; 100])
+        };
+        let commit = commit(numbers.map(item).collect());
+        let request = Request::Commit { commit, fingerprint: [0; 16] };
+        let now = Timestamp::from_millis(1);
+        ledger.commit(&[request], now, &mut || Epoch::new(7).unwrap()).unwrap();
+    }
+    ledger
+}
+
+/// The changes that a page of this part has, the looks that it cost, and the least time.
+fn cost(
+    ledger: &Ledger<DiskStore>,
+    list: &CollectionName,
+    (cursor, scope): (Option<Cursor>, &Scope),
+    look: LookLimits,
+) -> (usize, usize, Duration) {
+    let asked = PageRequest {
+        collection: list,
+        cursor,
+        scope,
+        keys_only: false,
+        verify: false,
+        catch_up_max: Some(1_000),
+        limits: PageLimits::FULL,
+        look,
+    };
+    let mut best = (0, 0, Duration::MAX);
+    // The machine may be busy with something else, and the first time reads from the disk.
+    for _ in 0..5 {
+        let (began, mut looks) = (Instant::now(), 1_000);
+        let (outcome, _) = ledger.page(&asked, &mut looks, &AtomicBool::new(false)).unwrap();
+        let Outcome::Delta(delta) = outcome else { panic!("{outcome:?}") };
+        assert!(!delta.has_more && delta.to == delta.head.cursor(), "everything was considered");
+        best = (delta.changes.len(), 1_000 - looks, began.elapsed().min(best.2));
+    }
+    best
+}
+
+/// G8: ten of 50,000 items cost about what ten items cost, and not a way through the log,
+/// wherever the reader stands.
+#[test]
+fn a_small_part_of_a_large_collection_is_one_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = config(dir.path(), |_| {}).store();
+    let ledger = large(DiskStore::open(dir.path(), &options).unwrap());
+    let list = name("list");
+    let epoch = ledger.head(&list).unwrap().epoch;
+    let prefix = Scope::KeyPrefix(Bytes::from_static(b"mine/"));
+    let keys = Scope::Keys((0..100).map(|n| key(format!("yours/{n:03}"))).collect());
+    // What it cost before there was a choice: every look goes through the log.
+    let log = LookLimits { trial_rows: usize::MAX, ..LookLimits::FULL };
+    for (what, cursor, scope, found) in [
+        ("first load of a prefix", None, &prefix, 10),
+        ("catch-up of a prefix", Some(Cursor::at(epoch, version(10))), &prefix, 8),
+        ("catch-up of keys", Some(Cursor::at(epoch, version(10))), &keys, 0),
+    ] {
+        let (changes, looks, took) = cost(&ledger, &list, (cursor, scope), LookLimits::FULL);
+        let (_, _, through_the_log) = cost(&ledger, &list, (cursor, scope), log);
+        println!("{what}: {took:?}, {looks} looks; through the log {through_the_log:?}");
+        assert_eq!(changes, found, "{what}");
+        // One more judges `max_changes` where a catch-up begins.
+        assert!(looks <= 1 + usize::from(cursor.is_some()), "{what}: {looks} looks");
+        assert!(took < through_the_log / 5, "{what}: {took:?}, not {through_the_log:?}");
+    }
 }
 
 /// G5: a part has no digest to verify by, so that below the floor it is reset also for those who

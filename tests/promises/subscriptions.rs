@@ -268,6 +268,22 @@ async fn a_reset_ends_its_target_only() {
     server.stop().await;
 }
 
+/// R13: `max_changes` is about the catch-up: a target that was live from the start has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_target_is_not_judged_by_the_size_of_a_commit() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "a", "1")]).await;
+    let mut reader = wire.load("list").await;
+    reader.target.changes_max = Some(1);
+    let mut events = wire.subscribe(vec![reader.target.clone()]).await;
+    assert_eq!(events.accepted().await[0].plan, Plan::Live);
+    let last = wire.commit(vec![put("list", "b", "2"), put("list", "c", "2")]).await;
+    reader.follow_to(&mut events, last).await;
+    assert_eq!((reader.copy.rows.len(), reader.seen.resets), (3, 0));
+    server.stop().await;
+}
+
 /// G3: a writer that has its answer finds its change on every stream; what was refused is
 /// nowhere.
 #[tokio::test(flavor = "multi_thread")]

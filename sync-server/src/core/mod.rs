@@ -8,5 +8,6 @@ pub mod plan;
 pub mod read;
 pub mod request;
 pub mod retention;
+pub mod route;
 pub mod window;
 pub mod workspace;

@@ -126,6 +126,12 @@ impl<'a> PageBuilder<'a> {
         Ok(Offer::More)
     }
 
+    /// How many changes are in it so far.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.changes.len()
+    }
+
     /// Ends the page. `complete`: every row up to the head was offered. Otherwise the rows of
     /// the version offered last may be missing some, so it is left out unless it was the first
     /// and filled the page.

@@ -24,6 +24,7 @@ use super::ledger::Ledger;
 use super::reading::{Look, PageRequest, told_from};
 use crate::core::page::PageLimits;
 use crate::core::read::{ReadPlan, decide, reset};
+use crate::core::route::LookLimits;
 use crate::store::{Store, StoreError};
 
 /// The targets of one subscription, and how far each has come.
@@ -173,8 +174,9 @@ impl One {
             verify: self.target.verify,
             catch_up_max: self.target.changes_max,
             limits,
+            look: LookLimits::FULL,
         };
-        let too_large = ledger.too_large(&asked)?;
+        let too_large = ledger.too_large(&asked, &mut 0)?;
         let look = ledger.read_on(&asked)?;
         self.target.changes_max = None;
         Ok((look, too_large))
@@ -270,6 +272,8 @@ fn plan(target: &mut Target, allowed: bool, head: Option<Head>) -> (Plan, State)
     match decide(&head, target.cursor, target.verify && target.scope.is_all()) {
         ReadPlan::Aligned => {
             target.cursor = Some(head.cursor());
+            // There is no catch-up to be judged.
+            target.changes_max = None;
             (Plan::Live, State::CaughtUp(head))
         }
         ReadPlan::Page(start) if start.from.is_loading() => (Plan::Load, State::Behind),

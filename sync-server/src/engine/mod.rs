@@ -9,5 +9,6 @@ pub mod pages;
 pub mod pulling;
 pub mod purging;
 pub mod reading;
+mod scanning;
 pub mod view;
 pub mod writer;

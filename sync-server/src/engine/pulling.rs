@@ -9,11 +9,20 @@ use sync_proto::types::{CollectionName, Malformed, Outcome, Pull, Target};
 use super::ledger::Ledger;
 use super::reading::PageRequest;
 use crate::core::page::PageLimits;
+use crate::core::route::LookLimits;
 use crate::store::{Store, StoreError};
 
-/// Looks into the store that one call may cost before the rest of its targets is deferred. A
-/// target in a small part of a large log takes many.
-const LOOKS_MAX: usize = 64;
+#[cfg(test)]
+mod tests;
+
+/// How much one call may cost.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    /// Looks into the store, besides one for each target, before the rest of the targets is
+    /// deferred. A target in a large part of a larger log takes many.
+    looks: usize,
+    look: LookLimits,
+}
 
 /// Why one target has no answer. The others do.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +42,12 @@ pub enum TargetError {
 /// The answer to one target.
 pub type Answer = Result<Outcome<Bytes>, TargetError>;
 
+// === impl Effort ===
+
+impl Effort {
+    const FULL: Self = Self { looks: 64, look: LookLimits::FULL };
+}
+
 // === impl Ledger ===
 
 impl<S: Store> Ledger<S> {
@@ -47,16 +62,28 @@ impl<S: Store> Ledger<S> {
         may_read: impl Fn(&CollectionName) -> bool,
         cancelled: &AtomicBool,
     ) -> Vec<Answer> {
+        self.pull_within(Effort::FULL, pull, first, may_read, cancelled)
+    }
+
+    fn pull_within(
+        &self,
+        effort: Effort,
+        pull: &Pull,
+        first: usize,
+        may_read: impl Fn(&CollectionName) -> bool,
+        cancelled: &AtomicBool,
+    ) -> Vec<Answer> {
         let count = pull.targets.len();
         let mut left = pull.bytes_max;
-        let mut looks = LOOKS_MAX + count;
+        let mut looks = effort.looks + count;
         let mut answers: Vec<Answer> = Vec::new();
         answers.resize_with(count, || Ok(Outcome::Deferred(None)));
         for turn in 0..count {
-            // The first turn always gets on, whatever it costs: so does every reply.
-            if cancelled.load(Ordering::Relaxed) || (turn > 0 && looks == 0) {
+            if cancelled.load(Ordering::Relaxed) {
                 break;
             }
+            // The first turn always gets on, whatever it costs: so does every reply.
+            let spent = turn > 0 && looks == 0;
             let index = (first + turn) % count;
             // Before anything is sent, one version may be as large as a commit can be: so every
             // reply makes progress, and none exceeds the message limit.
@@ -70,8 +97,12 @@ impl<S: Store> Ledger<S> {
                 Err(error) => Err(TargetError::Malformed(error.clone())),
                 Ok(target) if !may_read(&target.collection) => Ok(Outcome::Denied),
                 Ok(target) if target.from_last_ack => Err(TargetError::NoAcks),
+                // Whoever needs no look is answered all the same.
+                Ok(target) if spent => Ok(self.judge(&request(target, limits, effort.look))),
                 Ok(target) => {
-                    self.answer(target, limits, &mut looks, cancelled).map(|(outcome, size)| {
+                    let asked = request(target, limits, effort.look);
+                    let page = self.page(&asked, &mut looks, cancelled);
+                    page.map_err(TargetError::Store).map(|(outcome, size)| {
                         left = left.saturating_sub(size);
                         outcome
                     })
@@ -80,23 +111,17 @@ impl<S: Store> Ledger<S> {
         }
         answers
     }
+}
 
-    fn answer(
-        &self,
-        target: &Target,
-        limits: PageLimits,
-        looks: &mut usize,
-        cancelled: &AtomicBool,
-    ) -> Result<(Outcome<Bytes>, usize), TargetError> {
-        let asked = PageRequest {
-            collection: &target.collection,
-            cursor: target.cursor,
-            scope: &target.scope,
-            keys_only: target.keys_only,
-            verify: target.verify,
-            catch_up_max: target.changes_max,
-            limits,
-        };
-        self.page(&asked, looks, cancelled).map_err(TargetError::Store)
+fn request(target: &Target, limits: PageLimits, look: LookLimits) -> PageRequest<'_> {
+    PageRequest {
+        collection: &target.collection,
+        cursor: target.cursor,
+        scope: &target.scope,
+        keys_only: target.keys_only,
+        verify: target.verify,
+        catch_up_max: target.changes_max,
+        limits,
+        look,
     }
 }

@@ -7,10 +7,9 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use sync_proto::convert::decode_change;
-use sync_proto::types::{
-    Change, CollectionName, Cursor, Delta, Epoch, Outcome, ResetReason, Scope, Target, Version,
-};
+use sync_proto::types::{Change, Delta, Outcome, ResetReason, Scope, Target};
 use sync_server::core::page::PageLimits;
+use sync_server::core::route::LookLimits;
 use sync_server::engine::ledger::Ledger;
 use sync_server::engine::reading::PageRequest;
 use sync_server::store::Store;
@@ -53,9 +52,10 @@ impl Readers {
             bytes_max: dice.random_range(1..200),
             first_version_bytes_max: usize::MAX,
         };
+        let look = random_look(dice);
         let at = reader.target.clone();
-        let outcome = page(memory, &at, limits);
-        assert_eq!(outcome, page(disk, &at, limits), "{at:?}");
+        let outcome = page(memory, &at, limits, look);
+        assert_eq!(outcome, page(disk, &at, limits, look), "{at:?}");
         if let Outcome::Reset(reset) = &outcome {
             let reason = reset.reason;
             assert_ne!(reason, ResetReason::AheadOfHead, "nothing was lost: {at:?}");
@@ -77,17 +77,36 @@ impl Readers {
 }
 
 fn random_target(dice: &mut StdRng, collections: &[&str]) -> Target {
-    let scope = match dice.random_range(0..4) {
-        0 => Scope::KeyPrefix(Bytes::from_static(b"b")),
-        1 => Scope::Keys(vec![key("a"), key("b/1"), key("zz")]),
-        _ => Scope::All,
-    };
+    let scope = random_scope(dice);
     let keys_only = dice.random_bool(0.2);
     let verify = dice.random_bool(0.3) && scope.is_all() && !keys_only;
     Target { scope, keys_only, verify, ..scratch(collections.choose(dice).unwrap()) }
 }
 
-fn page<S: Store>(ledger: &Ledger<S>, target: &Target, limits: PageLimits) -> Outcome {
+/// All, and parts that are a large or a small part of the keys.
+pub(super) fn random_scope(dice: &mut StdRng) -> Scope {
+    match dice.random_range(0..6) {
+        0 => Scope::KeyPrefix(Bytes::from_static(b"b")),
+        1 => Scope::KeyPrefix(Bytes::from_static(b"zz")),
+        2 => Scope::Keys(vec![key("a"), key("b/1"), key("zz")]),
+        3 => Scope::Keys(vec![key("b/2")]),
+        _ => Scope::All,
+    }
+}
+
+/// Looks so short that every way to the changes is taken, and ends at every place. No shorter
+/// than a version, of at most 5 changes, or they would not get on.
+pub(super) fn random_look(dice: &mut StdRng) -> LookLimits {
+    let trial_rows = dice.random_range(1..5);
+    LookLimits { rows_max: dice.random_range(7..30), trial_rows, ..LookLimits::FULL }
+}
+
+fn page<S: Store>(
+    ledger: &Ledger<S>,
+    target: &Target,
+    limits: PageLimits,
+    look: LookLimits,
+) -> Outcome {
     let asked = PageRequest {
         collection: &target.collection,
         cursor: target.cursor,
@@ -96,6 +115,7 @@ fn page<S: Store>(ledger: &Ledger<S>, target: &Target, limits: PageLimits) -> Ou
         verify: target.verify,
         catch_up_max: target.changes_max,
         limits,
+        look,
     };
     let (outcome, _) = ledger.page(&asked, &mut 0, &AtomicBool::new(false)).unwrap();
     match outcome {
@@ -121,16 +141,17 @@ fn decode(delta: Delta<Bytes>) -> Delta {
     }
 }
 
-/// What a caught-up reader of `at` is told, in one page.
+/// What a caught-up reader is told that stands where `target` says, on its first page.
 pub(super) fn delta<S: Store>(
     ledger: &Ledger<S>,
-    collection: &CollectionName,
-    epoch: Epoch,
-    at: Version,
+    target: &Target,
+    look: LookLimits,
 ) -> Result<Vec<Change>, ResetReason> {
-    let target = Target::all(collection.clone(), Some(Cursor::at(epoch, at)));
-    match page(ledger, &target, PageLimits::FULL) {
-        Outcome::Delta(delta) => Ok(delta.changes),
+    match page(ledger, target, PageLimits::FULL, look) {
+        Outcome::Delta(delta) => {
+            assert!(!delta.has_more || !delta.changes.is_empty(), "never empty with more behind");
+            Ok(delta.changes)
+        }
         Outcome::Aligned(_) => Ok(Vec::new()),
         Outcome::Reset(reset) => Err(reset.reason),
         Outcome::NotFound | Outcome::Denied | Outcome::Deferred(_) | Outcome::Failed(_) => {
