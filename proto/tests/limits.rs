@@ -166,12 +166,12 @@ const REQUESTS: [Limit; 16] = [
         },
     },
     Limit {
-        field: "preconditions[0].key",
+        field: "preconditions[0].item_absent",
         max: KEY_LEN_MAX,
         message: |len| commit_if(condition(Condition::ItemAbsent(bytes(len)))),
     },
     Limit {
-        field: "preconditions[0].key",
+        field: "preconditions[0].item_present",
         max: KEY_LEN_MAX,
         message: |len| commit_if(condition(Condition::ItemPresent(bytes(len)))),
     },
@@ -213,7 +213,7 @@ const REQUESTS: [Limit; 16] = [
         },
     },
     Limit {
-        field: "scope.keys",
+        field: "scope.keys.keys",
         max: SCOPE_KEYS_MAX,
         message: |count| scope_of(v1::scope::Part::Keys(v1::KeySet { keys: keys(count) })),
     },
@@ -276,7 +276,7 @@ fn what_must_not_be_empty_is_refused_when_it_is() {
         ),
         ("targets", pull_of(0)),
         ("targets", subscribe_to(0, 0)),
-        ("scope.keys", scope_of(v1::scope::Part::Keys(v1::KeySet { keys: Vec::new() }))),
+        ("scope.keys.keys", scope_of(v1::scope::Part::Keys(v1::KeySet { keys: Vec::new() }))),
         ("scope.key_prefix", scope_of(v1::scope::Part::KeyPrefix(bytes(0)))),
     ];
     for (field, refused) in refusals {
@@ -290,10 +290,10 @@ fn what_contradicts_itself_is_refused() {
     assert_eq!(commit_of(twice).unwrap_err().field, "mutations[1].key");
     let two = vec![bytes(1), bytes(1)];
     let keys = scope_of(v1::scope::Part::Keys(v1::KeySet { keys: two }));
-    assert_eq!(keys.unwrap_err().field, "scope.keys");
+    assert_eq!(keys.unwrap_err().field, "scope.keys.keys[1]");
     let targets = vec![target(0), target(0)];
     let twice = Subscribe::try_from(v1::SubscribeRequest { targets, ..Default::default() });
-    assert_eq!(twice.unwrap_err().field, "targets");
+    assert_eq!(twice.unwrap_err().field, "targets[1].collection");
     let cursor = Some(v1::Cursor { epoch: 1, version: 1, base: 0 });
     let both = Target::try_from(v1::Target { from_last_ack: true, cursor, ..target(0) });
     assert_eq!(both.unwrap_err().field, "cursor");
@@ -337,6 +337,47 @@ fn heartbeats_have_two_bounds() {
 }
 
 /// A budget is a wish: more than the most is the most.
+/// R69: a path names fields of the proto, and which element of a list.
+#[test]
+fn refusals_name_the_field_and_the_element() {
+    let keys = |keys: &[&'static str]| {
+        let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+        scope_of(v1::scope::Part::Keys(v1::KeySet { keys }))
+    };
+    let version = v1::ItemVersionEquals { key: bytes(1), version: 0 };
+    let again = [target(0), target(1), target(0)].to_vec();
+    let twice = v1::SubscribeRequest { targets: again, ..Default::default() };
+    let refusals = [
+        (keys(&["a", ""]), "scope.keys.keys[1]: must not be empty"),
+        (keys(&["b", "a", "b"]), "scope.keys.keys[2]: occurs twice"),
+        (keys(&[]), "scope.keys.keys: 0 of them, 1 to 1000 are allowed"),
+        (
+            Subscribe::try_from(twice).map(|_| ()),
+            "targets[2].collection: occurs twice in one stream",
+        ),
+        (
+            commit_if(condition(Condition::ItemAbsent(bytes(0)))),
+            "preconditions[0].item_absent: must not be empty",
+        ),
+        (
+            commit_if(condition(Condition::ItemPresent(bytes(1_025)))),
+            "preconditions[0].item_present: 1025 bytes, the limit is 1024",
+        ),
+        (
+            commit_if(condition(Condition::ItemVersionEquals(version))),
+            "preconditions[0].item_version_equals.version: 0 holds never; say item_absent",
+        ),
+        (
+            commit_if(condition(Condition::HeadEquals(v1::HeadEquals { epoch: 7, version: 0 }))),
+            "preconditions[0].head_equals.version: 0 holds never with an epoch; without one it \
+             means that there is none",
+        ),
+    ];
+    for (refused, expected) in refusals {
+        assert_eq!(refused.unwrap_err().to_string(), expected);
+    }
+}
+
 /// Each depth asks for what it needs and for nothing else.
 #[test]
 fn rounds_of_a_reconciliation_are_of_a_kind() {

@@ -36,6 +36,13 @@ pub fn access(error: AccessError) -> Status {
     }
 }
 
+/// A caller that may not, with the field that says what.
+#[must_use]
+pub fn access_at(field: &str, error: AccessError) -> Status {
+    let status = access(error);
+    Status::new(status.code(), format!("{field}: {}", status.message()))
+}
+
 /// A write that did not happen, or may not have.
 #[must_use]
 pub fn write(error: &WriteError) -> Status {

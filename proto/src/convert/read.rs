@@ -1,5 +1,6 @@
 //! Pulls, subscriptions and listings between wire and checked types.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,15 +44,17 @@ fn key_set(wire: Vec<Bytes>) -> Result<Vec<Key>, Malformed> {
     let count = wire.len();
     if count == 0 || count > SCOPE_KEYS_MAX {
         let reason = format!("{count} of them, 1 to {SCOPE_KEYS_MAX} are allowed");
-        return Err(Malformed::new("keys", reason));
+        return Err(Malformed::new("keys.keys", reason));
     }
-    let mut keys = wire.into_iter().map(Key::new).collect::<Result<Vec<_>, _>>()?;
-    keys.sort_unstable();
-    keys.dedup();
-    if keys.len() < count {
-        return Err(Malformed::new("keys", "a key occurs twice"));
+    let mut keys = BTreeSet::new();
+    for (index, wire) in wire.into_iter().enumerate() {
+        let refused = |reason: &str| Malformed::new(format!("keys.keys[{index}]"), reason);
+        let key = Key::new(wire).map_err(|error| refused(&error.reason))?;
+        if !keys.insert(key) {
+            return Err(refused("occurs twice"));
+        }
     }
-    Ok(keys)
+    Ok(keys.into_iter().collect())
 }
 
 impl From<Scope> for v1::Scope {
@@ -192,10 +195,10 @@ impl TryFrom<v1::SubscribeRequest> for Subscribe {
         };
         let targets: Vec<Target> =
             request.targets.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-        let mut names: Vec<&CollectionName> = targets.iter().map(|t| &t.collection).collect();
-        names.sort_unstable();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Malformed::new("targets", "a collection occurs twice in one stream"));
+        let mut names = BTreeSet::new();
+        if let Some(index) = targets.iter().position(|target| !names.insert(&target.collection)) {
+            let twice = Malformed::new("collection", "occurs twice in one stream");
+            return Err(twice.within_element("targets", index));
         }
         let heartbeat = match request.heartbeat_ms {
             0 => HEARTBEAT_MS_DEFAULT,

@@ -154,25 +154,44 @@ impl TryFrom<v1::Precondition> for Precondition {
     fn try_from(precondition: v1::Precondition) -> Result<Self, Malformed> {
         use v1::precondition::Condition as Wire;
         let condition = match required(precondition.condition, "condition")? {
-            Wire::HeadEquals(equals) => head_equals(equals)?,
-            Wire::ItemVersionEquals(equals) => Condition::ItemVersionEquals(
-                Key::new(equals.key)?,
-                version(equals.version, "version")?,
-            ),
-            Wire::ItemAbsent(key) => Condition::ItemAbsent(Key::new(key)?),
-            Wire::ItemPresent(key) => Condition::ItemPresent(Key::new(key)?),
+            Wire::HeadEquals(equals) => {
+                head_equals(equals).map_err(|error| error.within("head_equals"))?
+            }
+            Wire::ItemVersionEquals(equals) => {
+                item_version_equals(equals).map_err(|error| error.within("item_version_equals"))?
+            }
+            Wire::ItemAbsent(key) => Condition::ItemAbsent(item_key(key, "item_absent")?),
+            Wire::ItemPresent(key) => Condition::ItemPresent(item_key(key, "item_present")?),
         };
         Ok(Self { collection: collection(&precondition.collection)?, condition })
     }
 }
 
-/// Epoch 0 with version 0 = the collection does not exist; epoch 0 = any epoch.
+/// Epoch 0 with version 0 = the collection does not exist; epoch 0 = any epoch. No collection
+/// stands at version 0 of an epoch: it begins with its first commit.
 pub fn head_equals(wire: v1::HeadEquals) -> Result<Condition, Malformed> {
     let at = version(wire.version, "version")?;
     match (Epoch::new(wire.epoch), at) {
         (None, Version::ZERO) => Ok(Condition::CollectionAbsent),
+        (Some(_), Version::ZERO) => {
+            let reason = "0 holds never with an epoch; without one it means that there is none";
+            Err(Malformed::new("version", reason))
+        }
         (epoch, at) => Ok(Condition::HeadEquals(epoch, at)),
     }
+}
+
+fn item_version_equals(wire: v1::ItemVersionEquals) -> Result<Condition, Malformed> {
+    let at = version(wire.version, "version")?;
+    if at == Version::ZERO {
+        return Err(Malformed::new("version", "0 holds never; say item_absent"));
+    }
+    Ok(Condition::ItemVersionEquals(Key::new(wire.key)?, at))
+}
+
+/// A key that is a field by itself.
+fn item_key(key: Bytes, field: &str) -> Result<Key, Malformed> {
+    Key::new(key).map_err(|error| Malformed::new(field, error.reason))
 }
 
 impl From<Precondition> for v1::Precondition {

@@ -88,7 +88,7 @@ pub struct Group {
 #[non_exhaustive]
 pub enum DeleteRefusal {
     /// There is no such collection.
-    #[error("there is no such collection")]
+    #[error("collection: there is no such collection")]
     NotFound,
     /// It does not stand where the caller said.
     #[error("head_equals: the collection stands at {0}")]

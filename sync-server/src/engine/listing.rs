@@ -56,7 +56,7 @@ pub struct Found {
 #[non_exhaustive]
 pub enum ListError {
     /// There is no such collection.
-    #[error("there is no such collection")]
+    #[error("collection: there is no such collection")]
     NotFound,
     /// The page token cannot be continued.
     #[error(transparent)]

@@ -136,7 +136,8 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let name = collection(&request.into_inner().collection)?;
         may_read(&caller, &name)?;
         let head = self.context.ledger.head(&name);
-        let head = head.ok_or_else(|| Status::not_found("there is no such collection"))?;
+        let head =
+            head.ok_or_else(|| Status::not_found("collection: there is no such collection"))?;
         let info = v1::CollectionInfo { name: name.to_string(), head: Some(head.into()) };
         Ok(Response::new(v1::GetCollectionResponse { collection: Some(info) }))
     }
@@ -192,7 +193,11 @@ fn collection(name: &str) -> Result<CollectionName, Status> {
 }
 
 fn may_read(caller: &Caller, name: &CollectionName) -> Result<(), Status> {
-    if caller.may_read(name) { Ok(()) } else { Err(status::access(AccessError::Denied)) }
+    if caller.may_read(name) {
+        Ok(())
+    } else {
+        Err(status::access_at("collection", AccessError::Denied))
+    }
 }
 
 fn keys(wire: Vec<Bytes>) -> Result<Vec<Key>, Malformed> {

@@ -70,7 +70,8 @@ impl<S: Store> WriteService for WriteRpc<S> {
         }
         let named = commit.mutations.iter().map(|mutation| &mutation.collection);
         let judged = commit.preconditions.iter().map(|precondition| &precondition.collection);
-        may_write_all(&caller, named.chain(judged))?;
+        may_write_all(&caller, "mutations", named)?;
+        may_write_all(&caller, "preconditions", judged)?;
         let commit = request::Request::Commit { commit, fingerprint };
         let answer = self.context.writes.commit(commit).await.map_err(|e| status::write(&e))?;
         Ok(Response::new(v1::CommitResponse {
@@ -149,7 +150,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         }
         let condition = wire.head_equals.map(convert::head_equals).transpose();
         let condition = condition.map_err(|error| malformed(error.within("head_equals")))?;
-        may_write_all(&caller, [&name])?;
+        may_write(&caller, &name)?;
         let gone = self.context.writes.delete_collection(name, condition).await;
         let head = gone.map_err(|error| status::write(&error))?;
         Ok(Response::new(v1::DeleteCollectionResponse { last_head: Some(head.into()) }))
@@ -173,7 +174,8 @@ impl<S: Store> Import<'_, S> {
         }
         let mutations: Vec<Mutation> = convert::mutations(message.mutations)
             .map_err(|error| malformed(error.within(&format!("commit {}", message.sequence))))?;
-        may_write_all(&self.caller, mutations.iter().map(|mutation| &mutation.collection))?;
+        let named = mutations.iter().map(|mutation| &mutation.collection);
+        may_write_all(&self.caller, "mutations", named)?;
         self.settle(IMPORT_WINDOW - 1).await?;
 
         let count = u64::try_from(mutations.len()).expect("a commit is bounded");
@@ -235,14 +237,26 @@ fn check_import_id(id: &str) -> Result<(), Malformed> {
     convert::id(id, "import_id")
 }
 
-fn may_write_all<'n>(
-    caller: &Caller,
-    names: impl IntoIterator<Item = &'n CollectionName>,
-) -> Result<(), Status> {
-    if names.into_iter().all(|name| caller.may_write(name)) {
+fn may_write(caller: &Caller, name: &CollectionName) -> Result<(), Status> {
+    if caller.may_write(name) {
         Ok(())
     } else {
-        Err(status::access(AccessError::Denied))
+        Err(status::access_at("collection", AccessError::Denied))
+    }
+}
+
+/// Names the first element of `list` that the caller may not write; not whether it exists.
+fn may_write_all<'n>(
+    caller: &Caller,
+    list: &str,
+    names: impl IntoIterator<Item = &'n CollectionName>,
+) -> Result<(), Status> {
+    match names.into_iter().position(|name| !caller.may_write(name)) {
+        None => Ok(()),
+        Some(index) => {
+            let denied = AccessError::Denied;
+            Err(status::access_at(&format!("{list}[{index}].collection"), denied))
+        }
     }
 }
 
