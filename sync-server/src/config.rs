@@ -60,6 +60,11 @@ struct Flags {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
+    /// Address for Prometheus to scrape, `GET /metrics`, without encryption or tokens; port 0 picks
+    /// a free one and logs it. Default: none, nothing is measured.
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<SocketAddr>,
     /// Memory for the store's page cache, in MiB; the process uses two to three times as much.
     /// 1..65536, default 128.
     #[arg(long, value_name = "MIB")]
@@ -132,6 +137,7 @@ struct Flags {
 pub struct Config {
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
+    pub metrics_listen: Option<SocketAddr>,
     pub cache_mib: u64,
     pub free_disk_min_mib: u64,
     pub tombstone_age_max_s: u64,
@@ -218,6 +224,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7411)),
+            metrics_listen: None,
             cache_mib: 128,
             free_disk_min_mib: 256,
             tombstone_age_max_s: 30 * 24 * 60 * 60,

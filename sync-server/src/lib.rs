@@ -11,6 +11,7 @@ pub mod auth;
 pub mod config;
 pub mod core;
 pub mod engine;
+pub mod metrics;
 pub mod program;
 pub mod rpc;
 pub mod server;

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Cli, Config, LogFormat};
 use crate::engine::ledger::Ledger;
+use crate::metrics::Metrics;
 use crate::rpc::READS_MAX;
-use crate::server::{ServeError, serve};
-use crate::store::StoreError;
+use crate::server::{Measuring, ServeError, serve_measured};
 use crate::store::disk::DiskStore;
+use crate::store::measured::Measured;
+use crate::store::{Store, StoreError};
 
 /// Threads for what blocks: the reads, and a few that must never wait for reads.
 const BLOCKING_THREADS: usize = READS_MAX + 4;
@@ -73,6 +76,8 @@ type Ended = (Exit, Box<dyn Error>);
 fn run(config: &Config) -> Result<(), Ended> {
     let refused = |error| refused(&config.data_dir, error);
     let store = DiskStore::open(&config.data_dir, &config.store()).map_err(refused)?;
+    let metrics = if config.metrics_listen.is_some() { Metrics::on() } else { Metrics::off() };
+    let store = Measured::new(store, metrics.clone());
     let mut progress = |rows: u64| tracing::info!(rows, "checking the store");
     let ledger = Ledger::open(store, config.ledger(), &mut progress).map_err(refused)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -80,18 +85,25 @@ fn run(config: &Config) -> Result<(), Ended> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| (Exit::CouldNotStart, error.into()))?;
-    let ended = runtime.block_on(listen_and_serve(ledger, config));
+    let ended = runtime.block_on(listen_and_serve(ledger, metrics, config));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     ended
 }
 
-async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<(), Ended> {
-    let could_not = |error: std::io::Error| {
-        let text = format!("cannot listen on {}: {error}", config.listen);
-        (Exit::CouldNotStart, text.into())
+async fn listen_and_serve<S: Store>(
+    ledger: Ledger<S>,
+    metrics: Metrics,
+    config: &Config,
+) -> Result<(), Ended> {
+    let (listener, address) = bind(config.listen).await?;
+    let page = match config.metrics_listen {
+        Some(wanted) => {
+            let (page, address) = bind(wanted).await?;
+            tracing::info!(%address, path = "/metrics", "showing metrics");
+            Some(page)
+        }
+        None => None,
     };
-    let listener = TcpListener::bind(config.listen).await.map_err(could_not)?;
-    let address = listener.local_addr().map_err(could_not)?;
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let watching = tokio_util::task::TaskTracker::new();
@@ -106,7 +118,8 @@ async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<
         tracing::warn!(%address, "traffic is not encrypted, and the address is not loopback");
     }
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
-    serve(listener, ledger, config, stop).await.map_err(|error| {
+    let measuring = Measuring { metrics, page };
+    serve_measured(listener, ledger, config, measuring, stop).await.map_err(|error| {
         let exit = match &error {
             ServeError::Config(_) => Exit::Configuration,
             ServeError::System { .. } => Exit::CouldNotStart,
@@ -118,6 +131,15 @@ async fn listen_and_serve(ledger: Ledger<DiskStore>, config: &Config) -> Result<
     })?;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn bind(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), Ended> {
+    let could_not = |error: std::io::Error| {
+        (Exit::CouldNotStart, format!("cannot listen on {wanted}: {error}").into())
+    };
+    let listener = TcpListener::bind(wanted).await.map_err(could_not)?;
+    let address = listener.local_addr().map_err(could_not)?;
+    Ok((listener, address))
 }
 
 /// Waits for SIGTERM, SIGINT, or SIGHUP of a terminal that was closed.

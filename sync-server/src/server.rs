@@ -17,7 +17,7 @@ use sync_proto::v1::sync_service_server::SyncServiceServer;
 use sync_proto::v1::write_service_server::WriteServiceServer;
 use sync_proto::{DESCRIPTORS, limits::MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
@@ -28,7 +28,8 @@ use crate::auth::Access;
 use crate::config::Config;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
-use crate::engine::writer::{Writer, Writes};
+use crate::engine::writer::Writer;
+use crate::metrics::Metrics;
 use crate::rpc::admin::AdminRpc;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
@@ -37,9 +38,11 @@ use crate::store::{Store, StoreError};
 
 use self::calls::CallsLayer;
 use self::connections::Bounds;
+use self::measuring::Shown;
 
 mod calls;
 mod connections;
+mod measuring;
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.
 const CONNECTION_STREAMS_MAX: u32 = 1_024;
@@ -101,19 +104,54 @@ pub enum ServeError {
     Grace(Duration),
 }
 
-/// Serves `store` on `listener` until `stop` is cancelled or storage fails.
+/// What is counted, and where it is shown.
+#[derive(Debug)]
+pub struct Measuring {
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where Prometheus asks; `None` = nowhere.
+    pub page: Option<TcpListener>,
+}
+
+/// Serves `ledger` on `listener` until `stop` is cancelled or storage fails.
 pub async fn serve<S: Store>(
     listener: TcpListener,
     ledger: Ledger<S>,
     config: &Config,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let off = Measuring { metrics: Metrics::off(), page: None };
+    serve_measured(listener, ledger, config, off, stop).await
+}
+
+/// The same, and shows what it does.
+pub async fn serve_measured<S: Store>(
+    listener: TcpListener,
+    ledger: Ledger<S>,
+    config: &Config,
+    measuring: Measuring,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let access = Access::new(&config.tokens).map_err(ServeError::Config)?;
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
-    let (writer, queue) = Writer::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone())
-        .map_err(|error| system("start the writer", error))?;
-    let served = serve_calls(listener, ledger, hub, queue, &fatal, config, stop).await;
+    let Measuring { metrics, page } = measuring;
+    let (writer, writes) =
+        Writer::start(Arc::clone(&ledger), Arc::clone(&hub), metrics.clone(), fatal.clone())
+            .map_err(|error| system("start the writer", error))?;
+    let context = Context {
+        ledger,
+        hub,
+        reads: Arc::new(Semaphore::new(READS_MAX)),
+        writes,
+        access,
+        metrics,
+        streams: streams(config),
+        drain: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    let served = serve_calls(listener, Arc::new(context), page, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others.
     stop_writer(writer, WRITER_STOP_MAX).await.and(served)
@@ -122,15 +160,13 @@ pub async fn serve<S: Store>(
 /// Serves calls until `stop` or `fatal` is cancelled, then drains them.
 async fn serve_calls<S: Store>(
     listener: TcpListener,
-    ledger: Arc<Ledger<S>>,
-    hub: Arc<Hub>,
-    writes: Writes,
+    context: Arc<Context<S>>,
+    page: Option<TcpListener>,
     fatal: &CancellationToken,
     config: &Config,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (mut health, health_service) = health_reporter();
-    let context = Arc::new(context(ledger, hub, writes, config)?);
     let grace = Duration::from_secs(config.grace_s);
     let calls = CallsLayer {
         open: TaskTracker::new(),
@@ -142,11 +178,13 @@ async fn serve_calls<S: Store>(
 
     let bounds = Bounds {
         connections_max: config.connections_max,
+        slots: Arc::new(Semaphore::new(config.connections_max)),
         first_request_within: Duration::from_secs(config.first_request_timeout_s),
         cut: CancellationToken::new(),
     };
     // However this ends, and also if it is dropped: no connection outlives it.
     let cut = bounds.cut.clone().drop_guard();
+    let shown = page.map(|page| Shown::start(page, &context, Arc::clone(&bounds.slots), config));
     let incoming = connections::accept_all(listener, bounds);
     let closing = CancellationToken::new();
     let closed = closing.clone().cancelled_owned();
@@ -180,6 +218,9 @@ async fn serve_calls<S: Store>(
     }
     drop(cut);
     linger(&mut serving).await;
+    if let Some(shown) = shown {
+        shown.end().await;
+    }
     answered.map_err(|_| ServeError::Grace(grace))
 }
 
@@ -220,26 +261,12 @@ async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
     }
 }
 
-fn context<S: Store>(
-    ledger: Arc<Ledger<S>>,
-    hub: Arc<Hub>,
-    writes: Writes,
-    config: &Config,
-) -> Result<Context<S>, ServeError> {
-    Ok(Context {
-        ledger,
-        hub,
-        reads: Arc::new(tokio::sync::Semaphore::new(READS_MAX)),
-        writes,
-        access: Access::new(&config.tokens).map_err(ServeError::Config)?,
-        streams: StreamSettings {
-            slots: Arc::new(tokio::sync::Semaphore::new(config.streams_max)),
-            age_max: Duration::from_secs(config.stream_age_max_s),
-            goodbye_jitter: Duration::from_millis(config.goodbye_jitter_ms),
-        },
-        drain: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-    })
+fn streams(config: &Config) -> StreamSettings {
+    StreamSettings {
+        slots: Arc::new(Semaphore::new(config.streams_max)),
+        age_max: Duration::from_secs(config.stream_age_max_s),
+        goodbye_jitter: Duration::from_millis(config.goodbye_jitter_ms),
+    }
 }
 
 fn router<S: Store>(

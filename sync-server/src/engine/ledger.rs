@@ -83,6 +83,17 @@ pub struct Group {
     pub moved: Vec<CollectionName>,
 }
 
+/// What all collections hold together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Collections.
+    pub collections: u64,
+    /// Their live items.
+    pub items: u64,
+    /// Their tombstones.
+    pub tombstones: u64,
+}
+
 /// Why a collection was not deleted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -176,6 +187,22 @@ impl<S: Store> Ledger<S> {
     /// The durable state of a collection.
     pub fn head(&self, name: &CollectionName) -> Option<Head> {
         self.heads.read().by_name.get(name).map(|(_, meta)| meta.head)
+    }
+
+    /// What all collections hold together.
+    pub fn totals(&self) -> Totals {
+        let heads = self.heads.read();
+        let mut totals = Totals { collections: heads.by_name.len() as u64, ..Totals::default() };
+        for (_, meta) in heads.by_name.values() {
+            totals.items += meta.head.items;
+            totals.tombstones += meta.head.tombstones;
+        }
+        totals
+    }
+
+    /// How often a shared page was there, and how often it had to be built.
+    pub fn page_hits_and_misses(&self) -> (u64, u64) {
+        self.pages.hits_and_misses()
     }
 
     /// Plans the requests in order, persists them as one batch and makes it durable. When this

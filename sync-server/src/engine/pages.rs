@@ -3,6 +3,7 @@
 //! instead of scanning too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -25,6 +26,8 @@ const PAGE_OVERHEAD_BYTES: u64 = 512;
 #[derive(Debug)]
 pub struct PageCache {
     pages: Cache<PageKey, Arc<Page>, PageWeight>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 /// What makes two readers want the same page. The id changes with every life of a collection,
@@ -48,7 +51,8 @@ struct PageWeight;
 
 impl Default for PageCache {
     fn default() -> Self {
-        Self { pages: Cache::with_weighter(CACHE_PAGES, CACHE_BYTES_MAX, PageWeight) }
+        let pages = Cache::with_weighter(CACHE_PAGES, CACHE_BYTES_MAX, PageWeight);
+        Self { pages, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 }
 
@@ -61,8 +65,12 @@ impl PageCache {
         build: impl FnOnce() -> Result<Page, E>,
     ) -> Result<Page, E> {
         match self.pages.get_value_or_guard(key, None) {
-            GuardResult::Value(page) => Ok(Page::clone(&page)),
+            GuardResult::Value(page) => {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                Ok(Page::clone(&page))
+            }
             GuardResult::Guard(place) => {
+                self.misses.fetch_add(1, Ordering::Relaxed);
                 let page = build()?;
                 // Refused only when the entry was removed meanwhile; then it is just not shared.
                 let _kept = place.insert(Arc::new(page.clone()));
@@ -70,6 +78,12 @@ impl PageCache {
             }
             GuardResult::Timeout => build(),
         }
+    }
+
+    /// How often a page was there, and how often it had to be built.
+    #[must_use]
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 }
 

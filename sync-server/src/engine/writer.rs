@@ -13,10 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
-use super::ledger::{DeleteRefusal, Ledger};
+use super::ledger::{DeleteRefusal, Group, Ledger};
 use super::purging::Rest;
 use crate::core::plan::{Answer, Refusal};
 use crate::core::request::Request;
+use crate::metrics::{CommitResult, Metrics};
 use crate::store::{Store, StoreError};
 
 /// Writes waiting for the writer. Past this, callers wait: that wait is the back-pressure.
@@ -108,6 +109,7 @@ struct Ticket {
 struct Thread<S> {
     ledger: Arc<Ledger<S>>,
     hub: Arc<Hub>,
+    metrics: Metrics,
     jobs: mpsc::Receiver<Job>,
     /// Only to wait with a deadline.
     runtime: Handle,
@@ -149,6 +151,12 @@ impl Writes {
         self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
         answer.await.unwrap_or(Err(WriteError::Unknown))
     }
+
+    /// How many writes wait for the writer.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
 }
 
 // === impl Pending ===
@@ -168,6 +176,7 @@ impl Writer {
     pub fn start<S: Store>(
         ledger: Arc<Ledger<S>>,
         hub: Arc<Hub>,
+        metrics: Metrics,
         fatal: CancellationToken,
     ) -> std::io::Result<(Self, Writes)> {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN_MAX);
@@ -177,6 +186,7 @@ impl Writer {
         let thread = Thread {
             ledger,
             hub,
+            metrics,
             jobs,
             runtime,
             held: None,
@@ -296,7 +306,10 @@ impl<S: Store> Thread<S> {
                 return epoch;
             }
         };
-        match self.ledger.commit(&requests, Timestamp::now(), &mut mint) {
+        self.metrics.wrote_group(requests.len());
+        let committed = self.ledger.commit(&requests, Timestamp::now(), &mut mint);
+        self.count(&requests, &committed);
+        match committed {
             Ok(group) => {
                 // Announce before replying: a writer that reads its own write must find it
                 // announced, and nobody is told of what is not durable.
@@ -319,6 +332,18 @@ impl<S: Store> Thread<S> {
                 }
                 Err(error)
             }
+        }
+    }
+
+    fn count(&self, requests: &[Request], committed: &Result<Group, StoreError>) {
+        for (index, request) in requests.iter().enumerate() {
+            let result = match committed {
+                Ok(group) if group.answers[index].is_ok() => CommitResult::Done,
+                Ok(_) => CommitResult::Refused,
+                Err(StoreError::Full { .. }) => CommitResult::Full,
+                Err(_) => CommitResult::Unknown,
+            };
+            self.metrics.committed(result, request.mutations().len());
         }
     }
 

@@ -12,6 +12,7 @@ use crate::auth::{Access, Caller};
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
 use crate::engine::writer::Writes;
+use crate::metrics::Metrics;
 use crate::status;
 use crate::store::Store;
 
@@ -37,6 +38,8 @@ pub struct Context<S> {
     pub writes: Writes,
     /// Who may what.
     pub access: Access,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Bounds of streams.
     pub streams: StreamSettings,
     /// Cancelled when the server begins to stop.

@@ -182,7 +182,12 @@ impl<S: Store> Stream<S> {
         });
         let (following, events) = read.await.map_err(End::Failed)?;
         let events = events.map_err(|error| End::Failed(status::storage(&error)))?;
-        let mut events = events.into_iter();
+        let metrics = self.context.metrics.clone();
+        let mut events = events.into_iter().inspect(|event| {
+            if let Event::Reset(_, reset) = event {
+                metrics.stream_reset(reset.reason);
+            }
+        });
         if let Some(first) = events.next() {
             room.send(Ok(first.into()));
         }

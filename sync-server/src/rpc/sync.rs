@@ -70,7 +70,9 @@ impl<S: Store> SyncService for SyncRpc<S> {
         });
         let outcome =
             |answer: Answer| answer.unwrap_or_else(|e| Outcome::Failed(status::target(&e)));
-        let outcomes = answers.await?.into_iter().map(outcome).map(Into::into).collect();
+        let counted = |outcome: &Outcome<Bytes>| self.context.metrics.pulled(outcome);
+        let outcomes = answers.await?.into_iter().map(outcome).inspect(counted);
+        let outcomes = outcomes.map(Into::into).collect();
         Ok(Response::new(v1::PullResponse { outcomes }))
     }
 

@@ -35,6 +35,8 @@ const WARNING_PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct Bounds {
     /// Connections at once.
     pub(super) connections_max: usize,
+    /// One for each connection that there may be.
+    pub(super) slots: Arc<Semaphore>,
     /// A connection that has not made a request by then is closed.
     pub(super) first_request_within: Duration,
     /// Cuts all connections when cancelled.
@@ -44,7 +46,6 @@ pub(super) struct Bounds {
 /// Takes connections from a listener.
 struct Acceptor {
     listener: TcpListener,
-    slots: Arc<Semaphore>,
     bounds: Bounds,
     /// Connections that were one too many.
     refused: u64,
@@ -73,8 +74,7 @@ pub(super) fn accept_all(
     listener: TcpListener,
     bounds: Bounds,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
-    let slots = Arc::new(Semaphore::new(bounds.connections_max));
-    let acceptor = Acceptor { listener, slots, bounds, refused: 0, last_warning: None };
+    let acceptor = Acceptor { listener, bounds, refused: 0, last_warning: None };
     futures::stream::unfold(acceptor, async |mut acceptor| {
         let connection = acceptor.accept().await;
         Some((Ok(connection), acceptor))
@@ -93,7 +93,7 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            let Ok(slot) = Arc::clone(&self.bounds.slots).try_acquire_owned() else {
                 self.refused += 1;
                 let connections_max = self.bounds.connections_max;
                 tracing::debug!(connections_max, refused = self.refused, "one connection too many");

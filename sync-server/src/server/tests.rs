@@ -10,6 +10,7 @@ use sync_proto::types::{CollectionName, Commit, Key, Mutation, Op, Value};
 use super::*;
 use crate::core::request::Request;
 use crate::engine::ledger::Settings;
+use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{Batch, Direction, KeyRange, Usage};
 
@@ -68,8 +69,14 @@ async fn a_hung_disk_does_not_hang_the_end() {
     let hangs = Arc::new(AtomicBool::new(false));
     let store = HangingStore { memory: MemoryStore::new(), hangs: Arc::clone(&hangs) };
     let ledger = Arc::new(Ledger::open(store, Settings::default(), &mut |_| {}).unwrap());
-    let start =
-        || Writer::start(Arc::clone(&ledger), Arc::new(Hub::default()), CancellationToken::new());
+    let start = || {
+        Writer::start(
+            Arc::clone(&ledger),
+            Arc::new(Hub::default()),
+            Metrics::off(),
+            CancellationToken::new(),
+        )
+    };
     let (writer, queue) = start().unwrap();
     queue.commit(put()).await.unwrap();
     stop_writer(writer, Duration::from_secs(60)).await.unwrap();
@@ -100,7 +107,9 @@ fn busy_readers_do_not_delay_the_writers_end() {
         let read = tokio::task::spawn_blocking(move || released.recv());
         let ledger = Ledger::open(MemoryStore::new(), Settings::default(), &mut |_| {}).unwrap();
         let fatal = CancellationToken::new();
-        let (writer, _) = Writer::start(Arc::new(ledger), Arc::new(Hub::default()), fatal).unwrap();
+        let (writer, _) =
+            Writer::start(Arc::new(ledger), Arc::new(Hub::default()), Metrics::off(), fatal)
+                .unwrap();
         stop_writer(writer, Duration::from_secs(5)).await.unwrap();
         drop(release);
         read.await.unwrap().unwrap_err();

@@ -235,7 +235,8 @@ impl Store for DiskStore {
     fn usage(&self) -> Usage {
         // An operator's question is not worth failing for; what cannot be read counts as none.
         let bytes = self.db.size_on_disk().unwrap_or_default();
-        Usage { bytes, unsynced_files: self.files.unsynced_files().unwrap_or_default() }
+        let unsynced_files = self.files.unsynced_files().unwrap_or_default();
+        Usage { bytes, unsynced_files, free_bytes: self.space.free_bytes().ok() }
     }
 }
 

@@ -177,7 +177,7 @@ impl Store for MemoryStore {
     fn usage(&self) -> Usage {
         let state = self.state.read();
         let bytes = state.rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        Usage { bytes, unsynced_files: 0 }
+        Usage { bytes, unsynced_files: 0, free_bytes: None }
     }
 }
 

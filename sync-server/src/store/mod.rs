@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 pub mod disk;
 pub mod keys;
+pub mod measured;
 pub mod memory;
 pub mod rows;
 
@@ -59,6 +60,8 @@ pub struct Usage {
     pub bytes: u64,
     /// Files that must not exist because the engine never syncs them (sled's `blobs/`); 0.
     pub unsynced_files: u64,
+    /// Bytes that are free on the disk; `None` if the engine has no disk, or it does not say.
+    pub free_bytes: Option<u64>,
 }
 
 /// Which way a scan goes.

@@ -36,7 +36,7 @@ impl Space {
         Ok(())
     }
 
-    fn free_bytes(&self) -> Result<u64, StoreError> {
+    pub(super) fn free_bytes(&self) -> Result<u64, StoreError> {
         let mut last = self.last.lock();
         if let Some((at, free)) = *last
             && at.elapsed() < ANSWER_AGE_MAX

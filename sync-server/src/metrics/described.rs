@@ -1,0 +1,82 @@
+//! Every metric: its name, what it says, which labels it has. `docs/OPERATIONS.md` shows the same
+//! as a table, and a test compares the two with what a server tells.
+
+/// A metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Described {
+    /// As Prometheus sees it.
+    pub name: &'static str,
+    /// How it moves.
+    pub kind: Kind,
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// How a metric moves.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Is what it is now.
+    Gauge,
+    /// How many values were at most so large; the bounds, ascending.
+    Histogram(&'static [f64]),
+}
+
+/// Commits that share a sync: at most 512.
+const GROUP_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// From a disk with its own battery to one that is about to fail.
+const SYNC_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// All of them.
+pub const ALL: &[Described] = &[
+    gauge("deltasync_build_info", "1; the label version says which program runs."),
+    gauge("process_start_time_seconds", "When the process started, in seconds since 1970."),
+    gauge("deltasync_store_bytes", "Bytes of the store's files. They shrink only by compacting."),
+    gauge(
+        "deltasync_store_unsynced_files",
+        "Files of the store that are never synced. Must be 0: the server stops when it is not.",
+    ),
+    gauge("deltasync_disk_free_bytes", "Bytes free on the disk of the store."),
+    gauge("deltasync_collections", "Collections that exist."),
+    gauge("deltasync_items", "Live items of all collections."),
+    gauge("deltasync_tombstones", "Tombstones of all collections."),
+    counter(
+        "deltasync_commits_total",
+        "Commits by result: done, refused, full (the disk), unknown (storage failed).",
+    ),
+    counter("deltasync_mutations_total", "Mutations of the commits that are done."),
+    Described {
+        name: "deltasync_commit_group_commits",
+        kind: Kind::Histogram(GROUP_BUCKETS),
+        help: "Commits that were written together and shared a sync.",
+    },
+    Described {
+        name: "deltasync_sync_seconds",
+        kind: Kind::Histogram(SYNC_BUCKETS),
+        help: "How long the disk took to make a group durable.",
+    },
+    gauge("deltasync_write_queue_length", "Writes that wait for the writer; 1,024 at most."),
+    counter(
+        "deltasync_pull_targets_total",
+        "Targets of Pull by outcome: aligned, delta, reset, denied, not_found, deferred, failed.",
+    ),
+    counter(
+        "deltasync_resets_total",
+        "Resets by call (pull, subscribe) and reason (epoch_changed, ahead_of_head, below_floor, \
+         too_large, forced).",
+    ),
+    gauge("deltasync_streams", "Live subscription streams."),
+    gauge("deltasync_connections", "Open connections."),
+    counter("deltasync_page_cache_total", "Shared pages by result: hit, miss (read and built)."),
+];
+
+const fn counter(name: &'static str, help: &'static str) -> Described {
+    Described { name, kind: Kind::Counter, help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Described {
+    Described { name, kind: Kind::Gauge, help }
+}

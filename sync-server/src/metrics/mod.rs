@@ -1,0 +1,335 @@
+//! What the server measures: every metric is named, described and bounded here, and nowhere else.
+//! Labels have a fixed set of values; no name, key or subject of a user ever becomes one.
+//!
+//! What happens is counted by handles ([`Metrics`]), what is there is looked at when somebody asks
+//! ([`Sample`]). Without a listener ([`page`]) the handles count nothing and cost nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::metrics::{
+    Counter, Gauge, Histogram, Key, Label, Level, Metadata, NoopRecorder, Recorder, SharedString,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sync_proto::types::{Outcome, ResetReason};
+
+use self::described::{ALL, Kind};
+
+pub mod described;
+pub mod page;
+
+#[cfg(test)]
+mod tests;
+
+/// What is looked at when somebody asks, all at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "`described` is the documentation")]
+pub struct Sample {
+    pub store_bytes: u64,
+    pub unsynced_files: u64,
+    pub free_disk_bytes: Option<u64>,
+    pub collections: u64,
+    pub items: u64,
+    pub tombstones: u64,
+    pub write_queue: u64,
+    pub streams: u64,
+    pub connections: u64,
+    pub page_hits: u64,
+    pub page_misses: u64,
+}
+
+/// Handles of all metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    handles: Arc<Handles>,
+    /// Renders what was counted; `None` = nothing is.
+    prometheus: Option<PrometheusHandle>,
+}
+
+struct Handles {
+    group_commits: Histogram,
+    sync_seconds: Histogram,
+    mutations: Counter,
+    commits: ByLabel<CommitResult, 4>,
+    pulls: ByLabel<PullOutcome, 7>,
+    pull_resets: ByLabel<ResetReason, 5>,
+    stream_resets: ByLabel<ResetReason, 5>,
+    page_hits: Counter,
+    page_misses: Counter,
+    store_bytes: Gauge,
+    unsynced_files: Gauge,
+    free_disk_bytes: Gauge,
+    collections: Gauge,
+    items: Gauge,
+    tombstones: Gauge,
+    write_queue: Gauge,
+    streams: Gauge,
+    connections: Gauge,
+}
+
+/// One counter for each value of a label.
+struct ByLabel<L, const N: usize>(Vec<(L, Counter)>);
+
+/// How a commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitResult {
+    /// It is durable.
+    Done,
+    /// It was refused; nothing changed.
+    Refused,
+    /// The disk is almost full; nothing changed.
+    Full,
+    /// Storage failed; nobody knows.
+    Unknown,
+}
+
+/// How a target of a pull was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PullOutcome {
+    Aligned,
+    Delta,
+    Reset,
+    Denied,
+    NotFound,
+    Deferred,
+    Failed,
+}
+
+/// A label of ours: every value it can have.
+trait Labelled: Copy + PartialEq + 'static {
+    const ALL: &'static [(Self, &'static str)];
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Measures nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { handles: Arc::new(Handles::new(&NoopRecorder)), prometheus: None }
+    }
+
+    /// Measures, and renders in the format of Prometheus.
+    #[must_use]
+    pub fn on() -> Self {
+        let mut builder = PrometheusBuilder::new();
+        for metric in ALL {
+            if let Kind::Histogram(buckets) = metric.kind {
+                let matcher = Matcher::Full(metric.name.to_owned());
+                builder = builder
+                    .set_buckets_for_metric(matcher, buckets)
+                    .expect("no histogram of ours is without buckets");
+            }
+        }
+        let recorder = builder.build_recorder();
+        for metric in ALL {
+            let (name, help) = (metric.name.into(), SharedString::const_str(metric.help));
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+            }
+        }
+        gauge(&recorder, "process_start_time_seconds").set(seconds_since_1970());
+        let version = Label::new("version", env!("CARGO_PKG_VERSION"));
+        let build = Key::from_parts("deltasync_build_info", vec![version]);
+        recorder.register_gauge(&build, &METADATA).set(1.0);
+        let handles = Arc::new(Handles::new(&recorder));
+        Self { handles, prometheus: Some(recorder.handle()) }
+    }
+
+    /// How long a sync took.
+    pub fn synced(&self, took: Duration) {
+        self.handles.sync_seconds.record(took);
+    }
+
+    /// A group of commits was written together.
+    pub fn wrote_group(&self, commits: usize) {
+        self.handles.group_commits.record(as_f64(commits as u64));
+    }
+
+    /// A commit ended; `mutations` = how many it had.
+    pub fn committed(&self, result: CommitResult, mutations: usize) {
+        self.handles.commits.count(result);
+        if result == CommitResult::Done {
+            self.handles.mutations.increment(mutations as u64);
+        }
+    }
+
+    /// A target of a pull was answered.
+    pub fn pulled<C>(&self, outcome: &Outcome<C>) {
+        let outcome = match outcome {
+            Outcome::Aligned(_) => PullOutcome::Aligned,
+            Outcome::Delta(_) => PullOutcome::Delta,
+            Outcome::Reset(reset) => {
+                self.handles.pull_resets.count(reset.reason);
+                PullOutcome::Reset
+            }
+            Outcome::Denied => PullOutcome::Denied,
+            Outcome::NotFound => PullOutcome::NotFound,
+            Outcome::Deferred(_) => PullOutcome::Deferred,
+            Outcome::Failed(_) => PullOutcome::Failed,
+        };
+        self.handles.pulls.count(outcome);
+    }
+
+    /// A target of a subscription was reset.
+    pub fn stream_reset(&self, reason: ResetReason) {
+        self.handles.stream_resets.count(reason);
+    }
+
+    /// Everything that was measured, with what is there now; nothing if nothing is measured.
+    #[must_use]
+    pub fn render(&self, sample: &Sample) -> String {
+        let handles = &self.handles;
+        handles.store_bytes.set(as_f64(sample.store_bytes));
+        handles.unsynced_files.set(as_f64(sample.unsynced_files));
+        // A disk that does not say how much is free must not look like a full one.
+        handles.free_disk_bytes.set(sample.free_disk_bytes.map_or(f64::NAN, as_f64));
+        handles.collections.set(as_f64(sample.collections));
+        handles.items.set(as_f64(sample.items));
+        handles.tombstones.set(as_f64(sample.tombstones));
+        handles.write_queue.set(as_f64(sample.write_queue));
+        handles.streams.set(as_f64(sample.streams));
+        handles.connections.set(as_f64(sample.connections));
+        handles.page_hits.absolute(sample.page_hits);
+        handles.page_misses.absolute(sample.page_misses);
+        self.prometheus.as_ref().map(PrometheusHandle::render).unwrap_or_default()
+    }
+
+    /// Folds what histograms have recorded into their buckets: until then every single value is
+    /// kept, so this must happen also when nobody asks.
+    pub fn fold(&self) {
+        if let Some(prometheus) = &self.prometheus {
+            prometheus.run_upkeep();
+        }
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").field("on", &self.prometheus.is_some()).finish_non_exhaustive()
+    }
+}
+
+// === impl Handles ===
+
+impl Handles {
+    fn new(recorder: &dyn Recorder) -> Self {
+        let reset = |call| Label::new("call", call);
+        let page = |result| {
+            counter(recorder, "deltasync_page_cache_total", vec![Label::new("result", result)])
+        };
+        Self {
+            group_commits: histogram(recorder, "deltasync_commit_group_commits"),
+            sync_seconds: histogram(recorder, "deltasync_sync_seconds"),
+            mutations: counter(recorder, "deltasync_mutations_total", Vec::new()),
+            commits: ByLabel::new(recorder, "deltasync_commits_total", "result", None),
+            pulls: ByLabel::new(recorder, "deltasync_pull_targets_total", "outcome", None),
+            pull_resets: ByLabel::new(
+                recorder,
+                "deltasync_resets_total",
+                "reason",
+                Some(reset("pull")),
+            ),
+            stream_resets: ByLabel::new(
+                recorder,
+                "deltasync_resets_total",
+                "reason",
+                Some(reset("subscribe")),
+            ),
+            page_hits: page("hit"),
+            page_misses: page("miss"),
+            store_bytes: gauge(recorder, "deltasync_store_bytes"),
+            unsynced_files: gauge(recorder, "deltasync_store_unsynced_files"),
+            free_disk_bytes: gauge(recorder, "deltasync_disk_free_bytes"),
+            collections: gauge(recorder, "deltasync_collections"),
+            items: gauge(recorder, "deltasync_items"),
+            tombstones: gauge(recorder, "deltasync_tombstones"),
+            write_queue: gauge(recorder, "deltasync_write_queue_length"),
+            streams: gauge(recorder, "deltasync_streams"),
+            connections: gauge(recorder, "deltasync_connections"),
+        }
+    }
+}
+
+// === impl ByLabel ===
+
+impl<L: Labelled, const N: usize> ByLabel<L, N> {
+    fn new(
+        recorder: &dyn Recorder,
+        name: &'static str,
+        label: &'static str,
+        more: Option<Label>,
+    ) -> Self {
+        const { assert!(L::ALL.len() == N, "a label with another number of values") };
+        let one = |(value, text): &(L, &'static str)| {
+            let labels = more.iter().cloned().chain([Label::new(label, *text)]).collect();
+            (*value, counter(recorder, name, labels))
+        };
+        Self(L::ALL.iter().map(one).collect())
+    }
+
+    fn count(&self, value: L) {
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
+            counter.increment(1);
+        }
+    }
+}
+
+impl Labelled for CommitResult {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Done, "done"),
+        (Self::Refused, "refused"),
+        (Self::Full, "full"),
+        (Self::Unknown, "unknown"),
+    ];
+}
+
+impl Labelled for PullOutcome {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Aligned, "aligned"),
+        (Self::Delta, "delta"),
+        (Self::Reset, "reset"),
+        (Self::Denied, "denied"),
+        (Self::NotFound, "not_found"),
+        (Self::Deferred, "deferred"),
+        (Self::Failed, "failed"),
+    ];
+}
+
+impl Labelled for ResetReason {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::EpochChanged, "epoch_changed"),
+        (Self::AheadOfHead, "ahead_of_head"),
+        (Self::BelowFloor, "below_floor"),
+        (Self::TooLarge, "too_large"),
+        (Self::Forced, "forced"),
+    ];
+}
+
+const METADATA: Metadata<'static> = Metadata::new("deltasync", Level::INFO, None);
+
+fn counter(recorder: &dyn Recorder, name: &'static str, labels: Vec<Label>) -> Counter {
+    let counter = recorder.register_counter(&Key::from_parts(name, labels), &METADATA);
+    // Seen from the start: a rate that begins with the first event misses it.
+    counter.increment(0);
+    counter
+}
+
+fn gauge(recorder: &dyn Recorder, name: &'static str) -> Gauge {
+    recorder.register_gauge(&Key::from_static_name(name), &METADATA)
+}
+
+fn histogram(recorder: &dyn Recorder, name: &'static str) -> Histogram {
+    recorder.register_histogram(&Key::from_static_name(name), &METADATA)
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "the format has floats; 2^53 is far away")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}

@@ -1,0 +1,82 @@
+//! The page of metrics beside the server: looks at what is there when somebody asks, and is shown
+//! until the last call has ended.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::metrics::{Sample, page};
+use crate::rpc::Context;
+use crate::store::Store;
+
+/// A page that is shown. Dropping it ends it too, without waiting.
+pub(super) struct Shown {
+    end: DropGuard,
+    tasks: TaskTracker,
+}
+
+/// What a page is made of.
+struct Watched<S> {
+    context: Arc<Context<S>>,
+    connection_slots: Arc<Semaphore>,
+    connections_max: usize,
+    streams_max: usize,
+}
+
+// === impl Shown ===
+
+impl Shown {
+    pub(super) fn start<S: Store>(
+        listener: TcpListener,
+        context: &Arc<Context<S>>,
+        connection_slots: Arc<Semaphore>,
+        config: &Config,
+    ) -> Self {
+        let watched = Watched {
+            context: Arc::clone(context),
+            connection_slots,
+            connections_max: config.connections_max,
+            streams_max: config.streams_max,
+        };
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
+        let metrics = context.metrics.clone();
+        let render = move || watched.context.metrics.render(&watched.sample());
+        tasks.spawn(page::serve(listener, metrics, Arc::new(render), end.clone()));
+        tasks.close();
+        Self { end: end.drop_guard(), tasks }
+    }
+
+    /// Ends it, and waits until nobody is served any more.
+    pub(super) async fn end(self) {
+        self.end.disarm().cancel();
+        self.tasks.wait().await;
+    }
+}
+
+// === impl Watched ===
+
+impl<S: Store> Watched<S> {
+    fn sample(&self) -> Sample {
+        let ledger = &self.context.ledger;
+        let (usage, totals) = (ledger.store().usage(), ledger.totals());
+        let (page_hits, page_misses) = ledger.page_hits_and_misses();
+        let used = |slots: &Semaphore, most: usize| (most - slots.available_permits()) as u64;
+        Sample {
+            store_bytes: usage.bytes,
+            unsynced_files: usage.unsynced_files,
+            free_disk_bytes: usage.free_bytes,
+            collections: totals.collections,
+            items: totals.items,
+            tombstones: totals.tombstones,
+            write_queue: self.context.writes.queued() as u64,
+            streams: used(&self.context.streams.slots, self.streams_max),
+            connections: used(&self.connection_slots, self.connections_max),
+            page_hits,
+            page_misses,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What whoever runs a server does with it: its metrics, and the commands that work on its store.
+//! A binary of its own, because these tests start programs and wait for them.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod metrics;
+
+/// The server program, built for these tests.
+const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");
