@@ -2,10 +2,9 @@
 //! starts. A setting that is unknown or makes no sense is an error that names it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser};
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
@@ -21,114 +20,6 @@ pub const ENV_PREFIX: &str = "SYNC_SERVER_";
 /// The setting that is not read from the environment: a list of tables cannot be written there so
 /// that a person sees what it grants.
 const FILE_ONLY: &str = "tokens";
-
-/// The deltasync server: keeps versioned collections and their change logs, and serves them by
-/// pull and push.
-///
-/// Each setting may be a flag, an environment variable (`SYNC_SERVER_` and the name of the flag,
-/// e.g. `SYNC_SERVER_DATA_DIR`) or a line of the configuration file (`data_dir = "..."`); flags
-/// win over the environment, the environment over the file. Tokens (`[[tokens]]`) are only read
-/// from the file; `SYNC_SERVER_TOKENS` is an error. Any other variable with the prefix is an error
-/// too, except those that Kubernetes sets for a Service named sync-server: `SYNC_SERVER_PORT`,
-/// `SYNC_SERVER_PORT_*`, `SYNC_SERVER_SERVICE_HOST`, `SYNC_SERVER_SERVICE_PORT` and
-/// `SYNC_SERVER_SERVICE_PORT_*` are ignored.
-///
-/// Exit codes: 0 stopped as asked; 1 could not start; 2 wrong usage or configuration; 3 the store
-/// is damaged, too new, or went back; 4 storage failed while running; 5 did not stop within the
-/// grace period; 6 the disk did not take the last writes in time: whether they happened is unknown.
-#[derive(Debug, Parser)]
-#[command(name = "sync-server", version, verbatim_doc_comment)]
-pub struct Cli {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE", env = "SYNC_SERVER_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Print the configuration in force, without secrets, and exit.
-    #[arg(long)]
-    pub print_config: bool,
-    #[command(flatten)]
-    flags: Flags,
-}
-
-/// Settings as flags; what is not given is left to the environment and the file.
-#[derive(Debug, Default, Args, Serialize)]
-struct Flags {
-    /// Directory of the store; created if it does not exist. Required.
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data_dir: Option<PathBuf>,
-    /// Address to listen on; port 0 picks a free one. Default 127.0.0.1:7411.
-    #[arg(long, value_name = "ADDR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listen: Option<SocketAddr>,
-    /// Address for Prometheus to scrape, `GET /metrics`, without encryption or tokens; port 0 picks
-    /// a free one and logs it. Default: none, nothing is measured.
-    #[arg(long, value_name = "ADDR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metrics_listen: Option<SocketAddr>,
-    /// Memory for the store's page cache, in MiB; the process uses two to three times as much.
-    /// 1..65536, default 128.
-    #[arg(long, value_name = "MIB")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache_mib: Option<u64>,
-    /// Refuse writes while less than this is free on the disk, in MiB. 0..1048576, default 256.
-    #[arg(long, value_name = "MIB")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    free_disk_min_mib: Option<u64>,
-    /// Forget tombstones older than this, in seconds. Default 2592000 (30 days).
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tombstone_age_max_s: Option<u64>,
-    /// Keep at most this many tombstones per collection, whatever their age. Default 1000000.
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tombstones_max: Option<u64>,
-    /// How long an idempotency key protects a retry, in seconds. 1..2592000, default 600.
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_window_s: Option<u64>,
-    /// Keep at most this many idempotency keys. Default 100000.
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_keys_max: Option<u64>,
-    /// Connections at once; what comes beyond them is closed as soon as it is accepted.
-    /// 1..1000000, default 4096.
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connections_max: Option<usize>,
-    /// Close a connection that has not made a request by then, in seconds. 1..3600, default 10.
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_request_timeout_s: Option<u64>,
-    /// Live subscription streams at once. 1..1000000, default 10000.
-    #[arg(long, value_name = "COUNT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    streams_max: Option<usize>,
-    /// End streams older than this with Goodbye, in seconds. 1..31536000, default 3600.
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_age_max_s: Option<u64>,
-    /// Spread the return of clients over this after a Goodbye, in milliseconds. At most 600000,
-    /// default 5000.
-    #[arg(long, value_name = "MS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    goodbye_jitter_ms: Option<u64>,
-    /// Time that open calls get when the server stops, in seconds. 1..300, default 10.
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grace_s: Option<u64>,
-    /// Offer gRPC reflection. Default true.
-    #[arg(long, value_name = "BOOL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reflection: Option<bool>,
-    /// What to log, in the syntax of tracing's `EnvFilter`. Default info.
-    #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<String>,
-    /// How to log: text or json. Default text.
-    #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log_format: Option<LogFormat>,
-}
 
 /// The configuration in force. `--help` says what each setting means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,31 +75,6 @@ pub enum ConfigError {
     },
 }
 
-// === impl Cli ===
-
-impl Cli {
-    /// The configuration in force.
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        let mut figment = Figment::from(Serialized::defaults(Config::default()));
-        if let Some(file) = &self.config {
-            figment = figment.merge(Toml::file_exact(file));
-        }
-        let env = Env::prefixed(ENV_PREFIX).ignore(&["config"]);
-        let env = env.filter(|variable| !is_of_kubernetes(&variable.as_str().to_ascii_lowercase()));
-        if env.iter().any(|(variable, _)| variable == FILE_ONLY) {
-            let reason = format!("{ENV_PREFIX}TOKENS: tokens are only read from the file");
-            return Err(ConfigError::Invalid { setting: FILE_ONLY, reason });
-        }
-        let config: Config = figment
-            .merge(env)
-            .merge(Serialized::defaults(&self.flags))
-            .extract()
-            .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
-        config.check()?;
-        Ok(config)
-    }
-}
-
 /// Whether Kubernetes sets this variable (without the prefix, in lower case) in every container
 /// beside a Service named sync-server.
 fn is_of_kubernetes(variable: &str) -> bool {
@@ -246,6 +112,31 @@ impl Default for Config {
 }
 
 impl Config {
+    /// `flags` over the environment over `file` over `defaults`, checked.
+    pub fn load(
+        defaults: &Self,
+        file: Option<&Path>,
+        flags: &impl Serialize,
+    ) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(defaults));
+        if let Some(file) = file {
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let env = Env::prefixed(ENV_PREFIX).ignore(&["config"]);
+        let env = env.filter(|variable| !is_of_kubernetes(&variable.as_str().to_ascii_lowercase()));
+        if env.iter().any(|(variable, _)| variable == FILE_ONLY) {
+            let reason = format!("{ENV_PREFIX}TOKENS: tokens are only read from the file");
+            return Err(ConfigError::Invalid { setting: FILE_ONLY, reason });
+        }
+        let config: Self = figment
+            .merge(env)
+            .merge(Serialized::defaults(flags))
+            .extract()
+            .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let invalid = |setting, reason: &str| {
             Err(ConfigError::Invalid { setting, reason: reason.to_owned() })

@@ -8,10 +8,12 @@
 //! `docs/ARCHITECTURE.md` follows a write, a pull and a push through these parts.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod engine;
 pub mod metrics;
+pub mod offline;
 pub mod program;
 pub mod rpc;
 pub mod server;

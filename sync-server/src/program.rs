@@ -12,9 +12,11 @@ use clap::Parser as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Cli, Config, LogFormat};
+use crate::cli::{Cli, Command};
+use crate::config::{Config, LogFormat};
 use crate::engine::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::offline;
 use crate::rpc::READS_MAX;
 use crate::server::{Measuring, ServeError, serve_measured};
 use crate::store::disk::DiskStore;
@@ -39,7 +41,7 @@ struct StoreRefused {
 /// How the program ended, as an exit code. `--help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Exit {
+pub(crate) enum Exit {
     Stopped = 0,
     CouldNotStart = 1,
     Configuration = 2,
@@ -49,29 +51,34 @@ enum Exit {
     WriterHangs = 6,
 }
 
-/// Runs the server with the arguments and environment of this process.
+/// Runs the program with the arguments and environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let json = cli.command.as_ref().is_some_and(Command::json);
     let config = match cli.load() {
         Ok(config) => config,
-        Err(error) => return fail(Exit::Configuration, &error),
+        Err(error) => return fail(Exit::Configuration, &error, json),
     };
     if cli.print_config {
         let text = serde_json::to_string_pretty(&config.printable()).unwrap_or_default();
         return match writeln!(std::io::stdout(), "{text}") {
             Ok(()) => ExitCode::from(Exit::Stopped as u8),
-            Err(error) => fail(Exit::CouldNotStart, &error),
+            Err(error) => fail(Exit::CouldNotStart, &error, json),
         };
     }
     start_logging(&config);
-    match run(&config) {
+    let ended = match &cli.command {
+        None => run(&config),
+        Some(command) => offline::carry_out(command, &config),
+    };
+    match ended {
         Ok(()) => ExitCode::from(Exit::Stopped as u8),
-        Err((exit, error)) => fail(exit, error.as_ref()),
+        Err((exit, error)) => fail(exit, error.as_ref(), json),
     }
 }
 
-type Ended = (Exit, Box<dyn Error>);
+pub(crate) type Ended = (Exit, Box<dyn Error>);
 
 fn run(config: &Config) -> Result<(), Ended> {
     let refused = |error| refused(&config.data_dir, error);
@@ -171,11 +178,13 @@ fn start_logging(config: &Config) {
 }
 
 /// A store that cannot be opened: damaged or wrong is not the same as busy.
-fn refused(data_dir: &Path, error: StoreError) -> Ended {
+pub(crate) fn refused(data_dir: &Path, error: StoreError) -> Ended {
     let exit = match &error {
-        StoreError::InUse { .. } | StoreError::Full { .. } | StoreError::Io { .. } => {
-            Exit::CouldNotStart
-        }
+        StoreError::InUse { .. }
+        | StoreError::Full { .. }
+        | StoreError::NoRoom { .. }
+        | StoreError::Missing { .. }
+        | StoreError::Io { .. } => Exit::CouldNotStart,
         StoreError::NewerFormat { .. }
         | StoreError::WentBack { .. }
         | StoreError::Damaged { .. } => Exit::StoreRefused,
@@ -183,16 +192,28 @@ fn refused(data_dir: &Path, error: StoreError) -> Ended {
     (exit, StoreRefused { data_dir: data_dir.display().to_string(), source: error }.into())
 }
 
+/// Work on a store that was opened did not succeed: a disk that fails then is a reason of its own.
+pub(crate) fn worked(data_dir: &Path, error: StoreError) -> Ended {
+    let failed = matches!(error, StoreError::Io { .. });
+    let (exit, error) = refused(data_dir, error);
+    (if failed { Exit::StorageFailed } else { exit }, error)
+}
+
 /// Says why, with all causes, where a person looks first.
-fn fail(exit: Exit, error: &dyn Error) -> ExitCode {
-    let mut text = format!("sync-server: {error}");
+fn fail(exit: Exit, error: &dyn Error, json: bool) -> ExitCode {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
         text.push_str(": ");
         text.push_str(&next.to_string());
         cause = next.source();
     }
+    let said = if json {
+        serde_json::json!({ "error": text, "exit_code": exit as u8 }).to_string()
+    } else {
+        format!("sync-server: {text}")
+    };
     // Nothing is left to do about a closed stderr.
-    let _told = writeln!(std::io::stderr(), "{text}");
+    let _told = writeln!(std::io::stderr(), "{said}");
     ExitCode::from(exit as u8)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod metrics;
+mod offline;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

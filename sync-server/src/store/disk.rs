@@ -9,6 +9,7 @@
 //! | ledger row, full check | pages that went back, parts that are missing | `layout`, `check` |
 //! | high-water mark | a store that opens at an older state | `high_water` |
 //! | atomic creation, leftovers, locks, panics in open | a start that is killed | `files` |
+//! | writing anew, atomic exchange | files that never shrink | `compact`, `swap` |
 //! | fail-stop | going on with half a batch | `health` |
 //! | waking a failed sync | a `flush` that never returns | `waker` |
 //! | low-disk watermark | a disk that is really full | `space` |
@@ -35,6 +36,7 @@ use space::Space;
 use waker::Waker;
 
 mod check;
+pub mod compact;
 mod files;
 mod health;
 mod high_water;
@@ -43,6 +45,7 @@ mod plan;
 mod read;
 mod real_sync;
 mod space;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod waker;
@@ -104,8 +107,22 @@ impl DiskStore {
     pub fn open(dir: &Path, options: &DiskOptions) -> Result<Self, StoreError> {
         let files = Files::new(dir)?;
         let lock = files.lock(options.lock_wait)?;
+        files.recover()?;
         files.create(options)?;
+        Self::open_locked(files, lock, options)
+    }
+
+    /// The same, but creates nothing: for work on a store that somebody believes to be there.
+    pub fn open_existing(dir: &Path, options: &DiskOptions) -> Result<Self, StoreError> {
+        let files = Files::existing(dir)?;
+        let lock = files.lock(options.lock_wait)?;
+        files.recover()?;
+        Self::open_locked(files, lock, options)
+    }
+
+    fn open_locked(files: Files, lock: File, options: &DiskOptions) -> Result<Self, StoreError> {
         files.check_format()?;
+        files.remove_others()?;
         files.remove_leftovers()?;
         no_unsynced_files(&files)?;
         let mark = HighWater::open(&files.high_water());
@@ -130,7 +147,7 @@ impl DiskStore {
 
         Ok(Self {
             waker: Some(Waker::start(db.clone())?),
-            space: Space::new(dir, options.free_bytes_min),
+            space: Space::new(files.dir(), options.free_bytes_min),
             files,
             db,
             turns: RwLock::new(()),
@@ -265,15 +282,24 @@ fn read_ledger(db: &sled::Db) -> Result<Option<Ledger>, StoreError> {
 
 /// Refuses a store that is older than what it said before, another one, or not whole.
 fn examine(db: &sled::Db, mark: Mark) -> Result<Ledger, StoreError> {
-    let reason = match read_ledger(db)? {
-        None => format!("it is empty, but batch {} was synced", mark.sequence),
-        Some(ledger) if ledger.store != mark.store => "it is another store".to_owned(),
+    let ledger = read_ledger(db)?;
+    match (went_back(ledger.as_ref(), mark), ledger) {
+        (None, Some(ledger)) => check::check(db, &ledger).map(|()| ledger),
+        (reason, _) => Err(StoreError::WentBack { reason: reason.unwrap_or_default() }),
+    }
+}
+
+/// How the store falls short of what it said before.
+fn went_back(ledger: Option<&Ledger>, mark: Mark) -> Option<String> {
+    match ledger {
+        None => Some(format!("it is empty, but batch {} was synced", mark.sequence)),
+        Some(ledger) if ledger.store != mark.store => Some("it is another store".to_owned()),
         Some(ledger) if ledger.sequence < mark.sequence => {
-            format!("it ends with batch {}, but {} was synced", ledger.sequence, mark.sequence)
+            let (ends, synced) = (ledger.sequence, mark.sequence);
+            Some(format!("it ends with batch {ends}, but {synced} was synced"))
         }
-        Some(ledger) => return check::check(db, &ledger).map(|()| ledger),
-    };
-    Err(StoreError::WentBack { reason })
+        Some(_) => None,
+    }
 }
 
 fn no_unsynced_files(files: &Files) -> Result<(), StoreError> {

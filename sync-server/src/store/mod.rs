@@ -100,6 +100,22 @@ pub enum StoreError {
         /// Bytes that must stay free.
         wanted: u64,
     },
+    /// The disk has not the room for a copy. Nothing was changed.
+    #[error("the copy may need {needed} bytes; {free} are free, and {kept} must stay free")]
+    NoRoom {
+        /// Bytes that are free now.
+        free: u64,
+        /// Bytes that the copy may take.
+        needed: u64,
+        /// Bytes that must stay free.
+        kept: u64,
+    },
+    /// There is no store.
+    #[error("there is no store in {path}")]
+    Missing {
+        /// The data directory.
+        path: String,
+    },
     /// Another process has the store open.
     #[error("the store at {path} is in use by another process")]
     InUse {

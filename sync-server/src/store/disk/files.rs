@@ -4,6 +4,7 @@
 //! ```text
 //! DIR/lock          held as long as the store is open
 //! DIR/store.new/    a store being created; renamed when it is complete and synced
+//! DIR/store.*/      a store being exchanged for its copy: see `swap`
 //! DIR/store/        format · high-water · and sled's own: conf, db, snap.*, blobs/
 //! ```
 
@@ -20,12 +21,16 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use super::super::StoreError;
-use super::high_water::{HighWater, Mark};
+use super::high_water::HighWater;
 use super::layout::{self, Ledger, STATE_KEY};
+use super::waker::Waker;
 use super::{DiskOptions, io_error, sled_error};
 
 /// How often a lock that another process holds is tried again.
-const LOCK_RETRY_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOCK_RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// Threads of this name do what `catch` was asked to do: their panics are caught as well.
+pub(super) const WORKER: &str = "store-verify";
 
 /// Who replaces the panic hook puts the old one back before the next one comes.
 static HOOK: Mutex<()> = Mutex::new(());
@@ -47,7 +52,39 @@ impl Files {
         fs::create_dir_all(dir)
             .and_then(|()| if new { sync_parent(dir) } else { Ok(()) })
             .map_err(doing)?;
-        Ok(Self { dir: dir.to_owned(), store: dir.join("store") })
+        Ok(Self::named(dir, "store"))
+    }
+
+    /// A data directory that must be there already.
+    pub(super) fn existing(dir: &Path) -> Result<Self, StoreError> {
+        let files = Self::named(dir, "store");
+        if files.is_missing() {
+            return Err(StoreError::Missing { path: dir.display().to_string() });
+        }
+        Ok(files)
+    }
+
+    /// Another store in the same data directory.
+    pub(super) fn beside(&self, name: &str) -> Self {
+        Self::named(&self.dir, name)
+    }
+
+    /// A store of that name in a directory.
+    pub(super) fn named(dir: &Path, name: &str) -> Self {
+        Self { dir: dir.to_owned(), store: dir.join(name) }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The directory of the store itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.store
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.store.exists()
     }
 
     pub(super) fn high_water(&self) -> PathBuf {
@@ -76,32 +113,40 @@ impl Files {
     /// Creates the store unless it exists. The new one appears by a rename, so a kill or a
     /// power cut leaves either nothing or a store with all its parts.
     pub(super) fn create(&self, options: &DiskOptions) -> Result<(), StoreError> {
-        if self.store.exists() {
+        if self.exists() {
             return Ok(());
         }
         let doing = "creating the store";
-        let new = Self { dir: self.dir.clone(), store: self.dir.join("store.new") };
-        if new.store.exists() {
-            warn!(dir = %new.store.display(), "removing a store that was never completed");
-            fs::remove_dir_all(&new.store).map_err(io_error(doing))?;
-        }
-        fs::create_dir(&new.store).map_err(io_error(doing))?;
+        let new = self.beside("store.new");
+        new.remove().map_err(io_error(doing))?;
+        new.create_dir()?;
         let ledger = Ledger::new(rand::random());
-        new.create_parts(&ledger, options)?;
+        new.create_parts(&ledger, options, &mut |_| Ok(()))?;
         new.sync()
             .and_then(|()| fs::rename(&new.store, &self.store))
             .and_then(|()| sync_dir(&self.dir))
             .map_err(io_error(doing))
     }
 
-    fn create_parts(&self, ledger: &Ledger, options: &DiskOptions) -> Result<(), StoreError> {
+    pub(super) fn create_dir(&self) -> Result<(), StoreError> {
+        fs::create_dir(&self.store).map_err(io_error("creating the store"))
+    }
+
+    /// Writes a whole store: what `fill` writes, the ledger row last, and the files beside.
+    pub(super) fn create_parts(
+        &self,
+        ledger: &Ledger,
+        options: &DiskOptions,
+        fill: &mut dyn FnMut(&sled::Db) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let doing = "creating the store";
         let db = self.open_sled(options)?;
+        fill(&db)?;
         db.insert(STATE_KEY, ledger.encode()).map_err(|error| sled_error(doing, error))?;
-        db.flush().map_err(|error| sled_error(doing, error))?;
+        Waker::start(db.clone())?.flush(&db).map_err(|error| sled_error(doing, error))?;
         drop(db);
-        let mark = Mark { store: ledger.store, sequence: ledger.sequence };
-        HighWater::create(&self.high_water(), mark).map_err(io_error(doing))?;
+        self.wait_until_closed(options.lock_wait)?;
+        HighWater::create(&self.high_water(), ledger.mark()).map_err(io_error(doing))?;
         let mut format = File::create_new(self.format()).map_err(io_error(doing))?;
         writeln!(format, "{}", layout::FORMAT).map_err(io_error(doing))
     }
@@ -206,7 +251,8 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let place = Arc::new(Mutex::new(String::new()));
     let noted = place.clone();
     panic::set_hook(Box::new(move |info| {
-        if thread::current().id() != worker {
+        let current = thread::current();
+        if current.id() != worker && current.name() != Some(WORKER) {
             others(info);
         } else if let Some(at) = info.location() {
             let file = Path::new(at.file()).file_name().unwrap_or_default();
@@ -224,7 +270,7 @@ fn is_locked(error: &io::Error) -> bool {
     error.kind() == ErrorKind::Other && error.to_string().contains("could not acquire lock")
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -26,6 +26,7 @@
 use crc32fast::Hasher;
 
 use super::super::KEY_BYTES_MAX;
+use super::high_water::Mark;
 
 /// Layout that this program writes and the newest that it reads.
 pub(super) const FORMAT: u32 = 1;
@@ -124,6 +125,11 @@ impl Ledger {
 
     pub(super) fn new(store: u128) -> Self {
         Self { store, sequence: 0, next_blob: 1, rows: 0, sum: 0 }
+    }
+
+    /// How far the store is, for the file beside it.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { store: self.store, sequence: self.sequence }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

@@ -29,8 +29,8 @@ pub(super) struct Rest {
 
 impl Rest {
     pub(super) fn new(range: &KeyRange, direction: Direction) -> Self {
-        let end = range.end.as_deref().map_or_else(|| layout::row_area().1, layout::row_key);
-        Self { start: layout::row_key(&range.start), end, direction, page_rows: FIRST_PAGE_ROWS }
+        let (start, end) = stored_range(range);
+        Self { start, end, direction, page_rows: FIRST_PAGE_ROWS }
     }
 
     /// Whether no row can be left.
@@ -81,8 +81,14 @@ pub(super) fn get(db: &sled::Db, key: &[u8]) -> Result<Option<Bytes>, StoreError
     row.map(|row| value(db, &stored, &row)).transpose()
 }
 
+/// The stored form of a range of users' keys.
+pub(super) fn stored_range(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
+    let end = range.end.as_deref().map_or_else(|| layout::row_area().1, layout::row_key);
+    (layout::row_key(&range.start), end)
+}
+
 /// The value of the row `row` at the stored key `key`, put together and checked.
-fn value(db: &sled::Db, key: &[u8], row: &IVec) -> Result<Bytes, StoreError> {
+pub(super) fn value(db: &sled::Db, key: &[u8], row: &IVec) -> Result<Bytes, StoreError> {
     let stored = Stored::decode(row).ok_or_else(|| damaged("a row cannot be read"))?;
     let (crc, value) = match stored {
         Stored::Whole { crc, value } => (crc, Bytes::copy_from_slice(value)),

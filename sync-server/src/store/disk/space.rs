@@ -36,6 +36,15 @@ impl Space {
         Ok(())
     }
 
+    /// Whether `bytes` more can be written without going below the watermark.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), StoreError> {
+        let free = self.free_bytes()?;
+        if free.saturating_sub(self.free_bytes_min) < bytes {
+            return Err(StoreError::NoRoom { free, needed: bytes, kept: self.free_bytes_min });
+        }
+        Ok(())
+    }
+
     pub(super) fn free_bytes(&self) -> Result<u64, StoreError> {
         let mut last = self.last.lock();
         if let Some((at, free)) = *last

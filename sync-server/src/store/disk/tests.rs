@@ -9,30 +9,30 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn options() -> DiskOptions {
+pub(super) fn options() -> DiskOptions {
     DiskOptions { cache_bytes: 16 << 20, free_bytes_min: 0, lock_wait: Duration::from_secs(10) }
 }
 
-fn open(dir: &TempDir) -> DiskStore {
+pub(super) fn open(dir: &TempDir) -> DiskStore {
     DiskStore::open(dir.path(), &options()).unwrap()
 }
 
-fn refusal(dir: &TempDir) -> StoreError {
+pub(super) fn refusal(dir: &TempDir) -> StoreError {
     DiskStore::open(dir.path(), &options()).unwrap_err()
 }
 
-fn put(key: &[u8], value: impl Into<Bytes>) -> Batch {
+pub(super) fn put(key: &[u8], value: impl Into<Bytes>) -> Batch {
     let mut batch = Batch::default();
     batch.put(key.to_vec(), value.into());
     batch
 }
 
-fn write(store: &DiskStore, key: &[u8], value: impl Into<Bytes>) {
+pub(super) fn write(store: &DiskStore, key: &[u8], value: impl Into<Bytes>) {
     store.apply(&put(key, value)).unwrap();
     store.sync().unwrap();
 }
 
-fn rows(store: &DiskStore, direction: Direction) -> Vec<(Vec<u8>, Bytes)> {
+pub(super) fn rows(store: &DiskStore, direction: Direction) -> Vec<(Vec<u8>, Bytes)> {
     let mut rows = Vec::new();
     store
         .scan(&KeyRange::prefix(&[]), direction, &mut |key, value| {
@@ -44,7 +44,7 @@ fn rows(store: &DiskStore, direction: Direction) -> Vec<(Vec<u8>, Bytes)> {
 }
 
 /// The files of a closed store.
-fn save(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(super) fn save(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = fs::read_dir(dir.join("store")).unwrap().map(|file| file.unwrap().path());
     files
         .filter(|path| path.is_file())
@@ -53,7 +53,7 @@ fn save(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// Puts back the saved files that `wanted` names, and removes the newer ones among them.
-fn restore(dir: &Path, saved: &[(PathBuf, Vec<u8>)], wanted: impl Fn(&str) -> bool) {
+pub(super) fn restore(dir: &Path, saved: &[(PathBuf, Vec<u8>)], wanted: impl Fn(&str) -> bool) {
     let wanted = |path: &Path| wanted(path.file_name().unwrap().to_str().unwrap());
     for (path, _) in save(dir).iter().filter(|(path, _)| wanted(path)) {
         fs::remove_file(path).unwrap();
@@ -64,7 +64,7 @@ fn restore(dir: &Path, saved: &[(PathBuf, Vec<u8>)], wanted: impl Fn(&str) -> bo
 }
 
 /// Writes behind the store's back.
-fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
+pub(super) fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
     let db = Files::new(dir).unwrap().open_sled(&options()).unwrap();
     change(&db);
     db.flush().unwrap();

@@ -1,0 +1,205 @@
+//! The command line: the flags of the server, and the commands that work on a store while no
+//! server has it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{Config, ConfigError, LogFormat};
+
+/// The deltasync server: keeps versioned collections and their change logs, and serves them by
+/// pull and push.
+///
+/// Each setting may be a flag, an environment variable (`SYNC_SERVER_` and the name of the flag,
+/// e.g. `SYNC_SERVER_DATA_DIR`) or a line of the configuration file (`data_dir = "..."`); flags
+/// win over the environment, the environment over the file. Tokens (`[[tokens]]`) are only read
+/// from the file; `SYNC_SERVER_TOKENS` is an error. Any other variable with the prefix is an error
+/// too, except those that Kubernetes sets for a Service named sync-server: `SYNC_SERVER_PORT`,
+/// `SYNC_SERVER_PORT_*`, `SYNC_SERVER_SERVICE_HOST`, `SYNC_SERVER_SERVICE_PORT` and
+/// `SYNC_SERVER_SERVICE_PORT_*` are ignored.
+///
+/// Without a command it serves. The commands need the data directory for themselves: they refuse
+/// to work while a server has it.
+///
+/// Exit codes: 0 stopped as asked; 1 could not start; 2 wrong usage or configuration; 3 the store
+/// is damaged, too new, or went back; 4 storage failed while running; 5 did not stop within the
+/// grace period; 6 the disk did not take the last writes in time: whether they happened is unknown.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sync-server",
+    version,
+    verbatim_doc_comment,
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "SYNC_SERVER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print the configuration in force, without secrets, and exit.
+    #[arg(long)]
+    pub print_config: bool,
+    #[command(flatten)]
+    flags: Flags,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What works on a store without serving it.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write the store anew, so that its files shrink: they never do while it serves.
+    ///
+    /// Checks every row, copies the store beside itself, checks the copy, and exchanges the two.
+    /// May be killed at any moment: the store is whole, and the next start removes what is left.
+    /// Needs room for the copy; `--free-disk-min-mib` of the disk stay free. The store keeps its
+    /// identity, every row and its place in time: clients notice nothing.
+    ///
+    /// Exit codes: 0 done; 1 not done: a server has the store, there is none, or the disk has not
+    /// the room; 2 wrong usage or configuration; 3 the store is damaged, too new, or went back;
+    /// 4 storage failed meanwhile. The store is whole in every case but 3.
+    #[command(verbatim_doc_comment)]
+    Compact(Offline),
+}
+
+/// How a command works on a store.
+#[derive(Debug, Args)]
+pub struct Offline {
+    /// Configuration file (TOML), the same as the server's: only what concerns the store counts.
+    #[arg(long, value_name = "FILE", env = "SYNC_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Tell the result, or the error, as one JSON object; show no progress.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    flags: StoreFlags,
+}
+
+/// Settings as flags; what is not given is left to the environment and the file.
+#[derive(Debug, Default, Args, Serialize)]
+struct Flags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    store: StoreFlags,
+    /// Address to listen on; port 0 picks a free one. Default 127.0.0.1:7411.
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// Address for Prometheus to scrape, `GET /metrics`, without encryption or tokens; port 0 picks
+    /// a free one and logs it. Default: none, nothing is measured.
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<SocketAddr>,
+    /// Forget tombstones older than this, in seconds. Default 2592000 (30 days).
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstone_age_max_s: Option<u64>,
+    /// Keep at most this many tombstones per collection, whatever their age. Default 1000000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstones_max: Option<u64>,
+    /// How long an idempotency key protects a retry, in seconds. 1..2592000, default 600.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_window_s: Option<u64>,
+    /// Keep at most this many idempotency keys. Default 100000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_keys_max: Option<u64>,
+    /// Connections at once; what comes beyond them is closed as soon as it is accepted.
+    /// 1..1000000, default 4096.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections_max: Option<usize>,
+    /// Close a connection that has not made a request by then, in seconds. 1..3600, default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_request_timeout_s: Option<u64>,
+    /// Live subscription streams at once. 1..1000000, default 10000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams_max: Option<usize>,
+    /// End streams older than this with Goodbye, in seconds. 1..31536000, default 3600.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_age_max_s: Option<u64>,
+    /// Spread the return of clients over this after a Goodbye, in milliseconds. At most 600000,
+    /// default 5000.
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goodbye_jitter_ms: Option<u64>,
+    /// Time that open calls get when the server stops, in seconds. 1..300, default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_s: Option<u64>,
+    /// Offer gRPC reflection. Default true.
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reflection: Option<bool>,
+}
+
+/// Settings that concern the store and the program around it.
+#[derive(Debug, Default, Args, Serialize)]
+struct StoreFlags {
+    /// Directory of the store; the server creates it if it does not exist. Required.
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// Memory for the store's page cache, in MiB; the process uses two to three times as much.
+    /// 1..65536, default 128.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_mib: Option<u64>,
+    /// Refuse to write while less than this is free on the disk, in MiB. 0..1048576, default 256.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    free_disk_min_mib: Option<u64>,
+    /// What to log, in the syntax of tracing's `EnvFilter`. Default info, with a command warn.
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// How to log: text or json. Default text.
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// The configuration in force.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        match &self.command {
+            None => Config::load(&Config::default(), self.config.as_deref(), &self.flags),
+            Some(command) => command.offline().load(),
+        }
+    }
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Whether the result is for a program.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        self.offline().json
+    }
+
+    fn offline(&self) -> &Offline {
+        match self {
+            Self::Compact(offline) => offline,
+        }
+    }
+}
+
+// === impl Offline ===
+
+impl Offline {
+    fn load(&self) -> Result<Config, ConfigError> {
+        // A person watches: what goes well is told by the progress and the result.
+        let defaults = Config { log: "warn".to_owned(), ..Config::default() };
+        Config::load(&defaults, self.config.as_deref(), &self.flags)
+    }
+}
