@@ -62,6 +62,27 @@ pub enum Command {
     /// 4 storage failed meanwhile. The store is whole in every case but 3.
     #[command(verbatim_doc_comment)]
     Compact(Offline),
+    /// Check every invariant of a store, row by row, and name whatever does not fit.
+    ///
+    /// Changes nothing: the store is copied aside first, because its engine writes whenever it
+    /// opens one, and the copy is removed afterwards. Needs the room for it; `--free-disk-min-mib`
+    /// of the disk stay free. Keys of items appear in what is found.
+    ///
+    /// Exit codes: 0 everything fits; 1 not checked: a server has the store, there is none, or the
+    /// disk has not the room; 2 wrong usage or configuration; 3 a newer program wrote it; 4 the
+    /// disk failed meanwhile; 7 something does not fit.
+    #[command(verbatim_doc_comment)]
+    Verify(Verify),
+}
+
+/// How to verify a store.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Copy the store into this directory instead of the data directory: another disk, perhaps.
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) offline: Offline,
 }
 
 /// How a command works on a store.
@@ -190,6 +211,7 @@ impl Command {
     fn offline(&self) -> &Offline {
         match self {
             Self::Compact(offline) => offline,
+            Self::Verify(verify) => &verify.offline,
         }
     }
 }

@@ -29,6 +29,13 @@ const BLOCKING_THREADS: usize = READS_MAX + 4;
 /// What is left of a runtime that calls still hold on to gets this long.
 const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 
+/// A store that was checked, and does not hold together.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} finding(s): restore a backup, and look at disk and memory")]
+pub(crate) struct Unsound {
+    pub(crate) count: u64,
+}
+
 /// A store that was not opened.
 #[derive(Debug, thiserror::Error)]
 #[error("the store in {data_dir} cannot be used")]
@@ -49,6 +56,7 @@ pub(crate) enum Exit {
     StorageFailed = 4,
     GraceExceeded = 5,
     WriterHangs = 6,
+    Findings = 7,
 }
 
 /// Runs the program with the arguments and environment of this process.

@@ -1,11 +1,13 @@
 //! The commands that work on a store while no server has it, as an operator runs them.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
 use sync_tests::compose::{delete, put};
 use sync_tests::process::Program;
+use sync_tests::server::copy_dir;
 
 use crate::SERVER;
 
@@ -90,4 +92,61 @@ async fn a_damaged_store_is_not_compacted() {
     assert!(code == 3 && said.contains("damaged"), "{code}: {said}");
     let mut process = program.start();
     assert_eq!(process.ended().await.code(), Some(3), "{}", process.log());
+}
+
+/// A sound store has no findings, and a server's store that is not is told row by row, with an exit
+/// code of its own; neither is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_verified_without_being_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::new(SERVER, dir.path());
+    let mut process = program.start_serving().await;
+    for round in 0..10 {
+        let puts = (0..100).map(|item| put("list", format!("{item}"), format!("{round}")));
+        program.wire().commit(puts.collect()).await;
+    }
+    let (code, _, said) = run(&["verify"], dir.path());
+    assert!(code == 1 && said.contains("in use"), "{code}: {said}");
+    process.terminate();
+    process.ended().await;
+
+    let before = files(dir.path());
+    let (code, printed, said) = run(&["verify", "--json"], dir.path());
+    assert_eq!(code, 0, "{printed}{said}");
+    let told: Value = serde_json::from_str(&printed).unwrap();
+    assert!(told["findings_count"] == 0 && told["collections"] == 1, "{told}");
+    assert!(told["rows"].as_u64().unwrap() >= 300, "{told}");
+    assert!(files(dir.path()) == before);
+
+    // An older state of the rows, with the mark of the newer one.
+    let mark = std::fs::read(dir.path().join("store/high-water")).unwrap();
+    let older = tempfile::tempdir().unwrap();
+    copy_dir(dir.path(), older.path());
+    let mut process = program.start_serving().await;
+    program.wire().commit(vec![put("list", "more", "1")]).await;
+    process.terminate();
+    process.ended().await;
+    let newer = std::fs::read(dir.path().join("store/high-water")).unwrap();
+    assert_ne!(mark, newer);
+    std::fs::write(older.path().join("store/high-water"), newer).unwrap();
+    let before = files(older.path());
+    let (code, printed, said) = run(&["verify"], older.path());
+    assert_eq!(code, 7, "{printed}{said}");
+    assert!(printed.contains("high-water: it ends with batch"), "{printed}");
+    assert!(said.contains("1 finding(s)"), "{said}");
+    assert!(files(older.path()) == before);
+}
+
+/// Every file below a directory, with what is in it.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(path).unwrap());
+        }
+    }
+    files
 }

@@ -4,21 +4,28 @@
 //! digest, applied to ourselves).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use sync_proto::convert::decode_change;
 use sync_proto::digest::{Digest, SEGMENTS, Segment};
-use sync_proto::types::{ChangeKind, Key, Version};
+use sync_proto::types::{Key, Version};
 
 use crate::store::StoreError;
 use crate::store::keys::{CollectionId, ROW_FORMAT, Row};
 use crate::store::rows::{KeyRow, LogRow, Meta, RowKind};
 
+pub use self::logged::Logged;
+
+mod logged;
+#[cfg(test)]
+mod tests;
+
 /// Findings that are kept; a store that is broken everywhere need not be listed whole.
 const FINDINGS_MAX: usize = 100;
 
-/// Takes all rows of a store in key order and says whether they fit together.
+/// Takes rows of a store in key order and says whether they fit together. Several can share the
+/// work, each with another part of the rows, if they are merged before the end.
 #[derive(Debug, Default)]
 pub struct Checker {
     tallies: BTreeMap<CollectionId, Tally>,
@@ -26,12 +33,29 @@ pub struct Checker {
     doomed: Vec<CollectionId>,
     /// Segment sums of the collection whose log is being read.
     segments: Option<(CollectionId, Vec<Digest>)>,
+    /// Takes a part of one collection's log only: its sums are not complete before the end.
+    partial: bool,
+    partial_segments: BTreeMap<CollectionId, Vec<Digest>>,
     receipts: Sum,
     receipt_ages: Sum,
     next_id: Option<CollectionId>,
     format: Option<u32>,
     rows: u64,
     findings: Vec<String>,
+    findings_count: u64,
+}
+
+/// What a check came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What was found to be there.
+    pub checked: Checked,
+    /// What does not fit, the first of it.
+    pub findings: Vec<String>,
+    /// How much does not fit.
+    pub findings_count: u64,
+    /// Collections whose sums do not agree: which of their rows is wrong takes another look.
+    pub suspects: Vec<CollectionId>,
 }
 
 /// A store whose rows fit together.
@@ -60,6 +84,7 @@ struct Tally {
     log_bytes: u64,
     log_digest: Digest,
     newest: Version,
+    oldest_tombstone: Option<Version>,
     log_rows: Sum,
     key_rows: Sum,
     log_order: Sum,
@@ -68,20 +93,6 @@ struct Tally {
     tombstone_rows: Sum,
     log_segments: Sum,
     segment_rows: Sum,
-}
-
-/// What the log row and the key row of a key both say. Planning trusts the key row alone with all
-/// of it.
-#[derive(Debug, Hash)]
-struct Identity<'a> {
-    key: &'a [u8],
-    live: bool,
-    version: Version,
-    created: Version,
-    value_version: Version,
-    value_len: u32,
-    digest: [u8; 16],
-    sort_key: &'a [u8],
 }
 
 /// An order-independent sum of rows.
@@ -109,9 +120,54 @@ impl Checker {
         self.rows
     }
 
-    /// What does not fit, or the store's collections.
-    pub fn finish(mut self) -> Result<Checked, Vec<String>> {
+    /// Takes a part of the log of one collection; others take the rest.
+    #[must_use]
+    pub fn of_part() -> Self {
+        Self { partial: true, ..Self::default() }
+    }
+
+    /// Takes over what another has found in other rows of the same store.
+    pub fn merge(&mut self, mut other: Self) {
         self.close_segments();
+        other.close_segments();
+        for (id, tally) in other.tallies {
+            self.tally(id).merge(tally);
+        }
+        for (id, sums) in other.partial_segments {
+            match self.partial_segments.entry(id) {
+                Entry::Vacant(place) => drop(place.insert(sums)),
+                Entry::Occupied(mut place) => {
+                    for (ours, theirs) in place.get_mut().iter_mut().zip(sums) {
+                        *ours += theirs;
+                    }
+                }
+            }
+        }
+        self.names.extend(other.names);
+        self.doomed.extend(other.doomed);
+        self.receipts.merge(other.receipts);
+        self.receipt_ages.merge(other.receipt_ages);
+        self.next_id = self.next_id.or(other.next_id);
+        self.format = self.format.or(other.format);
+        self.rows += other.rows;
+        let more = FINDINGS_MAX.saturating_sub(self.findings.len());
+        self.findings.extend(other.findings.into_iter().take(more));
+        self.findings_count += other.findings_count;
+    }
+
+    /// What does not fit, or the store's collections.
+    pub fn finish(self) -> Result<Checked, Vec<String>> {
+        let report = self.report();
+        if report.findings.is_empty() { Ok(report.checked) } else { Err(report.findings) }
+    }
+
+    /// What was found, whether or not it fits.
+    #[must_use]
+    pub fn report(mut self) -> Report {
+        self.close_segments();
+        for (id, sums) in std::mem::take(&mut self.partial_segments) {
+            self.tally(id).add_segments(sums);
+        }
         if self.rows > 0 && self.format != Some(ROW_FORMAT) {
             self.finding(format!("row format {:?}, this program writes {ROW_FORMAT}", self.format));
         }
@@ -119,7 +175,7 @@ impl Checker {
             self.finding("receipts and their ages do not agree".to_owned());
         }
         let next_id = self.next_id.map_or(0, |id| id.0);
-        let mut collections = Vec::new();
+        let (mut collections, mut suspects, mut heads) = (Vec::new(), Vec::new(), 0);
         for (id, tally) in std::mem::take(&mut self.tallies) {
             if id.0 >= next_id {
                 self.finding(format!("collection {} is not below the next id {next_id}", id.0));
@@ -127,25 +183,28 @@ impl Checker {
             if self.doomed.contains(&id) {
                 continue;
             }
+            heads += usize::from(tally.meta.is_some());
             match self.judge(id, tally) {
                 Ok(meta) => collections.push((id, meta)),
-                Err(reason) => self.finding(format!("collection {}: {reason}", id.0)),
+                Err(reason) => {
+                    suspects.push(id);
+                    self.finding(format!("collection {}: {reason}", id.0));
+                }
             }
         }
-        if self.names.len() != collections.len() {
+        if self.names.len() != heads {
             self.finding("names and collections do not agree".to_owned());
         }
-        if !self.findings.is_empty() {
-            return Err(self.findings);
-        }
-        Ok(Checked {
+        let checked = Checked {
             collections,
             doomed: self.doomed,
             next_id,
             receipts: self.receipts.count,
             rows: self.rows,
             empty: self.rows == 0,
-        })
+        };
+        let (findings, findings_count) = (self.findings, self.findings_count);
+        Report { checked, findings, findings_count, suspects }
     }
 
     fn take(&mut self, row: Row) {
@@ -200,59 +259,35 @@ impl Checker {
             self.close_segments();
             self.segments = Some((id, vec![Digest::EMPTY; SEGMENTS]));
         }
-        let kind = row.kind;
-        let (created, value_version) = (row.created, row.value_version);
-        let change = decode_change(row.change).map_err(|error| error.to_string())?;
-        if change.key != *key || change.version != version || change.created != created {
-            return Err("the change is not the one that its row says".to_owned());
-        }
+        let logged = Logged::of_log(version, key, row)?;
         let tally = self.tallies.entry(id).or_default();
         tally.newest = tally.newest.max(version);
-        let mut identity = Identity {
-            key: key.as_bytes(),
-            live: kind == RowKind::Live,
-            version,
-            created,
-            value_version,
-            value_len: 0,
-            digest: Digest::EMPTY.to_be_bytes(),
-            sort_key: &[],
-        };
-        match (kind, &change.kind) {
-            (
-                RowKind::Live,
-                ChangeKind::Put { value: Some(value), sort_key, value_version: said },
-            ) if *said == value_version => {
-                let digest = Digest::of_item(key, version, sort_key, value.as_bytes());
-                let too_large = |_| "too large".to_owned();
-                identity.value_len = u32::try_from(value.as_bytes().len()).map_err(too_large)?;
-                identity.digest = digest.to_be_bytes();
-                identity.sort_key = sort_key.as_bytes();
-                tally.log_items += 1;
-                tally.log_digest += digest;
-                let names = key.as_bytes().len() + sort_key.as_bytes().len();
-                tally.log_bytes += u64::try_from(names).map_err(too_large)?;
-                tally.log_bytes += u64::from(identity.value_len);
-                tally.log_order.add((sort_key.as_bytes(), key.as_bytes()));
-                let (_, sums) = self.segments.as_mut().expect("opened above");
-                sums[usize::from(Segment::of_key(key).get())] += digest;
-            }
-            (RowKind::Tombstone, ChangeKind::Delete) => tally.log_tombstones += 1,
-            (RowKind::Live | RowKind::Tombstone, _) => {
-                return Err("the change is not of the kind that its row says".to_owned());
-            }
+        if logged.live {
+            tally.log_items += 1;
+            tally.log_digest += logged.digest;
+            tally.log_bytes += logged.bytes(key);
+            tally.log_order.add((logged.sort_key.as_bytes(), key.as_bytes()));
+            let (_, sums) = self.segments.as_mut().expect("opened above");
+            sums[usize::from(Segment::of_key(key).get())] += logged.digest;
+        } else {
+            tally.log_tombstones += 1;
+            let oldest = tally.oldest_tombstone.get_or_insert(version);
+            *oldest = version.min(*oldest);
         }
-        tally.log_rows.add(identity);
+        tally.log_rows.add((key.as_bytes(), logged));
         Ok(())
     }
 
     fn close_segments(&mut self) {
         let Some((id, sums)) = self.segments.take() else { return };
-        let tally = self.tallies.entry(id).or_default();
-        for (number, sum) in (0u16..).zip(sums) {
-            if sum != Digest::EMPTY {
-                tally.log_segments.add((number, sum.to_be_bytes()));
-            }
+        if !self.partial {
+            self.tally(id).add_segments(sums);
+            return;
+        }
+        let place =
+            self.partial_segments.entry(id).or_insert_with(|| vec![Digest::EMPTY; SEGMENTS]);
+        for (whole, part) in place.iter_mut().zip(sums) {
+            *whole += part;
         }
     }
 
@@ -268,6 +303,8 @@ impl Checker {
             ("bytes", head.bytes == tally.log_bytes),
             ("digest", head.digest == tally.log_digest),
             ("head", tally.newest <= head.version),
+            // Tombstones go oldest first, and the floor with them; of its own version some may stay.
+            ("floor", tally.oldest_tombstone.is_none_or(|oldest| oldest >= head.floor)),
             ("key rows", tally.key_rows == tally.log_rows),
             ("list order", tally.order_rows == tally.log_order),
             ("tombstone ages", tally.tombstone_rows == tally.key_tombstones),
@@ -280,6 +317,7 @@ impl Checker {
     }
 
     fn finding(&mut self, finding: String) {
+        self.findings_count += 1;
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
         }
@@ -290,19 +328,41 @@ impl Checker {
 
 impl Tally {
     fn key_row(&mut self, key: &Key, row: &KeyRow) {
-        self.key_rows.add(Identity {
-            key: key.as_bytes(),
-            live: row.kind == RowKind::Live,
-            version: row.version,
-            created: row.created,
-            value_version: row.value_version,
-            value_len: row.value_len,
-            digest: row.digest.to_be_bytes(),
-            sort_key: row.sort_key.as_bytes(),
-        });
+        self.key_rows.add((key.as_bytes(), Logged::of_key(row)));
         if row.kind == RowKind::Tombstone {
             let place = (row.time.as_millis(), row.version.get(), key.as_bytes());
             self.key_tombstones.add(place);
+        }
+    }
+
+    fn add_segments(&mut self, sums: Vec<Digest>) {
+        for (number, sum) in (0u16..).zip(sums) {
+            if sum != Digest::EMPTY {
+                self.log_segments.add((number, sum.to_be_bytes()));
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.meta = self.meta.take().or(other.meta);
+        self.log_items += other.log_items;
+        self.log_tombstones += other.log_tombstones;
+        self.log_bytes += other.log_bytes;
+        self.log_digest += other.log_digest;
+        self.newest = self.newest.max(other.newest);
+        self.oldest_tombstone =
+            [self.oldest_tombstone, other.oldest_tombstone].into_iter().flatten().min();
+        for (ours, theirs) in [
+            (&mut self.log_rows, other.log_rows),
+            (&mut self.key_rows, other.key_rows),
+            (&mut self.log_order, other.log_order),
+            (&mut self.order_rows, other.order_rows),
+            (&mut self.key_tombstones, other.key_tombstones),
+            (&mut self.tombstone_rows, other.tombstone_rows),
+            (&mut self.log_segments, other.log_segments),
+            (&mut self.segment_rows, other.segment_rows),
+        ] {
+            ours.merge(theirs);
         }
     }
 }
@@ -315,6 +375,11 @@ impl Sum {
         row.hash(&mut hasher);
         self.count += 1;
         self.sum = self.sum.wrapping_add(hasher.finish());
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum = self.sum.wrapping_add(other.sum);
     }
 }
 

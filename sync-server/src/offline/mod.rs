@@ -12,6 +12,7 @@ use crate::program::{Ended, Exit};
 
 mod compact;
 mod progress;
+mod verify;
 
 /// Carries out a command.
 pub(crate) fn carry_out(command: &Command, config: &Config) -> Result<(), Ended> {
@@ -20,6 +21,12 @@ pub(crate) fn carry_out(command: &Command, config: &Config) -> Result<(), Ended>
         Command::Compact(how) => {
             let result = compact::compact(config, !how.json)?;
             tell(how.json, &result.json(began.elapsed()), &result.text(began.elapsed()))
+        }
+        Command::Verify(how) => {
+            let json = how.offline.json;
+            let result = verify::verify(config, how.scratch.as_deref(), !json)?;
+            tell(json, &result.json(), &result.text())?;
+            result.sound()
         }
     }
 }

@@ -32,6 +32,10 @@ impl Rows {
         self.0.set_position(rows);
     }
 
+    pub(super) fn add(&self, rows: u64) {
+        self.0.inc(rows);
+    }
+
     pub(super) fn set_total(&self, rows: u64) {
         self.0.set_length(rows);
     }

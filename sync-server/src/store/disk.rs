@@ -35,6 +35,7 @@ use read::Rest;
 use space::Space;
 use waker::Waker;
 
+pub mod aside;
 mod check;
 pub mod compact;
 mod files;

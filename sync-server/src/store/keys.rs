@@ -34,6 +34,9 @@ use sync_proto::types::{CollectionName, Key, SortKey, Timestamp, Version};
 use super::rows::{Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
 use super::{KeyRange, StoreError};
 
+pub use self::parts::KeyParts;
+
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -187,7 +190,8 @@ pub fn doomed_key(id: CollectionId) -> Vec<u8> {
     tagged(DOOMED, id)
 }
 
-/// The rows of a deleted collection, in the order in which they are purged.
+/// All rows of a collection but its name and its head; of a deleted one, in the order in which they
+/// are purged.
 #[must_use]
 pub fn doomed_ranges(id: CollectionId) -> [KeyRange; 5] {
     [LOG, KEY, ORDER, SEGMENT, TOMBSTONE].map(|tag| KeyRange::prefix(&tagged(tag, id)))
@@ -232,55 +236,33 @@ pub fn format_key() -> Vec<u8> {
 impl Row {
     /// Reads a row back from its key and value.
     pub fn decode(key: &[u8], value: Bytes) -> Result<Self, StoreError> {
-        Self::parse(&mut Fields(Bytes::copy_from_slice(key)), &mut Fields(value))
+        Self::parse(key, &mut Fields(value))
             .ok_or_else(|| damaged(&format!("the row with key {:02x?}", &key[..key.len().min(17)])))
     }
 
-    fn parse(key: &mut Fields, value: &mut Fields) -> Option<Self> {
-        let row = match key.u8()? {
-            NAME => Self::Name { name: key.text()?, id: value.id()? },
-            META => Self::Meta { id: key.id()?, meta: Meta::parse(value)? },
-            LOG => Self::Log {
-                id: key.id()?,
-                version: key.version()?,
-                key: key.item_key()?,
-                row: LogRow::parse(value)?,
-            },
-            KEY => Self::Key { id: key.id()?, key: key.item_key()?, row: KeyRow::parse(value)? },
-            ORDER => Self::Order {
-                id: key.id()?,
-                sort_key: key.escaped_sort_key()?,
-                key: key.item_key()?,
-            },
-            SEGMENT => Self::Segment {
-                id: key.id()?,
-                segment: Segment::new(u16::from_be_bytes(key.array()?))?,
-                digest: value.digest()?,
-            },
-            TOMBSTONE => Self::Tombstone {
-                id: key.id()?,
-                time: Timestamp::from_millis(key.u64()?),
-                version: key.version()?,
-                key: key.item_key()?,
-            },
-            DOOMED => Self::Doomed { id: key.id()? },
-            RECEIPT => Self::Receipt {
-                kind: ReceiptKind::from_tag(key.u8()?)?,
-                name: key.text()?,
-                receipt: Receipt::parse(value)?,
-            },
-            RECEIPT_AGE => Self::ReceiptAge {
-                time: Timestamp::from_millis(key.u64()?),
-                kind: ReceiptKind::from_tag(key.u8()?)?,
-                name: key.text()?,
-            },
-            STORE => match key.u8()? {
-                0x01 => Self::NextId { id: value.id()? },
-                0x02 => Self::Format { format: value.u32()? },
-                _ => return None,
-            },
-            _ => return None,
+    fn parse(key: &[u8], value: &mut Fields) -> Option<Self> {
+        let row = match KeyParts::of(key)? {
+            KeyParts::Name { name } => Self::Name { name, id: value.id()? },
+            KeyParts::Meta { id } => Self::Meta { id, meta: Meta::parse(value)? },
+            KeyParts::Log { id, version, key } => {
+                Self::Log { id, version, key, row: LogRow::parse(value)? }
+            }
+            KeyParts::Key { id, key } => Self::Key { id, key, row: KeyRow::parse(value)? },
+            KeyParts::Order { id, sort_key, key } => Self::Order { id, sort_key, key },
+            KeyParts::Segment { id, segment } => {
+                Self::Segment { id, segment, digest: value.digest()? }
+            }
+            KeyParts::Tombstone { id, time, version, key } => {
+                Self::Tombstone { id, time, version, key }
+            }
+            KeyParts::Doomed { id } => Self::Doomed { id },
+            KeyParts::Receipt { kind, name } => {
+                Self::Receipt { kind, name, receipt: Receipt::parse(value)? }
+            }
+            KeyParts::ReceiptAge { time, kind, name } => Self::ReceiptAge { time, kind, name },
+            KeyParts::NextId => Self::NextId { id: value.id()? },
+            KeyParts::Format => Self::Format { format: value.u32()? },
         };
-        (key.0.is_empty() && value.0.is_empty()).then_some(row)
+        value.0.is_empty().then_some(row)
     }
 }

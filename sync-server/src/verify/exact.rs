@@ -1,0 +1,210 @@
+//! One collection, row by row: which row lacks another, which says something else. Needs look-ups
+//! for every row, so it is only for collections whose sums do not agree.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use sync_proto::digest::{Digest, Segment};
+use sync_proto::types::{Head, Key, Version};
+
+use super::Findings;
+use super::naming::{self, text};
+use crate::core::check::Logged;
+use crate::store::disk::aside::Aside;
+use crate::store::keys::{self, CollectionId, Row};
+use crate::store::rows::{KeyRow, LogRow, Meta, RowKind};
+
+/// A collection under examination.
+struct Exact<'a> {
+    store: &'a Aside,
+    id: CollectionId,
+    findings: &'a mut Findings,
+    /// What its log adds up to.
+    items: u64,
+    tombstones: u64,
+    bytes: u64,
+    digest: Digest,
+    newest: Version,
+    segments: BTreeMap<Segment, Digest>,
+}
+
+/// Names every row of a collection that does not fit the others.
+pub(super) fn collection(store: &Aside, id: CollectionId, findings: &mut Findings) {
+    let mut exact = Exact {
+        store,
+        id,
+        findings,
+        items: 0,
+        tombstones: 0,
+        bytes: 0,
+        digest: Digest::EMPTY,
+        newest: Version::default(),
+        segments: BTreeMap::new(),
+    };
+    let meta = exact.meta();
+    for range in keys::doomed_ranges(id) {
+        store.scan(&range, &mut |key, value| {
+            // A row that does not read, or does not fit itself, was told when all rows were read.
+            if let Ok(row) = Row::decode(key, value) {
+                exact.row(row, meta.as_ref().map(|meta| &meta.head));
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    exact.missing_segments();
+    if let Some(meta) = meta {
+        exact.head(&meta.head);
+    }
+}
+
+// === impl Exact ===
+
+impl Exact<'_> {
+    fn finding(&mut self, row: &[u8], what: impl Into<String>) {
+        self.findings.add((naming::row(row), what.into()));
+    }
+
+    fn meta(&mut self) -> Option<Meta> {
+        let place = keys::meta_key(self.id);
+        let Some(value) = self.store.get(&place) else {
+            self.finding(&place, "it is missing, but there are rows of the collection");
+            return None;
+        };
+        let Ok(Row::Meta { meta, .. }) = Row::decode(&place, value) else { return None };
+        let name = keys::name_key(&meta.name);
+        let id = self.store.get(&name).and_then(|value| match Row::decode(&name, value) {
+            Ok(Row::Name { id, .. }) => Some(id),
+            _ => None,
+        });
+        match id {
+            Some(id) if id == self.id => {}
+            Some(id) => self.finding(&name, format!("leads to {}, not to {}", id.0, self.id.0)),
+            None => self.finding(&name, format!("is missing, it should lead to {}", self.id.0)),
+        }
+        Some(meta)
+    }
+
+    fn row(&mut self, row: Row, head: Option<&Head>) {
+        match row {
+            Row::Log { version, key, row, .. } => self.log_row(version, &key, row, head),
+            Row::Key { key, row, .. } => self.key_row(&key, &row),
+            Row::Order { sort_key, key, .. } => {
+                let there = self.key_row_of(&key);
+                let fits =
+                    there.is_some_and(|it| it.kind == RowKind::Live && it.sort_key == sort_key);
+                if !fits {
+                    let place = keys::order_key(self.id, &sort_key, &key);
+                    self.finding(&place, "no item is at this place");
+                }
+            }
+            Row::Tombstone { time, version, key, .. } => {
+                let there = self.key_row_of(&key);
+                let fits = there.is_some_and(|it| {
+                    it.kind == RowKind::Tombstone && it.version == version && it.time == time
+                });
+                if !fits {
+                    let place = keys::tombstone_key(self.id, time, version, &key);
+                    self.finding(&place, "there is no such tombstone");
+                }
+            }
+            Row::Segment { segment, digest, .. } => {
+                let sum = self.segments.remove(&segment).unwrap_or(Digest::EMPTY);
+                if sum != digest {
+                    let place = keys::segment_key(self.id, segment);
+                    self.finding(&place, format!("it says {digest}, the items add up to {sum}"));
+                }
+            }
+            Row::Name { .. }
+            | Row::Meta { .. }
+            | Row::Doomed { .. }
+            | Row::Receipt { .. }
+            | Row::ReceiptAge { .. }
+            | Row::NextId { .. }
+            | Row::Format { .. } => {}
+        }
+    }
+
+    fn log_row(&mut self, version: Version, key: &Key, row: LogRow, head: Option<&Head>) {
+        let Ok(logged) = Logged::of_log(version, key, row) else { return };
+        let place = keys::log_key(self.id, version, key);
+        self.newest = self.newest.max(version);
+        if logged.live {
+            self.items += 1;
+            self.bytes += logged.bytes(key);
+            self.digest += logged.digest;
+            *self.segments.entry(Segment::of_key(key)).or_default() += logged.digest;
+        } else {
+            self.tombstones += 1;
+        }
+        if let Some(head) = head {
+            if version > head.version {
+                self.finding(&place, format!("it is above the head, {}", head.version));
+            }
+            if !logged.live && version < head.floor {
+                self.finding(&place, format!("a tombstone below the floor, {}", head.floor));
+            }
+        }
+        let Some(there) = self.key_row_of(key) else {
+            return self.finding(&place, "its key has no key row");
+        };
+        if there.version != version {
+            let what = format!("it was left behind: {} is at version {}", text(key), there.version);
+            return self.finding(&place, what);
+        }
+        if let Some(what) = logged.difference(&Logged::of_key(&there)) {
+            self.finding(&place, format!("its key row says another {what}"));
+        }
+    }
+
+    fn key_row(&mut self, key: &Key, row: &KeyRow) {
+        let place = keys::key_key(self.id, key);
+        if self.store.get(&keys::log_key(self.id, row.version, key)).is_none() {
+            let what = format!("it leads to version {}, where there is no such row", row.version);
+            self.finding(&place, what);
+        }
+        let (other, what) = match row.kind {
+            RowKind::Live => {
+                (keys::order_key(self.id, &row.sort_key, key), "has no place in order")
+            }
+            RowKind::Tombstone => (
+                keys::tombstone_key(self.id, row.time, row.version, key),
+                "is a tombstone that would never be purged",
+            ),
+        };
+        if self.store.get(&other).is_none() {
+            self.finding(&place, what);
+        }
+    }
+
+    fn key_row_of(&self, key: &Key) -> Option<KeyRow> {
+        let value: Bytes = self.store.get(&keys::key_key(self.id, key))?;
+        KeyRow::decode(value).ok()
+    }
+
+    fn missing_segments(&mut self) {
+        for (segment, sum) in std::mem::take(&mut self.segments) {
+            if sum != Digest::EMPTY {
+                let place = keys::segment_key(self.id, segment);
+                self.finding(&place, format!("it is missing, the items add up to {sum}"));
+            }
+        }
+    }
+
+    fn head(&mut self, head: &Head) {
+        let place = keys::meta_key(self.id);
+        for (what, said, found) in [
+            ("items", head.items, self.items),
+            ("tombstones", head.tombstones, self.tombstones),
+            ("bytes", head.bytes, self.bytes),
+        ] {
+            if said != found {
+                self.finding(&place, format!("it says {said} {what}, the log has {found}"));
+            }
+        }
+        if head.digest != self.digest {
+            let (said, found) = (head.digest, self.digest);
+            self.finding(&place, format!("it says digest {said}, the log adds up to {found}"));
+        }
+    }
+}
