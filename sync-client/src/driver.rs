@@ -14,6 +14,7 @@ use rand::RngExt as _;
 use sync_proto::types::{CollectionName, Event, Outcome};
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking::blocking;
 use crate::client::{EventStream, SyncClient};
 use crate::error::ClientError;
 use crate::session::{
@@ -105,7 +106,7 @@ impl Driver {
     /// that is dropped, run or not, leaves its collections `Stopped`, too.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
         let Self { client, store, views, stats, config, life } = self;
-        let worked = match Work::begin(client, store.clone(), views, stats, config) {
+        let worked = match Work::begin(client, store.clone(), views, stats, config).await {
             Ok(mut work) => work.until(&stop).await,
             Err(failure) => Err(failure),
         };
@@ -137,15 +138,18 @@ impl Drop for Life {
 // === impl Work ===
 
 impl Work {
-    fn begin(
+    async fn begin(
         client: SyncClient,
         store: Arc<dyn ReplicaStore>,
         views: Arc<BTreeMap<CollectionName, Arc<View>>>,
         stats: Arc<Mutex<Stats>>,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let standings = views.keys().map(|name| Ok((name.clone(), store.standing(name)?)));
-        let standings = standings.collect::<Result<_, StoreError>>()?;
+        let (names, copies) = (views.clone(), store.clone());
+        let standings = blocking("reading the local store", move || {
+            names.keys().map(|name| Ok((name.clone(), copies.standing(name)?))).collect()
+        });
+        let standings = standings.await?;
         let session = Session::new(config, standings, rand::rng().random(), now());
         Ok(Self {
             client,
@@ -177,7 +181,10 @@ impl Work {
                 Wake::Checked((name, sound)) => self.checked(name, sound)?,
                 Wake::Opened((id, opened)) => self.opened(id, opened),
                 Wake::Message(id, message) => Some(self.message(id, message)),
-                Wake::Elapsed => Some(Input::Elapsed),
+                Wake::Elapsed => {
+                    self.session.handle(Input::Received(self.client.received()), now());
+                    Some(Input::Elapsed)
+                }
                 Wake::Idle => {
                     self.sweep().await?;
                     None
@@ -368,16 +375,5 @@ async fn finished(checking: &mut Option<BoxFuture<'static, Checked>>) -> Checked
     match checking {
         Some(checking) => checking.await,
         None => std::future::pending().await,
-    }
-}
-
-/// Runs what may wait for a disk where that delays nobody.
-async fn blocking<T: Send + 'static>(
-    doing: &'static str,
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) => Err(StoreError::Io { doing, source: panic.into() }),
     }
 }

@@ -29,7 +29,8 @@
 //!   [`DiskStore`] in a redb file, which may be a file of the application. Its [`Driver`] is a
 //!   future that the application owns; nothing runs behind its back.
 //! * [`Collection`]: a typed view through a [`Codec`] ([`Json`], [`Protobuf`], [`Raw`]). Reads
-//!   answer from the local store, before the network does and whatever it does.
+//!   answer from the local store, before the network does and whatever it does. They are `async`
+//!   because a disk may be slow; [`Reader`] is the same without.
 //! * [`Differences`]: what changed, one net change per item, for a consumer that looks when it
 //!   likes.
 //! * [`session`]: the conversation itself, pure, for those who want to drive it themselves.
@@ -44,12 +45,16 @@
 //! [`Status`], and pass.
 
 pub mod backoff;
+mod blocking;
 pub mod client;
 pub mod codec;
 mod collection;
 mod differences;
 mod driver;
 mod error;
+mod items;
+mod pace;
+mod reader;
 mod replica;
 pub mod session;
 pub mod store;
@@ -57,10 +62,12 @@ mod view;
 
 pub use client::{ClientBuilder, EventStream, SyncClient};
 pub use codec::{Codec, Json, Protobuf, Raw};
-pub use collection::{Collection, Entry, Iter, Undecodable};
+pub use collection::{Collection, Entry, Undecodable};
 pub use differences::{Difference, Differences};
 pub use driver::Driver;
 pub use error::{ClientError, ReadError, ReplicaError, WaitError};
+pub use items::Items;
+pub use reader::{Iter, Reader};
 pub use replica::{Replica, ReplicaBuilder};
 pub use session::{RepairReason, Stats, Status};
 pub use store::{DiskStore, MemoryStore, ReplicaStore};

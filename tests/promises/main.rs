@@ -18,6 +18,7 @@ mod replays;
 mod replicas;
 mod retries;
 mod scopes;
+mod slow_lines;
 mod slow_readers;
 mod subscriptions;
 mod tidy;

@@ -41,7 +41,11 @@ pub struct Consumer {
 impl Device {
     /// Builds a replica of these collections and runs it; quick to notice and to try again.
     pub fn start(uri: &str, store: impl ReplicaStore, collections: &[&str]) -> Self {
-        let client = SyncClient::connect(uri).unwrap();
+        Self::start_with(SyncClient::connect(uri).unwrap(), store, collections)
+    }
+
+    /// The same with a client of the caller.
+    pub fn start_with(client: SyncClient, store: impl ReplicaStore, collections: &[&str]) -> Self {
         let mut builder = Replica::builder(client, store)
             .heartbeat(Duration::from_millis(200))
             .longest_backoff(Duration::from_millis(300));
@@ -63,7 +67,7 @@ impl Device {
     /// What a reader of the replica sees.
     #[must_use]
     pub fn contents(&self, collection: &str) -> BTreeMap<Key, Bytes> {
-        let items = self.collection(collection).iter().unwrap();
+        let items = self.collection(collection).reader().iter().unwrap();
         items.map(|entry| entry.unwrap()).map(|entry| (entry.key, entry.value)).collect()
     }
 

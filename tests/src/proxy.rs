@@ -1,12 +1,14 @@
-//! A line between clients and a server that can be cut, frozen and closed.
+//! A line between clients and a server that can be cut, frozen, closed and slow.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -24,16 +26,32 @@ struct Lines {
     cut: CancellationToken,
     frozen: CancellationToken,
     closed: bool,
+    /// Bytes a second towards the client; `None` = as many as come.
+    rate: Option<u32>,
 }
+
+/// Socket buffers before a slow line: what waits in them is as late as on a real one.
+const SLOW_BUFFER_BYTES: u32 = 16 * 1024;
+/// A slow line passes so many parts a second.
+const PARTS_PER_SECOND: u32 = 50;
 
 // === impl Proxy ===
 
 impl Proxy {
     /// A proxy to `upstream`, which need not listen yet.
     pub async fn to(upstream: SocketAddr) -> Self {
+        Self::with(upstream, Lines::default()).await
+    }
+
+    /// A proxy that passes only so many bytes a second towards the client, on each connection.
+    pub async fn slow(upstream: SocketAddr, rate: u32) -> Self {
+        Self::with(upstream, Lines { rate: Some(rate), ..Lines::default() }).await
+    }
+
+    async fn with(upstream: SocketAddr, lines: Lines) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let lines: Arc<Mutex<Lines>> = Arc::default();
+        let lines = Arc::new(Mutex::new(lines));
         let stop = CancellationToken::new();
         TaskTracker::new().spawn(accept(listener, upstream, Arc::clone(&lines), stop.clone()));
         Self { address, lines, _stop: stop.drop_guard() }
@@ -84,35 +102,54 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         let (client, _) = accepted.unwrap();
-        let (cut, frozen) = {
+        let (cut, frozen, rate) = {
             let lines = lines.lock();
             if lines.closed {
                 continue;
             }
-            (lines.cut.clone(), lines.frozen.clone())
+            (lines.cut.clone(), lines.frozen.clone(), lines.rate)
         };
         tracker.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
-                () = join(client, upstream, frozen) => {}
+                () = join(client, upstream, frozen, rate) => {}
             }
         });
     }
 }
 
 /// Passes bytes in both directions until one side ends.
-async fn join(client: TcpStream, upstream: SocketAddr, frozen: CancellationToken) {
-    let Ok(server) = TcpStream::connect(upstream).await else { return };
+async fn join(
+    client: TcpStream,
+    upstream: SocketAddr,
+    frozen: CancellationToken,
+    rate: Option<u32>,
+) {
+    let Ok(server) = connect(upstream, rate).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pass(from_client, to_server, &frozen) => {}
-        () = pass(from_server, to_client, &frozen) => {}
+        () = pass(from_client, to_server, &frozen, None) => {}
+        () = pass(from_server, to_client, &frozen, rate) => {}
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, frozen: &CancellationToken) {
-    let mut buffer = vec![0; 16 * 1024];
+async fn connect(upstream: SocketAddr, rate: Option<u32>) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    if rate.is_some() {
+        socket.set_recv_buffer_size(SLOW_BUFFER_BYTES)?;
+    }
+    socket.connect(upstream).await
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    frozen: &CancellationToken,
+    rate: Option<u32>,
+) {
+    let part = rate.map_or(16 * 1024, |rate| (rate / PARTS_PER_SECOND).max(1));
+    let mut buffer = vec![0; part as usize];
     loop {
         let read = tokio::select! {
             biased;
@@ -122,7 +159,11 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, frozen: &Cancella
         match read {
             Ok(0) | Err(_) => return,
             Ok(count) if to.write_all(&buffer[..count]).await.is_err() => return,
-            Ok(_) => {}
+            Ok(count) => {
+                if let Some(rate) = rate {
+                    sleep(Duration::from_secs(1) * u32::try_from(count).unwrap() / rate).await;
+                }
+            }
         }
     }
 }

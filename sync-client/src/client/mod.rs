@@ -10,22 +10,25 @@ use rand::RngExt as _;
 use sync_proto::limits::{ID_LEN_MAX, MESSAGE_BYTES_MAX};
 use sync_proto::v1::sync_service_client::SyncServiceClient;
 use sync_proto::v1::write_service_client::WriteServiceClient;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use self::traffic::Traffic;
 use crate::backoff::Backoff;
 use crate::error::ClientError;
+use crate::pace;
 
 mod calls;
 mod status;
 mod stream;
+mod traffic;
 
 pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, Page};
 pub use stream::EventStream;
 
-/// How long one attempt of a call may take when the builder does not say.
+/// How long one attempt of a call waits in vain when the builder does not say.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call is repeated after failures that may pass, when the builder does not say.
 const RETRY_FOR: Duration = Duration::from_secs(30);
@@ -34,8 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a quiet connection is asked for a sign of life: a peer that vanished without a
 /// word is noticed after this and [`KEEP_ALIVE_TIMEOUT`].
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the sign of life may take.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the sign of life may take: on a slow line it waits behind what was sent before it.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// First and longest wait between the attempts of one call.
 const RETRY_WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// Flow-control windows: a page of 1 MiB fits the stream's, several streams the connection's.
@@ -61,6 +64,7 @@ pub struct ClientBuilder {
 
 struct Shared {
     channel: Channel,
+    traffic: Traffic,
     credentials: RwLock<Option<MetadataValue<Ascii>>>,
     settings: ClientBuilder,
 }
@@ -98,7 +102,7 @@ impl SyncClient {
         &self.shared.settings.client_id
     }
 
-    /// How long one attempt of a call may take.
+    /// How long one attempt of a call waits while the connection brings nothing.
     #[must_use]
     pub fn call_timeout(&self) -> Duration {
         self.shared.settings.call_timeout
@@ -124,7 +128,12 @@ impl SyncClient {
         request
     }
 
-    /// One attempt, with the deadline told to the server and kept here.
+    /// Bytes that the connection has brought so far, also of messages that are not whole yet.
+    pub(crate) fn received(&self) -> u64 {
+        self.shared.traffic.received()
+    }
+
+    /// One attempt. What the server is told is how long an answer may take on a slow line.
     async fn attempt<Q, R, F>(
         &self,
         message: Q,
@@ -133,13 +142,29 @@ impl SyncClient {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let timeout = self.shared.settings.call_timeout;
         let mut request = self.request(message);
-        request.set_timeout(timeout);
-        match tokio::time::timeout(timeout, send(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(ClientError::from_status(&status)),
-            Err(_) => Err(ClientError::Deadline),
+        request.set_timeout(pace::LONGEST.max(self.call_timeout()));
+        match self.while_it_moves(send(request)).await? {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(ClientError::from_status(&status)),
+        }
+    }
+
+    /// Waits for an answer, but not for longer than the timeout of a call while the connection
+    /// brings nothing: on a slow line an answer takes as long as its bytes do.
+    async fn while_it_moves<T>(&self, answer: impl Future<Output = T>) -> Result<T, ClientError> {
+        let quiet = self.call_timeout();
+        let give_up = Instant::now() + pace::LONGEST.max(quiet);
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let (begun, before) = (Instant::now(), self.received());
+            if let Ok(answer) = timeout_at((begun + quiet).min(give_up), &mut answer).await {
+                return Ok(answer);
+            }
+            let moves = pace::moves(self.received() - before, begun.elapsed());
+            if !moves || Instant::now() >= give_up {
+                return Err(ClientError::Deadline);
+            }
         }
     }
 
@@ -195,7 +220,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt of a call may take; 10 s when not said.
+    /// How long one attempt of a call waits while the connection brings less than 1 KiB a second;
+    /// 10 s when not said. On a line that is slow but moves it waits for up to 15 minutes.
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
@@ -227,15 +253,16 @@ impl ClientBuilder {
         let endpoint = Endpoint::from_shared(self.uri.clone())
             .map_err(|error| ClientError::Setting(format!("{:?}: {error}", self.uri)))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         let credentials = self.bearer_token.as_deref().map(bearer).transpose()?;
+        let traffic = Traffic::default();
         let shared = Shared {
-            channel: endpoint.connect_lazy(),
+            channel: traffic.channel(&endpoint),
+            traffic,
             credentials: RwLock::new(credentials),
             settings: Self { bearer_token: None, ..self },
         };

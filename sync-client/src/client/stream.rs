@@ -31,10 +31,9 @@ impl SyncClient {
     pub async fn subscribe(&self, subscribe: Subscribe) -> Result<EventStream, ClientError> {
         let request = self.request(v1::SubscribeRequest::from(subscribe));
         let mut rpc = self.reader();
-        match tokio::time::timeout(self.call_timeout(), rpc.subscribe(request)).await {
-            Ok(Ok(response)) => Ok(EventStream { messages: response.into_inner(), bytes: 0 }),
-            Ok(Err(status)) => Err(ClientError::from_status(&status)),
-            Err(_) => Err(ClientError::Deadline),
+        match self.while_it_moves(rpc.subscribe(request)).await? {
+            Ok(response) => Ok(EventStream { messages: response.into_inner(), bytes: 0 }),
+            Err(status) => Err(ClientError::from_status(&status)),
         }
     }
 }

@@ -9,6 +9,7 @@ use sync_proto::types::{CollectionName, Subscribe, Target};
 
 use super::{ASKED_WAIT_MAX, Action, Config, Fault, Session, StreamId};
 use crate::backoff::Backoff;
+use crate::pace;
 
 /// The stream and what it went through.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Line {
     next_id: u64,
     backoff: Backoff,
     heartbeat: Duration,
+    /// Bytes that the connection has brought, as far as the driver told.
+    received: u64,
 }
 
 #[derive(Debug)]
@@ -24,7 +27,7 @@ enum State {
     /// No stream before `open_at`.
     Closed { open_at: Instant },
     /// Asked for one.
-    Opening { id: StreamId, give_up_at: Instant },
+    Opening { id: StreamId, silence: Silence },
     /// The server has accepted it.
     Open(Open),
 }
@@ -33,8 +36,21 @@ enum State {
 struct Open {
     id: StreamId,
     since: Instant,
-    dead_at: Instant,
+    silence: Silence,
     reopen_at: Option<Instant>,
+}
+
+/// No whole message since some moment. On a slow line a page takes its time: while the
+/// connection brings what may be a part of one, the stream is not dead.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    /// For how long nothing may come at a time.
+    patience: Duration,
+    /// When to look what has come.
+    look_at: Instant,
+    /// What had come when it was looked last.
+    received: u64,
 }
 
 /// What the stream looks like from a collection.
@@ -65,6 +81,7 @@ impl Line {
             next_id: 0,
             backoff: Backoff::new(BACKOFF_FIRST, config.backoff_longest),
             heartbeat: config.heartbeat,
+            received: 0,
         }
     }
 
@@ -96,16 +113,32 @@ impl Line {
     pub(super) fn deadline(&self) -> Instant {
         match &self.state {
             State::Closed { open_at } => *open_at,
-            State::Opening { give_up_at, .. } => *give_up_at,
-            State::Open(open) => open.reopen_at.map_or(open.dead_at, |at| at.min(open.dead_at)),
+            State::Opening { silence, .. } => silence.look_at,
+            State::Open(Open { silence, reopen_at, .. }) => {
+                reopen_at.map_or(silence.look_at, |at| at.min(silence.look_at))
+            }
         }
     }
 
     /// A sign of life.
     pub(super) fn heard(&mut self, now: Instant) {
         if let State::Open(open) = &mut self.state {
-            open.dead_at = now + self.heartbeat * HEARTBEATS_MAX;
+            open.silence = Silence::new(self.heartbeat * HEARTBEATS_MAX, self.received, now);
         }
+    }
+
+    /// The connection has brought so many bytes.
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.received = bytes;
+    }
+
+    /// Looks whether the present stream has been silent for too long; if not, when to look again.
+    fn dead(&mut self, now: Instant) -> Option<StreamId> {
+        let (id, silence) = match &mut self.state {
+            State::Closed { .. } => return None,
+            State::Opening { id, silence } | State::Open(Open { id, silence, .. }) => (id, silence),
+        };
+        silence.is_over(self.received, now).then_some(*id)
     }
 
     /// Changes were applied: the next failure begins with short waits again.
@@ -127,8 +160,8 @@ impl Line {
         if let State::Opening { id, .. } = self.state {
             let millis = |millis: u32| Duration::from_millis(millis.into());
             self.heartbeat = heartbeat.clamp(millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
-            let dead_at = now + self.heartbeat * HEARTBEATS_MAX;
-            self.state = State::Open(Open { id, since: now, dead_at, reopen_at: None });
+            let silence = Silence::new(self.heartbeat * HEARTBEATS_MAX, self.received, now);
+            self.state = State::Open(Open { id, since: now, silence, reopen_at: None });
         }
     }
 
@@ -142,10 +175,33 @@ impl Line {
     /// Ends the stream; the next one is opened after a random wait, `at_least` as long as said.
     fn end(&mut self, fault: Fault, at_least: Duration, dice: &mut StdRng, now: Instant) {
         let backoff = match fault {
-            Fault::Passing => self.backoff.next(dice),
+            Fault::Passing | Fault::Slow => self.backoff.next(dice),
             Fault::Lasting | Fault::Refused => self.backoff.next(dice) + LASTING_WAIT,
         };
         self.state = State::Closed { open_at: now + backoff.max(at_least) };
+    }
+}
+
+// === impl Silence ===
+
+impl Silence {
+    fn new(patience: Duration, received: u64, now: Instant) -> Self {
+        Self { since: now, patience, look_at: now + patience, received }
+    }
+
+    /// Whether it has lasted for too long, given what the connection has brought by now.
+    fn is_over(&mut self, received: u64, now: Instant) -> bool {
+        if now < self.look_at {
+            return false;
+        }
+        let begun = self.look_at.checked_sub(self.patience).unwrap_or(now);
+        let came = received.saturating_sub(self.received);
+        if !pace::moves(came, now - begun) || now - self.since >= pace::LONGEST {
+            return true;
+        }
+        self.look_at = now + self.patience;
+        self.received = received;
+        false
     }
 }
 
@@ -155,11 +211,10 @@ impl Session {
     /// Opens, gives up, or opens again, whatever is due. Given up only when `idle`: a sign of
     /// life may be among what has come and was not looked at yet.
     pub(super) fn tick_line(&mut self, now: Instant, idle: bool) {
+        if idle && let Some(dead) = self.line.dead(now) {
+            self.give_up_stream(dead, now);
+        }
         match &self.line.state {
-            State::Opening { id, give_up_at } if idle && *give_up_at <= now => {
-                self.give_up_stream(*id, now);
-            }
-            State::Open(open) if idle && open.dead_at <= now => self.give_up_stream(open.id, now),
             State::Open(Open { id, reopen_at: Some(at), .. }) if *at <= now => {
                 self.actions.push_back(Action::CloseStream(*id));
                 self.line.state = State::Closed { open_at: now };
@@ -205,7 +260,8 @@ impl Session {
             return;
         }
         self.line.next_id += 1;
-        self.line.state = State::Opening { id, give_up_at: now + OPEN_TIMEOUT };
+        let silence = Silence::new(OPEN_TIMEOUT, self.line.received, now);
+        self.line.state = State::Opening { id, silence };
         self.stats.streams += 1;
         let client_id = self.config.client_id.clone();
         let subscribe = Subscribe { targets, heartbeat: self.config.heartbeat, client_id };

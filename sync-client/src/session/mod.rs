@@ -101,6 +101,9 @@ pub enum Input {
     Written(CollectionName, Result<Standing, WriteFault>),
     /// A copy was checked: whether count and digest are those of its rows.
     SelfChecked(CollectionName, bool),
+    /// So many bytes have come by the connection since the client was made, also of messages
+    /// that are not whole yet. Told before [`Self::Elapsed`]: a page takes long on a slow line.
+    Received(u64),
     /// Time has passed.
     Elapsed,
 }
@@ -110,6 +113,8 @@ pub enum Input {
 pub enum Fault {
     /// It may pass by itself.
     Passing,
+    /// No answer came in time. It may pass by itself; a shorter answer may come.
+    Slow,
     /// It will stay until somebody changes something, for whatever is asked.
     Lasting,
     /// This very request is not accepted; another one may be.
@@ -266,6 +271,7 @@ impl Session {
                     track.repair(RepairReason::LocalDamage, cx);
                 }
             }),
+            Input::Received(bytes) => self.line.received(bytes),
             // Of a stream that was given up; and time passes below.
             Input::Event(..) | Input::Malformed(_) | Input::StreamEnded(..) | Input::Elapsed => {}
         }
@@ -408,6 +414,8 @@ impl From<&ClientError> for Fault {
     fn from(error: &ClientError) -> Self {
         if matches!(error, ClientError::Invalid(_) | ClientError::Malformed(_)) {
             Self::Refused
+        } else if *error == ClientError::Deadline {
+            Self::Slow
         } else if error.is_retryable() {
             Self::Passing
         } else {

@@ -18,11 +18,21 @@ pub(super) struct Pulls {
     /// Holds at most every collection of the session a few times: a pull that was called off
     /// leaves its name behind until its turn comes.
     queue: VecDeque<CollectionName>,
-    flying: BTreeMap<PullId, Vec<(CollectionName, Option<Cursor>)>>,
+    pub(super) flying: BTreeMap<PullId, Flight>,
     next_id: u64,
+    /// Bytes to ask for at a time: as many as the line brings in a few seconds.
+    page_bytes: usize,
     backoff: Backoff,
     /// No pull is sent before: the last one failed for a reason that is not its own.
     resume_at: Option<Instant>,
+}
+
+/// A pull that is under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    asked: Vec<(CollectionName, Option<Cursor>)>,
+    page_bytes: usize,
+    since: Instant,
 }
 
 /// Pulls under way at once. More would only wait for each other at the server.
@@ -31,6 +41,11 @@ const PULLS_MAX: usize = 8;
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// Least wait of all pulls after a fault that is not that of one collection.
 const LASTING_WAIT: Duration = Duration::from_secs(5);
+/// The least that a page is asked to hold, on however slow a line.
+const PAGE_BYTES_MIN: usize = 16 * 1024;
+/// A pull that takes this long asked for too much: on a line that breaks, what is not whole is
+/// lost. One that is answered within a fifth of it may ask for more.
+const LONG_PULL: Duration = Duration::from_secs(5);
 /// A deferred target is asked for again after this.
 const DEFERRED_WAIT: Duration = Duration::from_millis(20);
 
@@ -42,6 +57,7 @@ impl Pulls {
             queue: VecDeque::new(),
             flying: BTreeMap::new(),
             next_id: 0,
+            page_bytes: PAGE_BYTES_MAX,
             backoff: Backoff::new(BACKOFF_FIRST, config.backoff_longest),
             resume_at: None,
         }
@@ -49,6 +65,16 @@ impl Pulls {
 
     pub(super) fn enqueue(&mut self, name: CollectionName) {
         self.queue.push_back(name);
+    }
+
+    /// Learns from a pull how much the line brings: pages halve while answers take long, and
+    /// grow again. Pulls that were sent together teach one lesson.
+    fn learn(&mut self, page_bytes: usize, slow: bool, took: Duration) {
+        if slow || took >= LONG_PULL {
+            self.page_bytes = self.page_bytes.min((page_bytes / 2).max(PAGE_BYTES_MIN));
+        } else if took <= LONG_PULL / 5 {
+            self.page_bytes = self.page_bytes.max((page_bytes * 2).min(PAGE_BYTES_MAX));
+        }
     }
 
     /// When what waits may be sent, if that is not at once.
@@ -74,7 +100,7 @@ impl Session {
             let targets = asked.iter().map(|(name, at)| Ok(Target::all(name.clone(), *at)));
             let pull = Pull {
                 targets: targets.collect(),
-                bytes_max: PAGE_BYTES_MAX,
+                bytes_max: self.pulls.page_bytes,
                 changes_max: PAGE_CHANGES_MAX,
                 client_id: self.config.client_id.clone(),
             };
@@ -85,7 +111,8 @@ impl Session {
             for (name, _) in &asked {
                 self.touch(name, now, |_, _| {});
             }
-            self.pulls.flying.insert(id, asked);
+            let page_bytes = self.pulls.page_bytes;
+            self.pulls.flying.insert(id, Flight { asked, page_bytes, since: now });
         }
     }
 
@@ -119,7 +146,12 @@ impl Session {
         answer: Result<Vec<Outcome>, Fault>,
         now: Instant,
     ) {
-        let Some(asked) = self.pulls.flying.remove(&id) else { return };
+        let Some(flight) = self.pulls.flying.remove(&id) else { return };
+        let Flight { asked, page_bytes, since } = flight;
+        let slow = matches!(answer, Err(Fault::Slow));
+        if slow || answer.is_ok() {
+            self.pulls.learn(page_bytes, slow, now - since);
+        }
         match answer {
             Ok(outcomes) => {
                 self.pulls.backoff.reset();
@@ -152,7 +184,7 @@ impl Session {
             self.touch(name, now, |track, cx| {
                 track.pull = PullState::Idle;
                 match fault {
-                    Fault::Passing | Fault::Lasting => track.pull_soon(now + wait),
+                    Fault::Passing | Fault::Slow | Fault::Lasting => track.pull_soon(now + wait),
                     Fault::Refused if alone => track.fail(None, cx),
                     // One of them may be what the server does not stand: find out which.
                     Fault::Refused => {

@@ -273,3 +273,65 @@ fn settings_and_waits_beyond_reason_do_no_harm() {
         assert!(session.line.deadline() <= now + Duration::from_secs(3 * 60 * 60));
     }
 }
+
+/// On a slow line a page is progress long before it is a message; what only keeps the line alive
+/// is none, and in the end even a line that moves must have brought something.
+#[test]
+fn a_page_that_takes_long_keeps_its_stream_as_long_as_the_line_moves() {
+    let mut talk = Talk::live(10);
+    let mut received = 0;
+    for _ in 0..15 {
+        received += 8_000 * 46;
+        talk.now += 46 * 1_000 * MS;
+        talk.input(Input::Received(received));
+        talk.input(Input::Elapsed);
+        talk.pulls.clear();
+        assert_eq!(talk.closed, 0, "part of a page has come");
+    }
+    talk.push(delta(10, 11));
+    talk.now += 46 * 1_000 * MS;
+    talk.input(Input::Received(received + 500));
+    talk.input(Input::Elapsed);
+    assert_eq!(talk.closed, 1, "signs of life are no page");
+
+    let mut talk = Talk::live(10);
+    for turn in 1..100 {
+        talk.now += 46 * 1_000 * MS;
+        talk.input(Input::Received(turn * 8_000 * 46));
+        talk.input(Input::Elapsed);
+        talk.pulls.clear();
+        if talk.closed > 0 {
+            assert!(turn > 15 && turn < 25, "{turn}");
+            return;
+        }
+    }
+    panic!("every wait has an end");
+}
+
+#[test]
+fn pages_shrink_while_the_line_is_slow_and_grow_again() {
+    let mut talk = Talk::live(10);
+    let mut asked = Vec::new();
+    let mut pull = |talk: &mut Talk, answer: Result<Vec<Outcome>, Fault>, took: Duration| {
+        let id = talk.stream.as_ref().unwrap().0;
+        talk.input(Input::StreamEnded(id, Fault::Passing));
+        while talk.pulls.is_empty() {
+            talk.pass(100 * MS);
+        }
+        let (id, pull) = talk.pulls.remove(0);
+        asked.push(pull.bytes_max);
+        talk.now += took;
+        talk.input(Input::Pulled(id, answer));
+        talk.pulls.clear();
+        talk.session.pulls.flying.clear();
+    };
+    let aligned = || Ok(vec![Outcome::Aligned(head(10))]);
+    pull(&mut talk, Err(Fault::Slow), Duration::from_secs(10));
+    pull(&mut talk, aligned(), Duration::from_secs(6));
+    pull(&mut talk, aligned(), Duration::from_secs(3));
+    pull(&mut talk, aligned(), Duration::from_millis(100));
+    pull(&mut talk, Err(Fault::Passing), Duration::from_millis(100));
+    pull(&mut talk, aligned(), Duration::from_millis(100));
+    let page = sync_proto::limits::PAGE_BYTES_MAX;
+    assert_eq!(asked, [page, page / 2, page / 4, page / 4, page / 2, page / 2]);
+}
