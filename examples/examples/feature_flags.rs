@@ -42,14 +42,16 @@ async fn main() -> Result<(), Error> {
     tasks.spawn(driver.run(stop.clone()));
     let flags: Collection<Json<Flag>> = replica.collection(&name)?;
     flags.wait_until_ready(WITHIN).await?;
-    println!("the service starts with {:?}", flags.get(&Key::new("new-cart")?)?);
+    println!("the service starts with {:?}", flags.get(&Key::new("new-cart")?).await?);
 
     // The operator changes a flag. The cursor of the commit is what the service can wait for.
     let begun = Instant::now();
     let cursor = set(&operator, &name, "new-cart", Flag { enabled: true, percent: 25 }).await?;
     flags.wait_for(cursor, WITHIN).await?;
-    println!("{:?} later it sees {:?}", begun.elapsed(), flags.get(&Key::new("new-cart")?)?);
+    println!("{:?} later it sees {:?}", begun.elapsed(), flags.get(&Key::new("new-cart")?).await?);
 
+    // A hot path need not be async: a store in memory answers on the spot.
+    let flags = flags.reader();
     let (begun, key) = (Instant::now(), Key::new("new-cart")?);
     let asked = 100_000;
     let enabled = (0..asked).filter(|_| matches!(flags.get(&key), Ok(Some(flag)) if flag.enabled));

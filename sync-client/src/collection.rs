@@ -9,18 +9,18 @@ use bytes::Bytes;
 use sync_proto::types::{CollectionName, Cursor, Key, SortKey, Version};
 use tokio::sync::watch;
 
+use crate::blocking::blocking;
 use crate::codec::{Codec, DecodeError};
 use crate::differences::Differences;
 use crate::error::{ReadError, WaitError};
+use crate::items::Items;
+use crate::reader::Reader;
 use crate::session::Status;
-use crate::store::{Row, Snapshot, Standing, StoreError};
+use crate::store::{Row, Standing, StoreError};
 use crate::view::View;
 
-/// Rows that an iterator reads at a time.
-const ITER_ROWS: usize = 256;
-
-/// A copy of a collection, read through a [`Codec`]. Answers from the local store, at once and
-/// whatever the network does. Cheap to clone.
+/// A copy of a collection, read through a [`Codec`]. Answers from the local store, whatever the
+/// network does, and keeps no async worker waiting for a disk. Cheap to clone.
 pub struct Collection<C: Codec> {
     view: Arc<View>,
     codec: PhantomData<fn() -> C>,
@@ -52,16 +52,6 @@ pub struct Undecodable {
     pub error: DecodeError,
 }
 
-/// The items of a collection at one moment, by key; those that do not decode are passed over.
-/// Do not keep it for long: a store on disk cannot reuse space while it lives.
-pub struct Iter<C: Codec> {
-    snapshot: Box<dyn Snapshot>,
-    rows: std::vec::IntoIter<Row>,
-    after: Option<Key>,
-    done: bool,
-    codec: PhantomData<fn() -> C>,
-}
-
 // === impl Collection ===
 
 impl<C: Codec> Collection<C> {
@@ -75,46 +65,55 @@ impl<C: Codec> Collection<C> {
         self.view.name()
     }
 
+    /// Reads without `async`.
+    #[must_use]
+    pub fn reader(&self) -> Reader<C> {
+        Reader::new(self.view.clone())
+    }
+
     /// The content of an item; `None` = there is no such item.
-    pub fn get(&self, key: &Key) -> Result<Option<C::Item>, ReadError> {
-        Ok(self.entry(key)?.map(|entry| entry.value))
+    pub async fn get(&self, key: &Key) -> Result<Option<C::Item>, ReadError> {
+        Ok(self.entry(key).await?.map(|entry| entry.value))
     }
 
     /// An item with all that is known of it; `None` = there is no such item.
-    pub fn entry(&self, key: &Key) -> Result<Option<Entry<C::Item>>, ReadError> {
-        let row = self.view.store().get(self.name(), key)?;
-        Ok(row.map(Entry::decode::<C>).transpose()?)
+    pub async fn entry(&self, key: &Key) -> Result<Option<Entry<C::Item>>, ReadError> {
+        let key = key.clone();
+        self.read(move |reader| Ok(reader.entry(&key))).await?
     }
 
-    /// All items at this moment, by key.
-    #[allow(clippy::iter_not_returning_iterator, reason = "opening a snapshot may fail")]
-    pub fn iter(&self) -> Result<Iter<C>, StoreError> {
-        Ok(Iter {
-            snapshot: self.view.store().snapshot(self.name())?,
-            rows: Vec::new().into_iter(),
-            after: None,
-            done: false,
-            codec: PhantomData,
-        })
+    /// All items at this moment, by key; those that do not decode are passed over.
+    pub async fn items(&self) -> Result<Items<C>, StoreError> {
+        let iter = self.read(|reader| reader.iter()).await?;
+        Ok(Items::new(iter, self.view.store().may_block()))
     }
 
     /// Up to `limit` items in list order (sort key, then key), after passing over `offset`.
     /// Those that do not decode take up their place but are left out.
-    pub fn window(&self, offset: usize, limit: usize) -> Result<Vec<Entry<C::Item>>, StoreError> {
-        let rows = self.view.store().snapshot(self.name())?.window(offset, limit)?;
-        Ok(rows.into_iter().filter_map(|row| Entry::decode::<C>(row).ok()).collect())
+    pub async fn window(
+        &self,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Vec<Entry<C::Item>>, StoreError> {
+        self.read(move |reader| reader.window(offset, limit)).await
     }
 
     /// The items whose content does not decode. Reads the whole collection.
-    pub fn undecodable(&self) -> Result<Vec<Undecodable>, StoreError> {
-        let mut found = Vec::new();
-        let mut iter = self.iter()?;
-        while let Some(row) = iter.next_row()? {
-            if let Err(error) = C::decode(&row.value) {
-                found.push(Undecodable { key: row.key, value: row.value, error });
-            }
+    pub async fn undecodable(&self) -> Result<Vec<Undecodable>, StoreError> {
+        self.read(|reader| reader.undecodable()).await
+    }
+
+    /// Reads here if that is quick, and elsewhere if it may wait for a disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Reader<C>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = self.reader();
+        if self.view.store().may_block() {
+            blocking("reading the local store", move || work(&reader)).await
+        } else {
+            work(&reader)
         }
-        Ok(found)
     }
 
     /// How many items there are.
@@ -225,44 +224,5 @@ impl<T> Entry<T> {
         let value = C::decode(&row.value)?;
         let Row { key, sort_key, version, created, .. } = row;
         Ok(Self { key, value, sort_key, version, created })
-    }
-}
-
-// === impl Iter ===
-
-impl<C: Codec> Iter<C> {
-    fn next_row(&mut self) -> Result<Option<Row>, StoreError> {
-        if self.rows.as_slice().is_empty() && !self.done {
-            let rows = self.snapshot.rows(self.after.as_ref(), ITER_ROWS)?;
-            self.done = rows.len() < ITER_ROWS;
-            self.after = rows.last().map(|row| row.key.clone());
-            self.rows = rows.into_iter();
-        }
-        Ok(self.rows.next())
-    }
-}
-
-impl<C: Codec> Iterator for Iter<C> {
-    type Item = Result<Entry<C::Item>, StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let row = match self.next_row() {
-                Ok(row) => row?,
-                Err(failure) => {
-                    self.done = true;
-                    return Some(Err(failure));
-                }
-            };
-            if let Ok(entry) = Entry::decode::<C>(row) {
-                return Some(Ok(entry));
-            }
-        }
-    }
-}
-
-impl<C: Codec> fmt::Debug for Iter<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Iter").field("after", &self.after).finish_non_exhaustive()
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use sync_proto::types::Key;
 use tokio::sync::Notify;
 
+use crate::blocking::Elsewhere;
 use crate::codec::Codec;
 use crate::collection::Entry;
 use crate::store::{Changed, Row, StoreError, own_key};
@@ -36,7 +37,18 @@ pub struct Differences<C: Codec> {
     view: Arc<View>,
     feed: Arc<Feed>,
     ready: VecDeque<Told>,
+    looking: Option<Elsewhere<Look>>,
     codec: PhantomData<fn() -> C>,
+}
+
+/// What a feed had to tell.
+#[derive(Debug)]
+enum Look {
+    /// Something.
+    Told(VecDeque<Told>),
+    Nothing,
+    /// A write is under way; the feed hears of its end.
+    Busy,
 }
 
 /// What changed.
@@ -120,7 +132,7 @@ enum Telling {
 
 impl<C: Codec> Differences<C> {
     pub(crate) fn new(view: Arc<View>, feed: Arc<Feed>) -> Self {
-        Self { view, feed, ready: VecDeque::new(), codec: PhantomData }
+        Self { view, feed, ready: VecDeque::new(), looking: None, codec: PhantomData }
     }
 
     /// The next difference; waits for one. `None` when the replica has stopped and everything
@@ -130,21 +142,38 @@ impl<C: Codec> Differences<C> {
             if let Some(told) = self.ready.pop_front() {
                 return Some(Ok(told.decode::<C>()));
             }
-            let moved = self.feed.moved.notified();
+            let feed = self.feed.clone();
+            let moved = feed.moved.notified();
             let stopped = self.view.is_stopped();
-            let Some(gate) = self.view.gate() else {
-                self.view.stopped_or(moved).await;
-                continue;
-            };
-            let taken = self.feed.backlog.lock().take(&self.view, READY_MAX);
-            drop(gate);
-            match taken {
-                Ok(told) if told.is_empty() && stopped => return None,
-                Ok(told) if told.is_empty() => self.view.stopped_or(moved).await,
-                Ok(told) => self.ready = told,
+            match self.look().await {
+                Ok(Look::Told(told)) => self.ready = told,
+                Ok(Look::Nothing) if stopped => return None,
+                // The write of a driver that was dropped.
+                Ok(Look::Busy) if stopped => tokio::task::yield_now().await,
+                Ok(Look::Nothing | Look::Busy) => self.view.stopped_or(moved).await,
                 Err(failure) => return Some(Err(failure)),
             }
         }
+    }
+
+    /// Looks whether there is something to tell: elsewhere, if that may wait for a disk.
+    async fn look(&mut self) -> Result<Look, StoreError> {
+        if self.looking.is_none() {
+            if self.feed.has_nothing() {
+                return Ok(Look::Nothing);
+            }
+            let (view, feed) = (self.view.clone(), self.feed.clone());
+            let look = move || feed.look(&view);
+            if !self.view.store().may_block() {
+                return look();
+            }
+            self.looking = Some(Elsewhere::begin("reading the local store", look));
+        }
+        // It is kept here while it is waited for: who was cancelled finds it again.
+        let Some(looking) = &mut self.looking else { return Ok(Look::Nothing) };
+        let found = looking.done().await;
+        self.looking = None;
+        found
     }
 
     /// The feed as a stream.
@@ -235,6 +264,20 @@ impl Feed {
     /// Makes the consumer look. The caller has left the gate of the view.
     pub(crate) fn wake(&self) {
         self.moved.notify_one();
+    }
+
+    /// Whether there is nothing to tell, as far as can be seen without reading the rows.
+    fn has_nothing(&self) -> bool {
+        let backlog = self.backlog.lock();
+        let told = matches!(backlog.telling, Telling::Complete);
+        told && backlog.order.is_empty() && !backlog.overflowed
+    }
+
+    /// Makes what there is to tell ready, unless a write is under way. May wait for a disk.
+    fn look(&self, view: &View) -> Result<Look, StoreError> {
+        let Some(_gate) = view.gate() else { return Ok(Look::Busy) };
+        let told = self.backlog.lock().take(view, READY_MAX)?;
+        Ok(if told.is_empty() { Look::Nothing } else { Look::Told(told) })
     }
 
     /// Whether more changes make no difference, because the consumer must look anew anyway.

@@ -9,6 +9,7 @@ use sync_proto::types::{CollectionName, Key};
 use tokio::sync::futures::Notified;
 use tokio::sync::watch;
 
+use crate::blocking::blocking;
 use crate::differences::Feed;
 use crate::session::Status;
 use crate::store::{Applied, ReplicaStore, Standing, StoreError, Visible, Write};
@@ -127,9 +128,7 @@ impl View {
             }
             applied
         };
-        let applied = tokio::task::spawn_blocking(write).await.map_err(|panic| {
-            StoreError::Io { doing: "writing to the local store", source: panic.into() }
-        })??;
+        let applied = blocking("writing to the local store", write).await?;
         self.place.send_modify(|place| place.standing = applied.standing);
         Ok(applied)
     }

@@ -23,6 +23,8 @@ struct Frail {
     rows: MemoryStore,
     /// Writes wait while a test holds this.
     busy: Arc<Mutex<()>>,
+    /// Reads wait while a test holds this.
+    slow: Arc<Mutex<()>>,
     faults: Arc<Mutex<Faults>>,
 }
 
@@ -56,12 +58,21 @@ fn change(number: u64, value: Option<u8>, at: u64) -> Change {
 
 // === impl Frail ===
 
+impl Frail {
+    /// The disk is slow; a reader that waits for it on the thread of the test waits for itself.
+    fn disk(&self) {
+        let free = self.slow.try_lock_for(std::time::Duration::from_secs(10));
+        assert!(free.is_some(), "a read waits where it keeps everybody waiting");
+    }
+}
+
 impl ReplicaStore for Frail {
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
         self.rows.standing(collection)
     }
 
     fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
+        self.disk();
         if self.faults.lock().get.as_ref() == Some(key) {
             return Err(StoreError::Damaged { place: "a row" });
         }
@@ -69,6 +80,7 @@ impl ReplicaStore for Frail {
     }
 
     fn snapshot(&self, collection: &CollectionName) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.disk();
         self.rows.snapshot(collection)
     }
 
@@ -309,4 +321,47 @@ async fn a_damaged_old_copy_does_not_undo_its_repair() {
     desk.write((0..2).map(|n| (n, Some(2))), true).await;
     assert_eq!(desk.collection().standing().tally.items, 2);
     assert_eq!(feed.next().await.unwrap().unwrap(), Difference::Reloaded);
+}
+
+/// G8: on a runtime of one thread, a disk that does not answer holds up who reads it, and neither
+/// other feeds nor whatever else runs there.
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "only threads of reads wait for it")]
+async fn a_slow_disk_delays_only_who_reads_it() {
+    let store = Frail::default();
+    let mut slow = Desk::on(store.clone());
+    slow.write((0..300).map(|n| (n, Some(1))), false).await;
+    let collection = slow.collection();
+    let mut feed = collection.subscribe_with_all().await;
+    let mut items = collection.items().await.unwrap();
+    let one = key(1);
+    let busy = store.slow.lock();
+
+    let mut get = Box::pin(collection.get(&one));
+    let mut window = Box::pin(collection.window(0, 5));
+    let mut told = Box::pin(feed.next());
+    assert!(futures::poll!(&mut get).is_pending() && futures::poll!(&mut window).is_pending());
+    assert!(futures::poll!(&mut told).is_pending());
+    drop(told);
+
+    let mut quick = Desk::new();
+    let mut other = quick.collection().subscribe().await;
+    for number in 0..20 {
+        quick.write([(number, Some(1))], false).await;
+        assert!(matches!(other.next().await, Some(Ok(Difference::Inserted(_)))));
+        assert!(quick.collection().get(&key(number)).await.unwrap().is_some());
+    }
+
+    drop(busy);
+    assert_eq!(get.await.unwrap(), Some(Bytes::from_static(&[1])));
+    assert_eq!(window.await.unwrap().len(), 5);
+    // Who was cancelled while it waited loses nothing.
+    let told = Desk::drain(&mut feed).await;
+    assert_eq!((told.len(), told.last()), (301, Some(&Difference::Complete)));
+    let mut read = 0;
+    while let Some(item) = items.next().await {
+        assert_eq!(item.unwrap().key, key(read));
+        read += 1;
+    }
+    assert_eq!(read, 300);
 }

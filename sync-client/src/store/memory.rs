@@ -51,6 +51,10 @@ impl MemoryStore {
 }
 
 impl ReplicaStore for MemoryStore {
+    fn may_block(&self) -> bool {
+        false
+    }
+
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
         Ok(self.copies.read().get(collection).map(|copy| copy.standing).unwrap_or_default())
     }

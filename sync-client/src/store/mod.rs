@@ -18,9 +18,14 @@ pub use memory::MemoryStore;
 pub(crate) use plan::own_key;
 
 /// The copies of any number of collections. One driver writes; any number of readers read at
-/// the same time. Every call is short enough to be made from async code that may block for a
-/// disk access; none of them waits for anything else.
+/// the same time. A call may wait for the disk, and for nothing else.
 pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
+    /// Whether a read may wait for a disk. Async code then reads on another thread, which costs
+    /// more than a read of memory does.
+    fn may_block(&self) -> bool {
+        true
+    }
+
     /// Where the copy of a collection stands. A collection that was never written stands at
     /// [`Standing::default`].
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError>;

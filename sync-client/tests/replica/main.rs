@@ -112,8 +112,8 @@ async fn a_replica_loads_follows_and_tells_the_differences() {
     let running = Running::start(&server, MemoryStore::new(), &[&team]);
     let members = running.members(&team);
     members.wait_until_ready(SOON).await.unwrap();
-    assert_eq!(members.get(&key("alice")).unwrap().unwrap().role, "admin");
-    assert_eq!(members.iter().unwrap().count(), 2);
+    assert_eq!(members.get(&key("alice")).await.unwrap().unwrap().role, "admin");
+    assert_eq!(members.reader().iter().unwrap().count(), 2);
 
     let mut feed = members.subscribe().await;
     put(&server, &team, "carol", "guest");
@@ -128,7 +128,7 @@ async fn a_replica_loads_follows_and_tells_the_differences() {
     };
     assert_eq!((gone, old.unwrap().value.role.as_str()), (key("alice"), "admin"));
 
-    let window = members.window(1, 5).unwrap();
+    let window = members.window(1, 5).await.unwrap();
     assert_eq!(window.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>(), [key("carol")]);
     assert!(members.staleness().unwrap() < SOON);
     running.assert_converges(&server, &team).await;
@@ -156,7 +156,7 @@ async fn local_data_is_there_before_the_network_answers() {
     let running = Running::start(&server, DiskStore::open(&path).unwrap(), &[&team]);
     let copy: Collection<Raw> = running.replica.collection(&team).unwrap();
     assert_eq!(copy.len(), head(&server, &team).items);
-    assert_eq!(copy.iter().unwrap().count() as u64, copy.len());
+    assert_eq!(copy.reader().iter().unwrap().count() as u64, copy.len());
     assert!(before.elapsed() < Duration::from_secs(5));
     let within = Duration::from_millis(300);
     assert_eq!(copy.wait_until_ready(within).await, Err(WaitError::Deadline));
@@ -289,7 +289,7 @@ async fn x1_a_copy_that_is_not_the_servers_is_found_by_digest_and_exchanged() {
     let running = Running::start(&server, store, &[&team]);
     running.wait_for_status(&team, |status| *status == Status::Live).await;
     running.assert_converges(&server, &team).await;
-    assert_eq!(running.members(&team).get(&key("alice")).unwrap().unwrap().role, "admin");
+    assert_eq!(running.members(&team).get(&key("alice")).await.unwrap().unwrap().role, "admin");
     assert_eq!(running.replica.stats().digest_mismatches, 1);
     running.end().await;
 }
@@ -319,9 +319,9 @@ async fn an_item_that_does_not_decode_is_kept_apart_and_stops_nothing() {
     let running = Running::start(&server, MemoryStore::new(), &[&team]);
     running.assert_converges(&server, &team).await;
     let members = running.members(&team);
-    assert!(members.get(&key("mallory")).is_err());
-    assert_eq!(members.iter().unwrap().count(), 1);
-    let undecodable = members.undecodable().unwrap();
+    assert!(members.get(&key("mallory")).await.is_err());
+    assert_eq!(members.reader().iter().unwrap().count(), 1);
+    let undecodable = members.undecodable().await.unwrap();
     assert_eq!(undecodable.len(), 1);
     assert_eq!(undecodable[0].value, Bytes::from_static(b"not json"));
 

@@ -185,7 +185,7 @@ impl Copies {
         let mut groups = BTreeSet::new();
         for list in &lists {
             let organisation = list.name().as_str().split('/').nth(1).unwrap_or_default();
-            for group in list.iter()? {
+            for group in list.reader().iter()? {
                 let group = group?;
                 let group = std::str::from_utf8(group.key.as_bytes())?;
                 groups.insert(CollectionName::new(&format!("team/{organisation}/{group}"))?);
@@ -258,7 +258,7 @@ impl Copies {
         let mut state = State::new();
         for replica in &replicas {
             for name in replica.names() {
-                let entries = replica.collection::<Raw>(name)?.iter()?;
+                let entries = replica.collection::<Raw>(name)?.reader().iter()?;
                 let items = entries.map(|entry| entry.map(|e| (e.key, e.value.to_vec())));
                 let items = items.collect::<Result<_, _>>()?;
                 state.insert(name.clone(), items);
