@@ -18,5 +18,6 @@ pub mod reader;
 pub mod seed;
 pub mod server;
 pub mod stream;
+pub mod traffic;
 pub mod wait;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! The real program in a process of its own, for tests that kill it.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -20,6 +21,9 @@ pub struct Program {
     exe: PathBuf,
     dir: PathBuf,
     address: SocketAddr,
+    settings: Vec<String>,
+    /// A program that runs it, and that program's arguments.
+    through: Vec<OsString>,
 }
 
 /// A running process. Dropping it kills it.
@@ -36,13 +40,36 @@ impl Program {
     /// The program `exe` over the store in `dir`.
     #[must_use]
     pub fn new(exe: &str, dir: &Path) -> Self {
-        Self { exe: exe.into(), dir: dir.into(), address: free_address() }
+        Self {
+            exe: exe.into(),
+            dir: dir.into(),
+            address: free_address(),
+            settings: vec!["--cache-mib=16".into(), "--free-disk-min-mib=1".into()],
+            through: Vec::new(),
+        }
     }
 
     /// The same on another address.
     #[must_use]
     pub fn at(self, address: SocketAddr) -> Self {
         Self { address, ..self }
+    }
+
+    /// The same with other flags; one that is named twice counts as given last.
+    #[must_use]
+    pub fn with(mut self, settings: &[&str]) -> Self {
+        for setting in settings {
+            let flag = setting.split_inclusive('=').next().unwrap_or(setting);
+            self.settings.retain(|known| !known.starts_with(flag));
+            self.settings.push((*setting).to_owned());
+        }
+        self
+    }
+
+    /// The same, run by another program, e.g. `strace -D`, which must leave the process id to it.
+    #[must_use]
+    pub fn through(&self, wrapper: &[&str]) -> Self {
+        Self { through: wrapper.iter().map(Into::into).collect(), ..self.clone() }
     }
 
     /// Where it will listen.
@@ -60,11 +87,13 @@ impl Program {
     /// Starts it and does not wait.
     #[must_use]
     pub fn start(&self) -> Process {
-        let mut child = Command::new(&self.exe)
+        let mut words = self.through.iter().cloned().chain([self.exe.clone().into()]);
+        let mut child = Command::new(words.next().expect("at least the program"))
+            .args(words)
             .arg("--data-dir")
             .arg(&self.dir)
             .args(["--listen", &self.address.to_string()])
-            .args(["--cache-mib", "16", "--free-disk-min-mib", "1"])
+            .args(&self.settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -98,6 +127,29 @@ impl Process {
         .await;
     }
 
+    /// Waits until it serves, or has ended by itself: then the status says how.
+    pub async fn serving_or_ended(&mut self) -> Result<(), ExitStatus> {
+        let address = self.address;
+        until("the process to serve or to end", async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Some(Err(status));
+            }
+            tokio::net::TcpStream::connect(address).await.is_ok().then_some(Ok(()))
+        })
+        .await
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -106,9 +158,17 @@ impl Process {
 
     /// Kills it at once, as a power cut would end it for its clients; its log must be clean.
     pub fn kill(&mut self) {
+        self.kill_anyway();
+        self.check_log();
+    }
+
+    /// Kills it at once, unless it has ended, whatever it has logged: its disk failed.
+    pub fn kill_anyway(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.check_log();
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().unwrap();
+        }
     }
 
     /// Asks it to stop (SIGTERM).
