@@ -3,8 +3,10 @@
 //! comes from the environment; what the machine cannot do is said as `NOT RUN: …`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod kills;
 mod machine;
 mod power_cuts;
+mod tracer;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");
