@@ -10,6 +10,7 @@
 //! | high-water mark | a store that opens at an older state | `high_water` |
 //! | atomic creation, leftovers, locks, panics in open | a start that is killed | `files` |
 //! | writing anew, atomic exchange | files that never shrink | `compact`, `swap` |
+//! | an end that is not a crash | a panic when the last sync fails | `handle` |
 //! | fail-stop | going on with half a batch | `health` |
 //! | waking a failed sync | a `flush` that never returns | `waker` |
 //! | low-disk watermark | a disk that is really full | `space` |
@@ -27,6 +28,7 @@ use tracing::error;
 
 use super::{Batch, Direction, KeyRange, Store, StoreError, Usage};
 use files::Files;
+use handle::Handle;
 use health::Health;
 use high_water::{HighWater, Mark};
 use layout::{Ledger, STATE_KEY};
@@ -39,6 +41,7 @@ pub mod aside;
 mod check;
 pub mod compact;
 mod files;
+mod handle;
 mod health;
 mod high_water;
 mod layout;
@@ -66,7 +69,7 @@ pub struct DiskOptions {
 /// Rows in a data directory. One process at a time can have it open.
 pub struct DiskStore {
     files: Files,
-    db: sled::Db,
+    db: Handle,
     /// Readers share it for a page, the writer has it for a batch.
     turns: RwLock<()>,
     writer: Mutex<Writer>,

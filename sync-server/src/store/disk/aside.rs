@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::super::{KeyRange, StoreError};
 use super::files::{Files, WORKER};
+use super::handle::Handle;
 use super::high_water::HighWater;
 use super::layout::{self, CHUNK_BYTES, Ledger, STATE_KEY, Stored};
 use super::space::Space;
@@ -33,7 +34,7 @@ pub type Finding = (String, String);
 pub struct Aside {
     copy: Files,
     /// `None` = it cannot be opened.
-    db: Option<sled::Db>,
+    db: Option<Handle>,
     ledger: Option<Ledger>,
     /// Nobody may open the store while it is looked at.
     _lock: File,

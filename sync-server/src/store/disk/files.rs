@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use super::super::StoreError;
+use super::handle::Handle;
 use super::high_water::HighWater;
 use super::layout::{self, Ledger, STATE_KEY};
 use super::waker::Waker;
@@ -181,7 +182,7 @@ impl Files {
     }
 
     /// Opens sled.
-    pub(super) fn open_sled(&self, options: &DiskOptions) -> Result<sled::Db, StoreError> {
+    pub(super) fn open_sled(&self, options: &DiskOptions) -> Result<Handle, StoreError> {
         let config = sled::Config::new()
             .path(&self.store)
             .segment_size(layout::SEGMENT_BYTES)
@@ -199,7 +200,9 @@ impl Files {
                     }
                     thread::sleep(LOCK_RETRY_EVERY);
                 }
-                opened => return opened.map_err(|error| sled_error("opening", error)),
+                opened => {
+                    return opened.map(Handle::new).map_err(|error| sled_error("opening", error));
+                }
             }
         }
     }
@@ -243,7 +246,7 @@ impl Files {
 /// Runs `work` of sled's; a panic in it becomes the place in the code. It is not printed as if
 /// the program had crashed, and its message, which often has rows in it, goes nowhere: for as
 /// long as `work` runs, the panic hook leaves this thread out.
-fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let _alone = HOOK.lock();
     let before: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = panic::take_hook().into();
     let others = before.clone();
