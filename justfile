@@ -32,6 +32,22 @@ proto-lint:
 crash CYCLES="200":
     DELTASYNC_CRASH_CYCLES={{ CYCLES }} cargo test --workspace -- --nocapture kill crashes::
 
+# Cut the power of a writing server many times (root, e2fsprogs, perl, eatmydata).
+power-cuts CUTS="300":
+    DELTASYNC_POWER_CUTS={{ CUTS }} cargo test -p sync-tests --test proof power_cuts -- --nocapture
+
+# Kill the server at every system call of a start, of work and of a stop (root, strace).
+kill-points POINTS="all":
+    DELTASYNC_KILL_POINTS={{ POINTS }} cargo test -p sync-tests --test proof kills -- --nocapture
+
+# Fill disks, and let system calls fail (root, strace).
+disk-faults FAULTS="200":
+    DELTASYNC_DISK_FAULTS={{ FAULTS }} cargo test -p sync-tests --test proof disks -- --nocapture
+
+# Flip bits and cut files of a server's data directory.
+damage DAMAGES="200":
+    DELTASYNC_DAMAGES={{ DAMAGES }} cargo test -p sync-tests --test proof damage -- --nocapture
+
 # Replay the real histories beside the checkout.
 replay:
     DELTASYNC_REPLAY=all cargo test -p sync-tests replays:: -- --nocapture

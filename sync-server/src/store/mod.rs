@@ -137,7 +137,7 @@ pub enum StoreError {
         reason: String,
     },
     /// What was found cannot be right; nothing is served from it.
-    #[error("the store is damaged at {place}: {reason}")]
+    #[error("the store is damaged at {place}: {reason}; restore a backup, check disk and memory")]
     Damaged {
         /// Which file or row.
         place: String,
