@@ -40,6 +40,10 @@ power-cuts CUTS="300":
 kill-points POINTS="all":
     DELTASYNC_KILL_POINTS={{ POINTS }} cargo test -p sync-tests --test proof kills -- --nocapture
 
+# Record what clients see of a server that is killed, and check it.
+histories COUNT="10":
+    DELTASYNC_HISTORIES={{ COUNT }} DELTASYNC_HISTORY_STEPS=2000 DELTASYNC_HISTORY_KILLS=20 cargo test -p sync-tests --test proof histories -- --nocapture
+
 # Fill disks, and let system calls fail (root, strace).
 disk-faults FAULTS="200":
     DELTASYNC_DISK_FAULTS={{ FAULTS }} cargo test -p sync-tests --test proof disks -- --nocapture

@@ -5,6 +5,7 @@
 
 mod damage;
 mod disks;
+mod histories;
 mod kills;
 mod machine;
 mod power_cuts;

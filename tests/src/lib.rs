@@ -10,6 +10,7 @@ pub mod alarm;
 pub mod compose;
 pub mod data;
 pub mod device;
+pub mod history;
 pub mod mutation;
 pub mod process;
 pub mod proxy;
