@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             break;
         }
     }
-    println!("ann is {:?} in the local copy", members.get(&key)?);
+    println!("ann is {:?} in the local copy", members.get(&key).await?);
 
     stop.cancel();
     tasks.close();

@@ -416,7 +416,8 @@ async fn one_moment(copy: &Collection<Raw>) -> (u64, Items) {
     loop {
         let standing = copy.standing();
         let (mut digest, mut items) = (Digest::default(), Items::new());
-        for entry in copy.iter().unwrap() {
+        let mut entries = copy.items().await.unwrap();
+        while let Some(entry) = entries.next().await {
             let Entry { key, value: bytes, version, sort_key, .. } = entry.unwrap();
             digest += Digest::of_item(&key, version, &sort_key, &bytes);
             items.insert(text(key.as_bytes()), (version.get(), value(&bytes)));
