@@ -55,6 +55,7 @@ fn an_import_of_an_export_restores_the_state() {
     assert_eq!(told["mutations"], CHANGES);
     json(&server, &["put", "odd/values", "text", "not json", "--sort-key", "9"]);
     json(&server, &["put", "odd/values", "lines", "{\n}"]);
+    json(&server, &["put", "odd/values", "null", "null"]);
     let put = syncctl(&server, &["put", "odd/values", "/w==", "--keys-base64", "--stdin"]);
     assert_eq!(ended(put, &[0xff]).code, Some(0));
 

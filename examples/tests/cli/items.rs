@@ -1,6 +1,6 @@
 //! Single items, listings, exit codes.
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::programs::{Running, built, ended, json, run, syncctl};
 use crate::server::Server;
@@ -104,6 +104,25 @@ fn a_failure_tells_what_to_do_next() {
     assert_eq!(said["exit_code"], 5);
     assert!(said["next_step"].as_str().unwrap().contains("sync-server"));
     assert_eq!(run(&server, &["health"]).code, Some(5));
+}
+
+/// G11: what `--json` promises holds for a command line that makes no sense, too.
+#[test]
+fn a_wrong_command_line_changes_nothing_and_is_said() {
+    let server = Server::start();
+    let refused = run(&server, &["put", "a//b", "k", "v", "--json"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let said: Json = serde_json::from_str(&refused.err).unwrap();
+    assert_eq!(said["exit_code"], 2);
+    assert!(said["error"].as_str().unwrap().contains("a//b"), "{said}");
+    // A misspelt option is not content.
+    let refused = run(&server, &["put", "list", "k", "--stdn"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.err.contains("--stdn"), "{refused:?}");
+    assert!(json(&server, &["list"]).is_empty());
+    json(&server, &["put", "list", "k", "-1"]);
+    json(&server, &["put", "list", "hyphen", "--", "--stdn"]);
+    assert_eq!(json(&server, &["get", "list", "hyphen"])[0]["value_text"], "--stdn");
 }
 
 #[test]

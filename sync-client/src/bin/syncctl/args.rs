@@ -100,8 +100,8 @@ pub(crate) struct Put {
     pub(crate) collection: CollectionName,
     /// Key of the item.
     pub(crate) key: String,
-    /// Its content.
-    #[arg(group = "content", allow_hyphen_values = true)]
+    /// Its content. One that begins with a hyphen and is not a number comes behind "--".
+    #[arg(group = "content", allow_negative_numbers = true)]
     pub(crate) value: Option<String>,
     /// Take the content from this file.
     #[arg(long, group = "content", value_hint = ValueHint::FilePath)]
@@ -339,7 +339,9 @@ mod tests {
     fn a_put_needs_exactly_one_content() {
         let parse =
             |args: &[&str]| Cli::try_parse_from([&["syncctl", "put", "c", "k"], args].concat());
-        assert!(parse(&["v"]).is_ok());
+        assert!(parse(&["v"]).is_ok() && parse(&["-1.5"]).is_ok());
+        assert!(parse(&["--", "--stdn"]).is_ok());
+        assert!(parse(&["--stdn"]).is_err(), "a misspelt option is not stored");
         assert!(parse(&["--stdin"]).is_ok());
         assert!(parse(&[]).is_err());
         assert!(parse(&["v", "--stdin"]).is_err());

@@ -2,10 +2,14 @@
 //! came; the numbers of the commits follow from the file alone, so an import that was cut off
 //! goes on where it was.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use indicatif::{HumanCount, ProgressBar};
+use parking_lot::Mutex;
 use serde::Serialize;
 use sync_client::types::Mutation;
 use sync_client::{ClientError, SyncClient};
@@ -25,6 +29,8 @@ use crate::text::hex;
 const QUEUE_LEN_MAX: usize = 16;
 /// For so long without progress an import is taken up again after a failure that may pass.
 const RETRY_FOR: Duration = Duration::from_secs(30);
+/// How often the server is asked how far it has come, for the bar.
+const SHOW_EVERY: Duration = Duration::from_millis(300);
 /// How often an unreachable server is asked how far the import came.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of the file's hash that an import is named by.
@@ -41,6 +47,9 @@ struct Job {
     begun: Instant,
     /// Sequence of the last commit that the server had when this command began.
     had: u64,
+    /// What was read and may not be durable yet, a tally for each transaction. What the call
+    /// keeps under way bounds it.
+    unsettled: Arc<Mutex<VecDeque<Tally>>>,
 }
 
 /// What a file holds.
@@ -80,7 +89,8 @@ pub(crate) async fn import(context: &mut Context, import: args::Import) -> Resul
     let count = count.map_err(|panic| Failure::Internal(panic.to_string()))?;
     let bar = progress::of_transactions(&context.output, count.map_err(reading)?);
     let (client, prefix) = (context.client.clone(), import.prefix);
-    let job = Job { client, source, prefix, id, bar, begun: Instant::now(), had };
+    let unsettled = Arc::default();
+    let job = Job { client, source, prefix, id, bar, begun: Instant::now(), had, unsettled };
     let patience = context.connection.retry.unwrap_or(RETRY_FOR);
     let ended = tokio::select! {
         biased;
@@ -149,6 +159,7 @@ impl Job {
     /// Sends what is behind commit `have`.
     async fn send(&self, have: u64) -> Result<Tally, Failure> {
         let (commits, mut queue) = mpsc::channel(QUEUE_LEN_MAX);
+        self.unsettled.lock().clear();
         let job = self.clone();
         let reading = tokio::task::spawn_blocking(move || job.read(have, &commits));
         // A stream without a message is an error; a file without anything new is not.
@@ -156,7 +167,10 @@ impl Job {
             Some(first) => {
                 let rest = ReceiverStream::new(queue);
                 let all = futures::stream::once(std::future::ready(first)).chain(rest);
-                self.client.import(&self.id, have + 1, all).await.map(|_| ())
+                tokio::select! {
+                    sent = self.client.import(&self.id, have + 1, all) => sent.map(|_| ()),
+                    never = self.show_durable() => match never {},
+                }
             }
             None => Ok(()),
         };
@@ -194,16 +208,29 @@ impl Job {
                     return Ok(tally);
                 }
             }
-            self.bar.set_position(tally.transactions);
-            self.show(&tally);
+            if tally.commits > have && !self.bar.is_hidden() {
+                self.unsettled.lock().push_back(tally);
+            }
         }
         Ok(tally)
     }
 
-    fn show(&self, tally: &Tally) {
-        if self.bar.is_hidden() {
-            return;
+    /// Moves the bar to what is on the server's disk: what was merely read says little.
+    async fn show_durable(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(SHOW_EVERY).await;
+            // An answer that does not come is no reason to end: the import itself will say.
+            let Ok(sequence) = known(&self.client, &self.id).await else { continue };
+            let mut unsettled = self.unsettled.lock();
+            let settled = unsettled.partition_point(|tally| tally.commits <= sequence);
+            if let Some(tally) = unsettled.drain(..settled).next_back() {
+                self.show(&tally);
+            }
         }
+    }
+
+    fn show(&self, tally: &Tally) {
+        self.bar.set_position(tally.transactions);
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let rate = tally.sent.saturating_mul(1000) / millis.max(1);
         self.bar.set_message(format!(
@@ -229,8 +256,9 @@ impl Job {
         }
         let (commits, mutations) = (HumanCount(fields.commits), HumanCount(fields.mutations));
         let seconds = fields.seconds;
-        output
-            .line(&format!("imported {commits} commits, {mutations} changes, in {seconds:.1} s"))?;
+        output.line(&format!(
+            "commits imported: {commits}, changes: {mutations}, in {seconds:.1} s"
+        ))?;
         if tally.split > 0 {
             let line = format!(
                 "{} transactions are larger than a commit may be and became several: readers may \

@@ -41,7 +41,10 @@ struct Context {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refuse(&refused),
+    };
     if cli.connection.verbose {
         start_logging();
     }
@@ -54,6 +57,21 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// Prints help, or what is wrong with the command line: as JSON for who asked for it.
+fn refuse(refused: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().skip(1).take_while(|arg| arg != "--");
+    if refused.use_stderr() && wants_json.into_iter().any(|arg| arg == "--json") {
+        let text = refused.to_string();
+        let reason = text.lines().next().unwrap_or_default();
+        let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+        report(&Failure::Usage(reason.to_owned()), "", true);
+    } else {
+        // Nothing is left to do about a closed output.
+        let _told = refused.print();
+    }
+    ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(Exit::Usage as u8))
 }
 
 fn run(cli: Cli) -> Result<Exit, Failure> {

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sync_client::types::{CollectionName, Key, Malformed, Mutation, Op, SortKey, Value};
 use sync_proto::limits::{COMMIT_BYTES_MAX, COMMIT_MUTATIONS_MAX};
@@ -44,7 +44,7 @@ struct OpLine<'a> {
     op: OpName,
     key: Option<String>,
     key_base64: Option<String>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     value: Option<&'a RawValue>,
     value_text: Option<String>,
     value_base64: Option<String>,
@@ -95,6 +95,11 @@ pub(crate) fn parse(line: &[u8], prefix: &str) -> Result<Vec<Mutation>, String> 
         op.mutation(prefix).map_err(|error| error.within_element("ops", index).to_string())
     };
     line.ops.into_iter().enumerate().map(parse).collect()
+}
+
+/// A value that is there, also if it is `null`, which serde would read as absent.
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// What is wrong with the JSON. The line that it names is always the first: there is one.
