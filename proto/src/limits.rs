@@ -45,6 +45,9 @@ pub const RECONCILE_ENTRIES_MAX: usize = 5_000;
 /// Most bytes of one page of a reconciliation.
 pub const RECONCILE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Longest time that a policy may keep tombstones, in seconds: a hundred years.
+pub const TOMBSTONE_AGE_S_MAX: u64 = 100 * 365 * 24 * 60 * 60;
+
 /// Largest gRPC message, both ways, in bytes: what every language accepts by default.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -280,7 +280,7 @@ fn router<S: Store>(
     let write = WriteServiceServer::new(WriteRpc::new(Arc::clone(context)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let admin = AdminServiceServer::new(AdminRpc);
+    let admin = AdminServiceServer::new(AdminRpc::new(Arc::clone(context)));
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use crate::auth::AccessError;
 use crate::core::plan::Refusal;
 use crate::core::window::TokenRefusal;
+use crate::engine::administering::AdminRefusal;
 use crate::engine::ledger::DeleteRefusal;
 use crate::engine::listing::ListError;
 use crate::engine::pulling::TargetError;
@@ -53,6 +54,7 @@ pub fn write(error: &WriteError) -> Status {
             | Refusal::ReorderOfMissing { .. }
             | Refusal::ImportGap { .. } => Status::failed_precondition(text),
             Refusal::NoAudiences { .. } => Status::unimplemented(text),
+            Refusal::OverQuota { .. } => Status::resource_exhausted(text),
             Refusal::KeyReused
             | Refusal::VersionTooLarge { .. }
             | Refusal::ReplacesTooMuch { .. } => Status::invalid_argument(text),
@@ -61,6 +63,11 @@ pub fn write(error: &WriteError) -> Status {
         WriteError::NotDeleted(refusal) => match refusal {
             DeleteRefusal::NotFound => Status::not_found(text),
             DeleteRefusal::HeadDiffers(_) => Status::failed_precondition(text),
+        },
+        WriteError::NotAdministered(refusal) => match refusal {
+            AdminRefusal::NotFound => Status::not_found(text),
+            AdminRefusal::AboveHead(_) => Status::failed_precondition(text),
+            AdminRefusal::OtherEpoch(_) => Status::aborted(text),
         },
         WriteError::Full => Status::resource_exhausted(text),
         WriteError::Stopping => Status::unavailable(text),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod administration;
 mod batches;
 mod commits;
 mod crashes;

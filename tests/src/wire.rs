@@ -8,6 +8,7 @@ use sync_proto::types::{
     CollectionName, Commit, Committed, Delta, Head, Mutation, Outcome, Subscribe, Target, Version,
 };
 use sync_proto::v1;
+use sync_proto::v1::admin_service_client::AdminServiceClient;
 use sync_proto::v1::sync_service_client::SyncServiceClient;
 use sync_proto::v1::write_service_client::WriteServiceClient;
 use tonic::metadata::MetadataValue;
@@ -76,6 +77,12 @@ impl Wire {
     #[must_use]
     pub fn write(&self) -> WriteServiceClient<Shown> {
         WriteServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    /// The operator's calls.
+    #[must_use]
+    pub fn admin(&self) -> AdminServiceClient<Shown> {
+        AdminServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
     /// Commits, or says why not.

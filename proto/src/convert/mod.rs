@@ -11,6 +11,7 @@ use crate::types::{
 };
 use crate::v1;
 
+mod admin;
 mod ask;
 mod read;
 mod reconcile;

@@ -1,12 +1,14 @@
 //! The words of the protocol as checked types. Pure. Past `convert` nothing re-validates: a
 //! [`Key`] is not empty and not too long, a [`Version`] fits 63 bits, an [`Epoch`] is not zero.
 
+mod admin;
 mod log;
 mod names;
 mod read;
 mod reconcile;
 mod write;
 
+pub use admin::{Inspection, Policy};
 pub use log::{
     Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,
 };

@@ -9,10 +9,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, SEGMENTS, Segment};
-use sync_proto::types::{Key, Version};
+use sync_proto::types::{Key, Policy, Version};
 
 use crate::store::StoreError;
-use crate::store::keys::{CollectionId, ROW_FORMAT, Row};
+use crate::store::keys::{CollectionId, ROW_FORMAT, ROW_FORMAT_OLDEST, Row};
 use crate::store::rows::{KeyRow, LogRow, Meta, RowKind};
 
 pub use self::logged::Logged;
@@ -40,6 +40,7 @@ pub struct Checker {
     receipt_ages: Sum,
     next_id: Option<CollectionId>,
     format: Option<u32>,
+    upgrading: bool,
     rows: u64,
     findings: Vec<String>,
     findings_count: u64,
@@ -73,12 +74,15 @@ pub struct Checked {
     pub rows: u64,
     /// Whether there was nothing at all: a new store.
     pub empty: bool,
+    /// Whether the rows are of an older format, or on the way from one.
+    pub outdated: bool,
 }
 
 /// What the rows of one collection say, from each side.
 #[derive(Debug, Default)]
 struct Tally {
     meta: Option<Meta>,
+    policy: Policy,
     log_items: u64,
     log_tombstones: u64,
     log_bytes: u64,
@@ -93,6 +97,8 @@ struct Tally {
     tombstone_rows: Sum,
     log_segments: Sum,
     segment_rows: Sum,
+    log_members: Sum,
+    member_rows: Sum,
 }
 
 /// An order-independent sum of rows.
@@ -149,6 +155,7 @@ impl Checker {
         self.receipt_ages.merge(other.receipt_ages);
         self.next_id = self.next_id.or(other.next_id);
         self.format = self.format.or(other.format);
+        self.upgrading |= other.upgrading;
         self.rows += other.rows;
         let more = FINDINGS_MAX.saturating_sub(self.findings.len());
         self.findings.extend(other.findings.into_iter().take(more));
@@ -168,9 +175,11 @@ impl Checker {
         for (id, sums) in std::mem::take(&mut self.partial_segments) {
             self.tally(id).add_segments(sums);
         }
-        if self.rows > 0 && self.format != Some(ROW_FORMAT) {
+        let known = |format| (ROW_FORMAT_OLDEST..=ROW_FORMAT).contains(&format);
+        if self.rows > 0 && !self.format.is_some_and(known) {
             self.finding(format!("row format {:?}, this program writes {ROW_FORMAT}", self.format));
         }
+        let outdated = self.rows > 0 && (self.upgrading || self.format != Some(ROW_FORMAT));
         if self.receipts != self.receipt_ages {
             self.finding("receipts and their ages do not agree".to_owned());
         }
@@ -184,7 +193,7 @@ impl Checker {
                 continue;
             }
             heads += usize::from(tally.meta.is_some());
-            match self.judge(id, tally) {
+            match self.judge(id, tally, outdated) {
                 Ok(meta) => collections.push((id, meta)),
                 Err(reason) => {
                     suspects.push(id);
@@ -202,6 +211,7 @@ impl Checker {
             receipts: self.receipts.count,
             rows: self.rows,
             empty: self.rows == 0,
+            outdated,
         };
         let (findings, findings_count) = (self.findings, self.findings_count);
         Report { checked, findings, findings_count, suspects }
@@ -241,6 +251,11 @@ impl Checker {
             }
             Row::NextId { id } => self.next_id = Some(id),
             Row::Format { format } => self.format = Some(format),
+            Row::Upgrading => self.upgrading = true,
+            Row::Member { id, segment, key } => {
+                self.tally(id).member_rows.add((segment.get(), key.as_bytes()));
+            }
+            Row::Policy { id, policy } => self.tally(id).policy = policy,
         }
     }
 
@@ -268,7 +283,9 @@ impl Checker {
             tally.log_bytes += logged.bytes(key);
             tally.log_order.add((logged.sort_key.as_bytes(), key.as_bytes()));
             let (_, sums) = self.segments.as_mut().expect("opened above");
-            sums[usize::from(Segment::of_key(key).get())] += logged.digest;
+            let segment = Segment::of_key(key).get();
+            sums[usize::from(segment)] += logged.digest;
+            tally.log_members.add((segment, key.as_bytes()));
         } else {
             tally.log_tombstones += 1;
             let oldest = tally.oldest_tombstone.get_or_insert(version);
@@ -291,8 +308,9 @@ impl Checker {
         }
     }
 
-    fn judge(&self, id: CollectionId, tally: Tally) -> Result<Meta, String> {
+    fn judge(&self, id: CollectionId, tally: Tally, outdated: bool) -> Result<Meta, String> {
         let Some(meta) = tally.meta else { return Err("rows without a head".to_owned()) };
+        let meta = Meta { policy: tally.policy, ..meta };
         if self.names.get(meta.name.as_str()) != Some(&id) {
             return Err("its name leads elsewhere".to_owned());
         }
@@ -309,6 +327,8 @@ impl Checker {
             ("list order", tally.order_rows == tally.log_order),
             ("tombstone ages", tally.tombstone_rows == tally.key_tombstones),
             ("segment sums", tally.segment_rows == tally.log_segments),
+            // Older rows have no such index yet; it is made of the others.
+            ("items by segment", outdated || tally.member_rows == tally.log_members),
         ];
         match agree.iter().find(|(_, fits)| !fits) {
             None => Ok(meta),
@@ -345,6 +365,7 @@ impl Tally {
 
     fn merge(&mut self, other: Self) {
         self.meta = self.meta.take().or(other.meta);
+        self.policy = self.policy.with(other.policy);
         self.log_items += other.log_items;
         self.log_tombstones += other.log_tombstones;
         self.log_bytes += other.log_bytes;
@@ -361,6 +382,8 @@ impl Tally {
             (&mut self.tombstone_rows, other.tombstone_rows),
             (&mut self.log_segments, other.log_segments),
             (&mut self.segment_rows, other.segment_rows),
+            (&mut self.log_members, other.log_members),
+            (&mut self.member_rows, other.member_rows),
         ] {
             ours.merge(theirs);
         }

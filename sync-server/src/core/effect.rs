@@ -26,6 +26,14 @@ impl Effect {
         };
         key.as_bytes().len() + content
     }
+
+    /// Bytes of the live item that it leaves.
+    pub(super) fn live_bytes(&self, key: &Key) -> u64 {
+        match self {
+            Self::Put { .. } => u64::try_from(self.size(key)).expect("limits keep items small"),
+            Self::Delete => 0,
+        }
+    }
 }
 
 // === impl Working ===
@@ -156,7 +164,7 @@ fn count(head: &mut Head, key: &Key, stored: &Stored, step: impl Fn(u64, u64) ->
 }
 
 /// Bytes of a live item: its key, sort key and value.
-fn item_bytes(key: &Key, row: &KeyRow) -> u64 {
+pub(super) fn item_bytes(key: &Key, row: &KeyRow) -> u64 {
     let names = key.as_bytes().len() + row.sort_key.as_bytes().len();
     u64::try_from(names).expect("limits keep names small") + u64::from(row.value_len)
 }

@@ -9,11 +9,11 @@ use sync_proto::convert::{decode_committed, encode_committed};
 use sync_proto::digest::Digest;
 use sync_proto::limits::COMMIT_BYTES_MAX;
 use sync_proto::types::{
-    CollectionName, Commit, Committed, Condition, Epoch, Head, Key, Mutation, Op, Precondition,
-    Timestamp, Version,
+    CollectionName, Commit, Committed, Condition, Epoch, Head, Key, Mutation, Op, Policy,
+    Precondition, Timestamp, Version,
 };
 
-use super::effect::{Effect, put_over, value_of};
+use super::effect::{Effect, item_bytes, put_over, value_of};
 use super::request::Request;
 use super::workspace::{REPLACED_BYTES_MAX, Workspace};
 use crate::store::StoreError;
@@ -69,6 +69,19 @@ pub enum Refusal {
     ReplacesTooMuch {
         /// Bytes of the values.
         bytes: u64,
+    },
+    /// The collection would hold more than its policy allows.
+    #[error(
+        "mutations: {collection} would hold {bytes} bytes, the quota of the collection \
+         (policy.bytes_max) is {quota}"
+    )]
+    OverQuota {
+        /// Which collection.
+        collection: CollectionName,
+        /// Bytes of its live items afterwards.
+        bytes: u64,
+        /// How many it may hold.
+        quota: u64,
     },
     /// Audiences are not kept by this server.
     #[error("mutations[{index}]: this server does not offer follow and unfollow")]
@@ -216,11 +229,7 @@ impl Workspace {
             }
         }
         for (name, effects) in &effects {
-            let bytes = effects.iter().map(|(key, effect)| effect.size(key)).sum();
-            if bytes > COMMIT_BYTES_MAX {
-                let collection = (*name).clone();
-                return Err(Refusal::VersionTooLarge { collection, bytes });
-            }
+            self.check_size(name, effects)?;
         }
         // Everything is judged; from here on nothing can refuse, so nothing is half done.
         let before: BTreeMap<_, _> = names.iter().map(|name| (*name, self.version(name))).collect();
@@ -234,6 +243,25 @@ impl Workspace {
             version: self.version(name),
         };
         Ok(Answer { collections: names.iter().map(committed).collect(), replayed: false })
+    }
+
+    /// Whether a version of these effects fits into a message, and the collection into its quota.
+    /// What makes a collection smaller fits, however large it is.
+    fn check_size(&self, name: &CollectionName, effects: &[(&Key, Effect)]) -> Result<(), Refusal> {
+        let bytes = effects.iter().map(|(key, effect)| effect.size(key)).sum();
+        if bytes > COMMIT_BYTES_MAX {
+            return Err(Refusal::VersionTooLarge { collection: name.clone(), bytes });
+        }
+        let Some(meta) = self.meta(name) else { return Ok(()) };
+        let Some(quota) = meta.policy.quota() else { return Ok(()) };
+        let old = |key| self.live(name, key).map_or(0, |old| item_bytes(key, &old.key));
+        let before: u64 = effects.iter().map(|(key, _)| old(key)).sum();
+        let after: u64 = effects.iter().map(|(key, effect)| effect.live_bytes(key)).sum();
+        let bytes = (meta.head.bytes + after).saturating_sub(before);
+        if after > before && bytes > quota {
+            return Err(Refusal::OverQuota { collection: name.clone(), bytes, quota });
+        }
+        Ok(())
     }
 
     fn version(&self, name: &CollectionName) -> Version {
@@ -280,7 +308,9 @@ impl Workspace {
         if working.meta.now.is_none() {
             working.id = Some(CollectionId(self.next_id));
             self.next_id += 1;
-            working.meta.now = Some(Meta { name: name.clone(), head: newborn((at.mint)()) });
+            let head = newborn((at.mint)());
+            let policy = Policy::default();
+            working.meta.now = Some(Meta { name: name.clone(), head, policy });
         }
         let head = &mut working.meta.now.as_mut().expect("set above").head;
         head.version = head.version.next();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sync_proto::types::{Key, Timestamp, Version};
+use sync_proto::types::{Key, Policy, Timestamp, Version};
 
 use super::workspace::Undo;
 use crate::store::Batch;
@@ -50,6 +50,26 @@ pub struct Purge {
 // === impl Retention ===
 
 impl Retention {
+    /// How a collection with this policy is kept.
+    #[must_use]
+    pub fn under(&self, policy: &Policy) -> Self {
+        Self {
+            tombstone_age_max: policy.tombstone_age_max.unwrap_or(self.tombstone_age_max),
+            tombstones_max: policy.tombstones_max.unwrap_or(self.tombstones_max),
+        }
+    }
+
+    /// The same as a policy that says everything. There is no quota unless one is set.
+    #[must_use]
+    pub fn in_force(&self, policy: &Policy) -> Policy {
+        let kept = self.under(policy);
+        Policy {
+            tombstone_age_max: Some(kept.tombstone_age_max),
+            tombstones_max: Some(kept.tombstones_max),
+            bytes_max: Some(policy.bytes_max.unwrap_or(0)),
+        }
+    }
+
     /// How many of a collection's tombstones may go now, judged without looking at them: the
     /// rest depends on their age.
     #[must_use]

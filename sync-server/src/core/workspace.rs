@@ -10,7 +10,8 @@ use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{CollectionName, Key, SortKey, Version};
 
 use crate::store::keys::{
-    self, CollectionId, key_key, log_key, meta_key, name_key, order_key, segment_key, tombstone_key,
+    self, CollectionId, key_key, log_key, member_key, meta_key, name_key, order_key, segment_key,
+    tombstone_key,
 };
 use crate::store::rows::{KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
 use crate::store::{Batch, StoreError};
@@ -371,6 +372,9 @@ fn write_item(id: CollectionId, key: &Key, slot: &Slot<Stored>, planned: &mut Pl
     );
     move_marker(slot.before.as_ref(), slot.now.as_ref(), planned, |stored| {
         sort_key_of(stored).map(|sort_key| order_key(id, sort_key, key))
+    });
+    move_marker(slot.before.as_ref(), slot.now.as_ref(), planned, |stored| {
+        sort_key_of(stored).map(|_| member_key(id, Segment::of_key(key), key))
     });
     move_marker(slot.before.as_ref(), slot.now.as_ref(), planned, |stored| {
         tombstone_of(stored).map(|(time, version)| tombstone_key(id, time, version, key))

@@ -17,6 +17,7 @@ use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp};
 
 use super::pages::PageCache;
 use super::purging::Purging;
+use super::upgrading;
 use super::view::View;
 use crate::core::check::{Checker, as_damage};
 use crate::core::plan::{Answer, Moment, Refusal};
@@ -123,8 +124,8 @@ impl Default for Settings {
 
 impl<S: Store> Ledger<S> {
     /// Opens a ledger over `store`, reading and checking every row once, unless a newer program
-    /// wrote them: this one could only misread them. `progress` hears of it
-    /// every 100,000 rows.
+    /// wrote them: this one could only misread them. Rows of an older format are upgraded.
+    /// `progress` hears of the check every 100,000 rows.
     pub fn open(
         store: S,
         settings: Settings,
@@ -152,6 +153,9 @@ impl<S: Store> Ledger<S> {
             batch.put(keys::next_id_key(), Bytes::copy_from_slice(&1u64.to_be_bytes()));
             store.apply(&batch)?;
             store.sync()?;
+        }
+        if found.outdated {
+            upgrading::upgrade(&store)?;
         }
         let by_name = found.collections.into_iter();
         let heads = Heads {
@@ -289,6 +293,7 @@ impl<S: Store> Ledger<S> {
         let mut batch = Batch::default();
         batch.remove(keys::name_key(name));
         batch.remove(keys::meta_key(id));
+        batch.remove(keys::policy_key(id));
         batch.put(keys::doomed_key(id), Bytes::new());
         // Readers find a collection through the heads, so its rows need no undo.
         self.persist(&mut writing, &batch, Undo::new(), |heads| {
@@ -326,7 +331,7 @@ impl<S: Store> Ledger<S> {
 
     /// Applies, syncs, publishes. A failure leaves the undo in place: readers go on seeing what
     /// is durable, and nothing is written any more.
-    fn persist(
+    pub(super) fn persist(
         &self,
         writing: &mut Writing,
         batch: &Batch,
@@ -377,7 +382,8 @@ impl<S: Store> Ledger<S> {
     }
 }
 
-fn not_failed(writing: &Writing) -> Result<(), StoreError> {
+/// Whether the store still takes writes.
+pub(super) fn not_failed(writing: &Writing) -> Result<(), StoreError> {
     if writing.failed {
         return Err(StoreError::Io {
             doing: "writing, after an earlier failure",

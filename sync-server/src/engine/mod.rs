@@ -1,6 +1,7 @@
 //! The engine: a ledger that keeps the rules over a store ([`ledger`]), one writer thread that
 //! groups commits ([`writer`]), and heads that readers wait on ([`hub`]).
 
+pub mod administering;
 pub mod following;
 pub mod hub;
 pub mod ledger;
@@ -10,5 +11,6 @@ pub mod pulling;
 pub mod purging;
 pub mod reading;
 mod scanning;
+mod upgrading;
 pub mod view;
 pub mod writer;

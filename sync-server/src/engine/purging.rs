@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 
-use sync_proto::types::{CollectionName, Key, Timestamp, Version};
+use sync_proto::types::{CollectionName, Head, Key, Timestamp, Version};
 
 use super::ledger::{Ledger, Writing};
 use crate::core::retention::{self, Tombstone};
@@ -168,7 +168,6 @@ impl<S: Store> Ledger<S> {
 
     /// Goes on with the round over all collections, in memory; true = it has come to its end.
     fn find_ready(&self, purging: &mut Purging, now: Timestamp) -> bool {
-        let retention = &self.settings.retention;
         let heads = self.heads.read();
         let behind =
             purging.looked.as_ref().map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
@@ -183,6 +182,7 @@ impl<S: Store> Ledger<S> {
             if meta.head.tombstones == 0 {
                 continue;
             }
+            let retention = self.settings.retention.under(&meta.policy);
             let oldest = purging.oldest.get(id);
             if retention.surplus(meta.head.tombstones) > 0 {
                 purging.over.add(name);
@@ -282,10 +282,13 @@ impl<S: Store> Ledger<S> {
         });
         // Gone since it was put there.
         let Some((id, meta)) = found else { return Ok(true) };
-        let outlived = self.outlived(id, &meta, now)?;
+        let retention = self.settings.retention.under(&meta.policy);
+        let surplus = retention.surplus(meta.head.tombstones);
+        let outlived =
+            self.oldest(id, |count, time, _| count < surplus || retention.outlived(time, now))?;
         let purge = retention::purge(id, &meta, &outlived.tombstones);
         let after = purge.meta.unwrap_or(meta);
-        if self.settings.retention.surplus(after.head.tombstones) > 0 {
+        if retention.surplus(after.head.tombstones) > 0 {
             purging.over.add(&name);
         } else if outlived.more {
             purging.due.add(&name);
@@ -311,22 +314,52 @@ impl<S: Store> Ledger<S> {
         self.apply(writing, batch, undo)
     }
 
-    fn outlived(
+    /// Forgets deletes up to a version, batch by batch for as long as `go_on` says: how many, the
+    /// head afterwards, and whether none is left.
+    pub(super) fn purge_up_to(
+        &self,
+        writing: &mut Writing,
+        id: CollectionId,
+        mut meta: Meta,
+        up_to: Version,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(u64, Head, bool), StoreError> {
+        let before = meta.head.tombstones;
+        let mut step = Step::default();
+        let done = loop {
+            let oldest = self.oldest(id, |_, _, version| version <= up_to)?;
+            let purge = retention::purge(id, &meta, &oldest.tombstones);
+            self.forget(writing, &mut step, &purge.batch, purge.undo)?;
+            meta = purge.meta.unwrap_or(meta);
+            if !oldest.more {
+                break true;
+            }
+            if step.batches == STEP_BATCHES_MAX || !go_on() {
+                break false;
+            }
+        };
+        let head = meta.head;
+        if step.batches > 0 {
+            self.settle(writing, |heads| heads.set(id, meta))?;
+        }
+        Ok((before - head.tombstones, head, done))
+    }
+
+    /// The oldest tombstones of a collection, while `may_go` says so of one, given how many come
+    /// before it.
+    fn oldest(
         &self,
         id: CollectionId,
-        meta: &Meta,
-        now: Timestamp,
+        may_go: impl Fn(u64, Timestamp, Version) -> bool,
     ) -> Result<Outlived, StoreError> {
-        let retention = &self.settings.retention;
-        let surplus = retention.surplus(meta.head.tombstones);
         let mut outlived = Outlived::default();
         let mut places = Vec::new();
         let mut broken = None;
         self.store.scan(&keys::tombstone_range(id), Direction::Forward, &mut |key, value| {
             match Row::decode(key, value) {
                 Ok(Row::Tombstone { time, version, key, .. }) => {
-                    let forced = u64::try_from(places.len()).is_ok_and(|count| count < surplus);
-                    if !(forced || retention.outlived(time, now)) {
+                    let count = u64::try_from(places.len()).expect("a batch is small");
+                    if !may_go(count, time, version) {
                         outlived.stays = Some(time);
                         return ControlFlow::Break(());
                     }

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::administering::{AdminRefusal, Administered, Administration};
 use super::hub::Hub;
 use super::ledger::{DeleteRefusal, Group, Ledger};
 use super::purging::Rest;
@@ -57,6 +58,9 @@ pub enum WriteError {
     /// The collection was not deleted.
     #[error(transparent)]
     NotDeleted(#[from] DeleteRefusal),
+    /// What an operator asked was not done.
+    #[error(transparent)]
+    NotAdministered(#[from] AdminRefusal),
     /// The disk is almost full; nothing changed.
     #[error("the disk of the server is almost full")]
     Full,
@@ -93,6 +97,7 @@ pub struct Writer {
 enum Job {
     Commit(Ticket),
     Delete(CollectionName, Option<Condition>, oneshot::Sender<Result<Head, WriteError>>),
+    Administer(CollectionName, Administration, oneshot::Sender<Result<Administered, WriteError>>),
     Stop,
 }
 
@@ -148,6 +153,19 @@ impl Writes {
     ) -> Result<Head, WriteError> {
         let (reply, answer) = oneshot::channel();
         let job = Job::Delete(name, condition, reply);
+        self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
+        answer.await.unwrap_or(Err(WriteError::Unknown))
+    }
+
+    /// Waits until what an operator asked is durably done, or refused. A purge is a bounded step
+    /// of one, so that commits get their turn.
+    pub async fn administer(
+        &self,
+        name: CollectionName,
+        asked: Administration,
+    ) -> Result<Administered, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Administer(name, asked, reply);
         self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
         answer.await.unwrap_or(Err(WriteError::Unknown))
     }
@@ -236,6 +254,7 @@ impl<S: Store> Thread<S> {
                 Job::Delete(name, condition, reply) => {
                     self.delete(&name, condition.as_ref(), reply)?;
                 }
+                Job::Administer(name, asked, reply) => self.administer(&name, &asked, reply)?,
                 Job::Stop => return self.finish(),
             }
             if self.last_purge.elapsed() >= PURGE_PAUSE {
@@ -301,11 +320,6 @@ impl<S: Store> Thread<S> {
             requests.push(request);
             replies.push((reply, room));
         }
-        let mut mint = || loop {
-            if let Some(epoch) = Epoch::new(rand::random()) {
-                return epoch;
-            }
-        };
         self.metrics.wrote_group(requests.len());
         let committed = self.ledger.commit(&requests, Timestamp::now(), &mut mint);
         self.count(&requests, &committed);
@@ -363,7 +377,7 @@ impl<S: Store> Thread<S> {
                     bytes += next.request.size();
                     group.push(next);
                 }
-                Job::Commit(_) | Job::Delete(..) | Job::Stop => {
+                Job::Commit(_) | Job::Delete(..) | Job::Administer(..) | Job::Stop => {
                     self.held = Some(job);
                     break;
                 }
@@ -397,6 +411,29 @@ impl<S: Store> Thread<S> {
         }
     }
 
+    fn administer(
+        &mut self,
+        name: &CollectionName,
+        asked: &Administration,
+        reply: oneshot::Sender<Result<Administered, WriteError>>,
+    ) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let mut go_on = || began.elapsed() < PURGE_STEP_MIN;
+        match self.ledger.administer(name, asked, &mut mint, &mut go_on) {
+            Ok(answer) => {
+                if answer.is_ok() {
+                    self.hub.announce(std::slice::from_ref(name));
+                }
+                drop(reply.send(answer.map_err(WriteError::NotAdministered)));
+                Ok(())
+            }
+            Err(error) => {
+                drop(reply.send(Err(WriteError::Unknown)));
+                Err(error)
+            }
+        }
+    }
+
     /// Commits what was queued before the end, refuses what comes after.
     fn finish(mut self) -> Result<(), StoreError> {
         self.jobs.close();
@@ -406,9 +443,19 @@ impl<S: Store> Thread<S> {
                 Job::Delete(name, condition, reply) => {
                     self.delete(&name, condition.as_ref(), reply)?;
                 }
+                Job::Administer(name, asked, reply) => self.administer(&name, &asked, reply)?,
                 Job::Stop => {}
             }
         }
         Ok(())
+    }
+}
+
+/// A fresh random epoch.
+fn mint() -> Epoch {
+    loop {
+        if let Some(epoch) = Epoch::new(rand::random()) {
+            return epoch;
+        }
     }
 }

@@ -15,10 +15,14 @@
 //! 0a   time:8 kind:1 name                             -            (receipts by age)
 //! 0b   01                                             next id:8
 //! 0b   02                                             row format:4
+//! 0b   03                                             -            (rows of an older format are being upgraded)
+//! 0c   id:8 segment:2 key                             -            (live items by segment; since format 2)
+//! 0d   id:8                                           Policy       (unless it says nothing; since format 2)
 //!
 //! Meta    = epoch:8 head:8 floor:8 items:8 tombstones:8 bytes:8 digest:16 time:8 name
 //! LogRow  = kind:1 created:8 value version:8 change
 //! KeyRow  = kind:1 version:8 created:8 value version:8 time:8 value length:4 digest:16 sort key
+//! Policy  = 3 times said:1 number:8: milliseconds to keep tombstones, tombstones, live bytes
 //! Receipt = time:8 fingerprint:16 payload
 //! kind    = 1 live, 2 tombstone   (in receipts: 1 commit, 2 import)
 //! escaped = 00 becomes 00 ff; ends with 00 01, so that shorter sort keys come first
@@ -28,8 +32,8 @@
 //! reach outside of its own rows.
 
 use bytes::Bytes;
-use sync_proto::digest::{Digest, Segment};
-use sync_proto::types::{CollectionName, Key, SortKey, Timestamp, Version};
+use sync_proto::digest::{Digest, Group, SEGMENTS_PER_GROUP, Segment};
+use sync_proto::types::{CollectionName, Key, Policy, SortKey, Timestamp, Version};
 
 use super::rows::{Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
 use super::{KeyRange, StoreError};
@@ -41,7 +45,13 @@ mod parts;
 mod tests;
 
 /// Format of the rows described here. A store with a higher number is refused.
-pub const ROW_FORMAT: u32 = 1;
+pub const ROW_FORMAT: u32 = 2;
+
+/// Oldest format that is read, and upgraded when a store is opened.
+pub const ROW_FORMAT_OLDEST: u32 = 1;
+
+/// Bytes of a collection's row before the part that places it: tag and collection id.
+pub const ROW_HEADER_LEN: usize = 9;
 
 const NAME: u8 = 0x01;
 const META: u8 = 0x02;
@@ -54,6 +64,8 @@ const DOOMED: u8 = 0x08;
 const RECEIPT: u8 = 0x09;
 const RECEIPT_AGE: u8 = 0x0a;
 const STORE: u8 = 0x0b;
+const MEMBER: u8 = 0x0c;
+const POLICY: u8 = 0x0d;
 
 pub(super) const ESCAPE: u8 = 0x00;
 pub(super) const ESCAPED_ZERO: u8 = 0xff;
@@ -79,6 +91,9 @@ pub enum Row {
     ReceiptAge { time: Timestamp, kind: ReceiptKind, name: String },
     NextId { id: CollectionId },
     Format { format: u32 },
+    Upgrading,
+    Member { id: CollectionId, segment: Segment, key: Key },
+    Policy { id: CollectionId, policy: Policy },
 }
 
 // === keys ===
@@ -100,6 +115,12 @@ pub fn name_key(name: &CollectionName) -> Vec<u8> {
 #[must_use]
 pub fn meta_key(id: CollectionId) -> Vec<u8> {
     tagged(META, id)
+}
+
+/// The row that says how a collection is kept.
+#[must_use]
+pub fn policy_key(id: CollectionId) -> Vec<u8> {
+    tagged(POLICY, id)
 }
 
 /// The row of a change.
@@ -168,6 +189,42 @@ pub fn segment_key(id: CollectionId, segment: Segment) -> Vec<u8> {
     row
 }
 
+/// All segment sums of a collection.
+#[must_use]
+pub fn segments_range(id: CollectionId) -> KeyRange {
+    KeyRange::prefix(&tagged(SEGMENT, id))
+}
+
+/// The segment sums of a group.
+#[must_use]
+pub fn group_range(id: CollectionId, group: Group) -> KeyRange {
+    let bound = |group: u16| {
+        let mut row = tagged(SEGMENT, id);
+        let segments = u16::try_from(SEGMENTS_PER_GROUP).expect("64 segments");
+        row.extend_from_slice(&(group * segments).to_be_bytes());
+        row
+    };
+    let group = u16::from(group.get());
+    KeyRange::new(bound(group), bound(group + 1))
+}
+
+/// The row that puts an item into its segment.
+#[must_use]
+pub fn member_key(id: CollectionId, segment: Segment, key: &Key) -> Vec<u8> {
+    let mut row = tagged(MEMBER, id);
+    row.extend_from_slice(&segment.get().to_be_bytes());
+    row.extend_from_slice(key.as_bytes());
+    row
+}
+
+/// The items of a segment.
+#[must_use]
+pub fn member_range(id: CollectionId, segment: Segment) -> KeyRange {
+    let mut start = tagged(MEMBER, id);
+    start.extend_from_slice(&segment.get().to_be_bytes());
+    KeyRange::prefix(&start)
+}
+
 /// The row that says how old a tombstone is.
 #[must_use]
 pub fn tombstone_key(id: CollectionId, time: Timestamp, version: Version, key: &Key) -> Vec<u8> {
@@ -190,11 +247,11 @@ pub fn doomed_key(id: CollectionId) -> Vec<u8> {
     tagged(DOOMED, id)
 }
 
-/// All rows of a collection but its name and its head; of a deleted one, in the order in which they
+/// All rows of a collection but its name, its head and its policy; of a deleted one, in the order in which they
 /// are purged.
 #[must_use]
-pub fn doomed_ranges(id: CollectionId) -> [KeyRange; 5] {
-    [LOG, KEY, ORDER, SEGMENT, TOMBSTONE].map(|tag| KeyRange::prefix(&tagged(tag, id)))
+pub fn doomed_ranges(id: CollectionId) -> [KeyRange; 6] {
+    [LOG, KEY, ORDER, SEGMENT, TOMBSTONE, MEMBER].map(|tag| KeyRange::prefix(&tagged(tag, id)))
 }
 
 /// The row of a receipt.
@@ -231,6 +288,18 @@ pub fn format_key() -> Vec<u8> {
     vec![STORE, 0x02]
 }
 
+/// The row that is there while rows of an older format are upgraded.
+#[must_use]
+pub fn upgrading_key() -> Vec<u8> {
+    vec![STORE, 0x03]
+}
+
+/// All key rows, of all collections.
+#[must_use]
+pub fn all_keys_range() -> KeyRange {
+    KeyRange::prefix(&[KEY])
+}
+
 // === impl Row ===
 
 impl Row {
@@ -262,6 +331,9 @@ impl Row {
             KeyParts::ReceiptAge { time, kind, name } => Self::ReceiptAge { time, kind, name },
             KeyParts::NextId => Self::NextId { id: value.id()? },
             KeyParts::Format => Self::Format { format: value.u32()? },
+            KeyParts::Upgrading => Self::Upgrading,
+            KeyParts::Member { id, segment, key } => Self::Member { id, segment, key },
+            KeyParts::Policy { id } => Self::Policy { id, policy: value.policy()? },
         };
         value.0.is_empty().then_some(row)
     }

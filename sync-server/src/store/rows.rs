@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sync_proto::digest::Digest;
-use sync_proto::types::{CollectionName, Epoch, Head, Key, SortKey, Timestamp, Version};
+use sync_proto::types::{CollectionName, Epoch, Head, Key, Policy, SortKey, Timestamp, Version};
 
 use super::StoreError;
 use super::keys::{CollectionId, END_OF_SORT_KEY, ESCAPE, ESCAPED_ZERO};
@@ -16,6 +16,8 @@ pub struct Meta {
     pub name: CollectionName,
     /// Its durable state.
     pub head: Head,
+    /// What was set for it; has a row of its own.
+    pub policy: Policy,
 }
 
 /// Whether a row is an item or the memory of one.
@@ -151,7 +153,8 @@ impl Meta {
             commit_time: Timestamp::from_millis(fields.u64()?),
         };
         let name = CollectionName::new(&fields.text()?).ok()?;
-        (head.floor <= head.version).then_some(Self { name, head })
+        let policy = Policy::default();
+        (head.floor <= head.version).then_some(Self { name, head, policy })
     }
 }
 
@@ -260,6 +263,19 @@ impl Receipt {
     }
 }
 
+/// The row of a policy.
+#[must_use]
+pub fn encode_policy(policy: &Policy) -> Bytes {
+    let age =
+        policy.tombstone_age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    let mut row = BytesMut::with_capacity(27);
+    for field in [age, policy.tombstones_max, policy.bytes_max] {
+        row.put_u8(u8::from(field.is_some()));
+        row.put_u64(field.unwrap_or_default());
+    }
+    row.freeze()
+}
+
 /// Fields are taken from the front; whatever does not fit is `None`.
 pub(super) struct Fields(pub(super) Bytes);
 
@@ -294,6 +310,23 @@ impl Fields {
 
     pub(super) fn digest(&mut self) -> Option<Digest> {
         self.array().map(Digest::from_be_bytes)
+    }
+
+    /// A number that may be absent; then it is 0, so that a policy has one row only.
+    fn optional(&mut self) -> Option<Option<u64>> {
+        match (self.u8()?, self.u64()?) {
+            (0, 0) => Some(None),
+            (1, number) => Some(Some(number)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn policy(&mut self) -> Option<Policy> {
+        Some(Policy {
+            tombstone_age_max: self.optional()?.map(Duration::from_millis),
+            tombstones_max: self.optional()?,
+            bytes_max: self.optional()?,
+        })
     }
 
     pub(super) fn rest(&mut self) -> Bytes {

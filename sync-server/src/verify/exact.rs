@@ -108,6 +108,14 @@ impl Exact<'_> {
                     self.finding(&place, "there is no such tombstone");
                 }
             }
+            Row::Member { segment, key, .. } => {
+                let there = self.key_row_of(&key);
+                let fits = there.is_some_and(|it| it.kind == RowKind::Live);
+                if !fits || Segment::of_key(&key) != segment {
+                    let place = keys::member_key(self.id, segment, &key);
+                    self.finding(&place, "there is no such item in this segment");
+                }
+            }
             Row::Segment { segment, digest, .. } => {
                 let sum = self.segments.remove(&segment).unwrap_or(Digest::EMPTY);
                 if sum != digest {
@@ -117,6 +125,8 @@ impl Exact<'_> {
             }
             Row::Name { .. }
             | Row::Meta { .. }
+            | Row::Policy { .. }
+            | Row::Upgrading
             | Row::Doomed { .. }
             | Row::Receipt { .. }
             | Row::ReceiptAge { .. }
@@ -163,17 +173,23 @@ impl Exact<'_> {
             let what = format!("it leads to version {}, where there is no such row", row.version);
             self.finding(&place, what);
         }
-        let (other, what) = match row.kind {
-            RowKind::Live => {
-                (keys::order_key(self.id, &row.sort_key, key), "has no place in order")
-            }
-            RowKind::Tombstone => (
+        let others = match row.kind {
+            RowKind::Live => vec![
+                (keys::order_key(self.id, &row.sort_key, key), "has no place in order"),
+                (
+                    keys::member_key(self.id, Segment::of_key(key), key),
+                    "is not in the index of its segment",
+                ),
+            ],
+            RowKind::Tombstone => vec![(
                 keys::tombstone_key(self.id, row.time, row.version, key),
                 "is a tombstone that would never be purged",
-            ),
+            )],
         };
-        if self.store.get(&other).is_none() {
-            self.finding(&place, what);
+        for (other, what) in others {
+            if self.store.get(&other).is_none() {
+                self.finding(&place, what);
+            }
         }
     }
 

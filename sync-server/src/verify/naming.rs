@@ -31,6 +31,11 @@ pub(super) fn row(key: &[u8]) -> String {
         Some(KeyParts::Doomed { id }) => format!("deleted collection {}", id.0),
         Some(KeyParts::Receipt { name, .. }) => format!("the receipt of {name:?}"),
         Some(KeyParts::ReceiptAge { name, .. }) => format!("the age of the receipt of {name:?}"),
+        Some(KeyParts::Member { id, segment, key }) => {
+            format!("collection {}, index row of segment {}, key {}", id.0, segment.get(), text(&key))
+        }
+        Some(KeyParts::Policy { id }) => format!("collection {}, its policy", id.0),
+        Some(KeyParts::Upgrading) => "the mark of an upgrade".to_owned(),
         Some(KeyParts::NextId) => "the next collection id".to_owned(),
         Some(KeyParts::Format) => "the row format".to_owned(),
         None => format!("the row with key {}", shown(key)),

@@ -6,8 +6,8 @@ use sync_proto::types::{Key, SortKey, Timestamp, Version};
 
 use super::super::rows::{Fields, ReceiptKind};
 use super::{
-    CollectionId, DOOMED, KEY, LOG, META, NAME, ORDER, RECEIPT, RECEIPT_AGE, SEGMENT, STORE,
-    TOMBSTONE,
+    CollectionId, DOOMED, KEY, LOG, MEMBER, META, NAME, ORDER, POLICY, RECEIPT, RECEIPT_AGE,
+    SEGMENT, STORE, TOMBSTONE,
 };
 
 /// The key of a row, told apart by its tag.
@@ -26,6 +26,9 @@ pub enum KeyParts {
     ReceiptAge { time: Timestamp, kind: ReceiptKind, name: String },
     NextId,
     Format,
+    Upgrading,
+    Member { id: CollectionId, segment: Segment, key: Key },
+    Policy { id: CollectionId },
 }
 
 // === impl KeyParts ===
@@ -65,8 +68,15 @@ impl KeyParts {
             STORE => match key.u8()? {
                 0x01 => Self::NextId,
                 0x02 => Self::Format,
+                0x03 => Self::Upgrading,
                 _ => return None,
             },
+            MEMBER => Self::Member {
+                id: key.id()?,
+                segment: Segment::new(u16::from_be_bytes(key.array()?))?,
+                key: key.item_key()?,
+            },
+            POLICY => Self::Policy { id: key.id()? },
             _ => return None,
         };
         key.0.is_empty().then_some(parts)

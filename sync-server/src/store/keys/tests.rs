@@ -7,7 +7,7 @@ use sync_proto::digest::Digest;
 use sync_proto::types::{Epoch, Head};
 
 use super::*;
-use crate::store::rows::RowKind;
+use crate::store::rows::{RowKind, encode_policy};
 
 prop_compose! {
     fn version()(number in 0..=sync_proto::limits::VERSION_MAX) -> Version {
@@ -66,9 +66,13 @@ proptest! {
         );
         prop_assert_eq!(
             read(tombstone_key(id, time, version, &key)),
-            Row::Tombstone { id, time, version, key }
+            Row::Tombstone { id, time, version, key: key.clone() }
         );
         prop_assert_eq!(read(doomed_key(id)), Row::Doomed { id });
+        let segment = Segment::of_key(&key);
+        let member = member_key(id, segment, &key);
+        prop_assert!(member_range(id, segment).contains(&member));
+        prop_assert_eq!(read(member), Row::Member { id, segment, key });
     }
 
     #[test]
@@ -106,9 +110,19 @@ proptest! {
             commit_time: Timestamp::from_millis(time),
         };
         let id = CollectionId(id);
-        let meta = Meta { name: CollectionName::new("a/b").unwrap(), head };
+        let policy = Policy::default();
+        let meta = Meta { name: CollectionName::new("a/b").unwrap(), head, policy };
         let read = Row::decode(&meta_key(id), meta.encode()).unwrap();
         prop_assert_eq!(read, Row::Meta { id, meta });
+    }
+
+    #[test]
+    fn a_policy_comes_back_as_it_went(age: Option<u32>, most: Option<u64>, bytes: Option<u64>) {
+        let age = age.map(|millis| std::time::Duration::from_millis(millis.into()));
+        let policy = Policy { tombstone_age_max: age, tombstones_max: most, bytes_max: bytes };
+        let id = CollectionId(7);
+        let read = Row::decode(&policy_key(id), encode_policy(&policy)).unwrap();
+        prop_assert_eq!(read, Row::Policy { id, policy });
     }
 
     /// List order is (sort key, key), bytewise, whatever bytes they hold.
@@ -139,6 +153,15 @@ proptest! {
         prop_assert_eq!(inside, at > after && at <= to);
         let foreign = log_key(CollectionId(id ^ 1), at, &key);
         prop_assert!(!log_range(CollectionId(id), Version::ZERO, Version::MAX).contains(&foreign));
+    }
+
+    #[test]
+    fn a_group_holds_exactly_its_segments(id: u64, segment in 0u16..4096, group in 0u8..64) {
+        let segment = Segment::new(segment).unwrap();
+        let row = segment_key(CollectionId(id), segment);
+        let group = Group::new(group).unwrap();
+        prop_assert_eq!(group_range(CollectionId(id), group).contains(&row), segment.group() == group);
+        prop_assert!(segments_range(CollectionId(id)).contains(&row));
     }
 
     /// Whatever bytes are found: an answer, never a panic.
