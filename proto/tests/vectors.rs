@@ -1,13 +1,15 @@
-//! Digest vectors for clients in other languages. This test recomputes `vectors/digest.json` and
-//! compares; `DELTASYNC_BLESS=1` writes it anew, which is only right when vectors are added:
-//! the arithmetic is part of the protocol and does not change.
+//! Vectors for clients in other languages: digests, and the sums and entries of reconciliations.
+//! These tests recompute the files in `vectors/` and compare; `DELTASYNC_BLESS=1` writes them anew,
+//! which is only right when vectors are added: the arithmetic is part of the protocol and does not
+//! change.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use sync_proto::digest::{Digest, Segment};
+use sync_proto::digest::{Digest, Group, Segment, value_hash};
 use sync_proto::limits::{KEY_LEN_MAX, SORT_KEY_LEN_MAX, VERSION_MAX};
 use sync_proto::types::{Key, SortKey, Version};
 
@@ -118,13 +120,79 @@ fn vectors() -> String {
     format!("{vectors:#}\n")
 }
 
+/// Items of the collection that is reconciled.
+const RECONCILED: u64 = 2_000;
+
+/// The group whose leaves are told.
+const TOLD_GROUP: u8 = 5;
+
+/// The n-th item of that collection.
+fn reconciled(n: u64) -> Item {
+    Item {
+        name: "",
+        key: format!("item {n}").into_bytes(),
+        version: n + 1,
+        sort_key: (n % 7).to_string().into_bytes(),
+        value: format!("value {n}").into_bytes(),
+    }
+}
+
+fn reconcile_vectors() -> String {
+    let mut leaves: BTreeMap<Segment, Vec<Item>> = BTreeMap::new();
+    for item in (0..RECONCILED).map(reconciled) {
+        let segment = Segment::of_key(&Key::new(item.key.clone()).unwrap());
+        leaves.entry(segment).or_default().push(item);
+    }
+    let sum = |segment: Segment| {
+        let items = leaves.get(&segment).into_iter().flatten();
+        items.map(digest).fold(Digest::EMPTY, |a, b| a + b)
+    };
+    let group_sum =
+        |group: Group| group.segments().map(sum).fold(Digest::EMPTY, |a, b| a + b).to_string();
+    let groups = (0..64).map(|number| Group::new(number).unwrap());
+    let told = Group::new(TOLD_GROUP).unwrap();
+    let fullest =
+        told.segments().max_by_key(|segment| leaves.get(segment).map_or(0, Vec::len)).unwrap();
+    let mut entries: Vec<&Item> = leaves[&fullest].iter().collect();
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    let entry = |item: &&Item| {
+        json!({
+            "key": hex(&item.key),
+            "version": item.version.to_string(),
+            "value_hash": hex(&value_hash(&item.value)),
+            "sort_key": hex(&item.sort_key),
+            "value_size": item.value.len(),
+        })
+    };
+    let vectors = json!({
+        "about": "A collection of 2,000 items, n = 0 to 1999, in decimal: key `item n`, value \
+                  `value n`, sort key `n mod 7`, version n + 1. Bytes, sums and hashes below are \
+                  hexadecimal. docs/PROTOCOL.md has the rounds.",
+        "group_sums": groups.map(group_sum).collect::<Vec<_>>(),
+        "leaf_sums": {
+            "group": TOLD_GROUP,
+            "sums": told.segments().map(|leaf| sum(leaf).to_string()).collect::<Vec<_>>(),
+        },
+        "entries": {
+            "segment": fullest.get(),
+            "entries": entries.iter().map(entry).collect::<Vec<_>>(),
+        },
+    });
+    format!("{vectors:#}\n")
+}
+
 /// G9: what clients of other languages check themselves against is what this code computes.
 #[test]
 fn the_published_vectors_hold() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("vectors/digest.json");
-    let computed = vectors();
+    for (file, computed) in [("digest", vectors()), ("reconcile", reconcile_vectors())] {
+        compare(&format!("vectors/{file}.json"), &computed);
+    }
+}
+
+fn compare(file: &str, computed: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
     if std::env::var_os("DELTASYNC_BLESS").is_some() {
-        fs::write(&path, &computed).unwrap();
+        fs::write(&path, computed).unwrap();
     }
     let published = fs::read_to_string(&path).unwrap();
     assert!(published == computed, "{} is not what the code computes", path.display());

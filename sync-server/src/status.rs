@@ -13,6 +13,7 @@ use crate::engine::administering::AdminRefusal;
 use crate::engine::ledger::DeleteRefusal;
 use crate::engine::listing::ListError;
 use crate::engine::pulling::TargetError;
+use crate::engine::reconciling::ReconcileError;
 use crate::engine::writer::WriteError;
 use crate::store::StoreError;
 
@@ -86,6 +87,21 @@ pub fn list(error: &ListError) -> Status {
             TokenRefusal::OtherEpoch => Status::aborted(error.to_string()),
         },
         ListError::Store(cause) => storage(cause),
+    }
+}
+
+/// A round of a reconciliation that could not be had.
+#[must_use]
+pub fn reconcile(error: &ReconcileError) -> Status {
+    let text = error.to_string();
+    match error {
+        ReconcileError::NotFound => Status::not_found(text),
+        ReconcileError::BeginAgain(_) => Status::failed_precondition(text),
+        ReconcileError::Token(refusal) => match refusal {
+            TokenRefusal::Invalid => Status::invalid_argument(text),
+            TokenRefusal::OtherEpoch => Status::failed_precondition(text),
+        },
+        ReconcileError::Store(cause) => storage(cause),
     }
 }
 

@@ -179,11 +179,9 @@ async fn what_is_not_offered_says_so() {
         assert!(refusal.message().starts_with("mutations[1]: "), "{refusal}");
     }
     let mut sync = server.wire().sync();
-    let reconcile = sync.reconcile(v1::ReconcileRequest::default()).await.unwrap_err();
     let ack = sync.ack(v1::AckRequest::default()).await.unwrap_err();
-    let mut admin = v1::admin_service_client::AdminServiceClient::new(server.wire().channel());
-    let inspect = admin.inspect_collection(v1::InspectCollectionRequest::default()).await;
-    for refusal in [reconcile, ack, inspect.unwrap_err()] {
+    let clients = server.wire().admin().list_clients(v1::ListClientsRequest::default()).await;
+    for refusal in [ack, clients.unwrap_err()] {
         assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
     }
     let list = v1::ListCollectionsRequest::default();

@@ -15,6 +15,7 @@ mod listings;
 mod model;
 mod pages;
 mod program;
+mod reconciles;
 mod replays;
 mod replicas;
 mod retries;

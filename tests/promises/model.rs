@@ -8,9 +8,10 @@ use std::time::Duration;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
+use sync_proto::digest::{self, Segment};
 use sync_proto::types::{
-    CollectionName, Commit, Condition, Cursor, Epoch, Key, ListItems, ListOrder, Mutation, Op,
-    Precondition, ResetReason, Target, Timestamp, Version,
+    CollectionName, Commit, Condition, Cursor, Epoch, Found, Key, ListItems, ListOrder, Mutation,
+    Op, Precondition, Reconcile, ResetReason, Round, Target, Timestamp, Version,
 };
 use sync_server::core::plan::Refusal;
 use sync_server::core::request::Request;
@@ -248,6 +249,9 @@ impl World {
                 assert_eq!(list(&self.memory, &collection, order), wanted, "memory");
                 assert_eq!(list(self.disk(), &collection, order), wanted, "disk");
             }
+            let wanted = self.naive.entries(&collection);
+            assert_eq!(entries(&self.memory, &collection), wanted, "memory");
+            assert_eq!(entries(self.disk(), &collection), wanted, "disk");
         }
     }
 }
@@ -291,4 +295,24 @@ fn list<S: Store>(
     };
     let window = ledger.list_items(&asked).ok()?;
     Some(window.items.into_iter().map(|item| (item.key, item.version)).collect())
+}
+
+/// What reconciliations tell of all segments, a group at a time.
+fn entries<S: Store>(
+    ledger: &Ledger<S>,
+    collection: &CollectionName,
+) -> Option<Vec<(Segment, Key, Version)>> {
+    let at = ledger.head(collection)?.cursor();
+    let mut all = Vec::new();
+    for group in (0..64).map(|number| digest::Group::new(number).unwrap()) {
+        let segments = group.segments().collect();
+        let round = Round::Entries { at, segments, page_token: bytes::Bytes::new() };
+        let asked = Reconcile { collection: collection.clone(), round, client_id: String::new() };
+        let Found::Entries(entries, _) = ledger.reconcile(&asked).unwrap().found else {
+            panic!("entries were asked")
+        };
+        let told = entries.into_iter();
+        all.extend(told.map(|entry| (Segment::of_key(&entry.key), entry.key, entry.version)));
+    }
+    Some(all)
 }

@@ -6,6 +6,7 @@ mod effect;
 pub mod page;
 pub mod plan;
 pub mod read;
+pub mod reconcile;
 pub mod request;
 pub mod retention;
 pub mod route;

@@ -1,4 +1,4 @@
-//! Page tokens of listings. Pure. A token points between two rows, so rows that come and go
+//! Page tokens of listings and of reconciliations. Pure. A token points between two rows, so rows that come and go
 //! elsewhere neither repeat nor hide any. It belongs to one life of one collection and to one
 //! question.
 //!
@@ -7,7 +7,8 @@
 //! ```
 
 use bytes::Bytes;
-use sync_proto::types::{Epoch, ListItems, ListOrder};
+use sync_proto::digest::Segment;
+use sync_proto::types::{CollectionName, Epoch, ListItems, ListOrder};
 
 /// Layout of tokens.
 const TOKEN_FORMAT: u8 = 1;
@@ -36,6 +37,19 @@ pub fn question(list: &ListItems) -> u32 {
     };
     hash.update(&[order, u8::from(list.descending)]);
     hash.update(&list.key_prefix);
+    hash.finalize()
+}
+
+/// The same of the entries of these segments.
+#[must_use]
+pub fn entries_question(collection: &CollectionName, segments: &[Segment]) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(collection.as_str().as_bytes());
+    // No listing has this order.
+    hash.update(&[3]);
+    for segment in segments {
+        hash.update(&segment.get().to_be_bytes());
+    }
     hash.finalize()
 }
 

@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::view::View;
 use crate::core::window::{self, TokenRefusal};
 use crate::store::keys::{
-    CollectionId, Row, key_key, key_range, log_key, order_range, receipt_key,
+    CollectionId, ROW_HEADER_LEN, Row, key_key, key_range, log_key, order_range, receipt_key,
 };
 use crate::store::rows::{KeyRow, LogRow, Receipt, ReceiptKind, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
@@ -27,9 +27,6 @@ const SCAN_ROWS_MAX: usize = 10_000;
 
 /// Names that a listing of collections looks at before it lets others at the heads.
 const LIST_LOOKS_MAX: usize = 1_000;
-
-/// Bytes of a row's key before the part that positions it: tag and collection id.
-const ROW_HEADER_LEN: usize = 9;
 
 /// A window of items.
 #[derive(Debug)]
@@ -242,7 +239,8 @@ fn places<S: Store>(
     broken.map_or(Ok((places, more)), Err)
 }
 
-fn item<S: Store>(
+/// The item of this key, if there is one.
+pub(super) fn item<S: Store>(
     id: CollectionId,
     key: &Key,
     keys_only: bool,

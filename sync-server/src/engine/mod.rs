@@ -10,6 +10,7 @@ pub mod pages;
 pub mod pulling;
 pub mod purging;
 pub mod reading;
+pub mod reconciling;
 mod scanning;
 mod upgrading;
 pub mod view;

@@ -15,6 +15,9 @@ use crate::store::keys::{self, ROW_FORMAT, Row, member_key};
 use crate::store::rows::RowKind;
 use crate::store::{Batch, Direction, KeyRange, Store, StoreError};
 
+#[cfg(test)]
+mod tests;
+
 /// Rows that one batch writes.
 const BATCH_ROWS_MAX: usize = 1_000;
 

@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{
-    CollectionName, Head, Key, ListItems, Malformed, Outcome, Pull, Subscribe,
+    CollectionName, Head, Key, ListItems, Malformed, Outcome, Pull, Reconcile, Subscribe,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
@@ -177,8 +177,12 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
-        self.context.caller(&request)?;
-        Err(Status::unimplemented("this server does not offer Reconcile: load from scratch"))
+        let caller = self.context.caller(&request)?;
+        let asked = Reconcile::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        may_read(&caller, &asked.collection)?;
+        let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
+        let answer = answer.map_err(|error| status::reconcile(&error))?;
+        Ok(Response::new(answer.into()))
     }
 
     async fn ack(

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sync_proto::digest::Digest;
+use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{
     Change, ChangeKind, CollectionName, Commit, Committed, Condition, Epoch, Head, Key, ListOrder,
     Op, Precondition, ResetReason, SortKey, Timestamp, Value, Version,
@@ -208,6 +208,15 @@ impl Naive {
             ListOrder::SortKey => placed.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1))),
         }
         Some(placed.into_iter().map(|(_, key, version)| (key, version)).collect())
+    }
+
+    /// Live items by segment.
+    pub(super) fn entries(&self, name: &CollectionName) -> Option<Vec<(Segment, Key, Version)>> {
+        let listed = self.list(name, ListOrder::Key)?.into_iter();
+        let mut entries: Vec<_> =
+            listed.map(|(key, version)| (Segment::of_key(&key), key, version)).collect();
+        entries.sort();
+        Some(entries)
     }
 
     /// What a caught-up reader of a version is told.
