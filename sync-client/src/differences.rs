@@ -139,6 +139,23 @@ impl<C: Codec> Differences<C> {
     /// was told. May be cancelled without losing anything.
     pub async fn next(&mut self) -> Option<Result<Difference<C::Item>, StoreError>> {
         loop {
+            let feed = self.feed.clone();
+            let moved = feed.moved.notified();
+            let stopped = self.view.is_stopped();
+            if let Some(next) = self.next_now().await {
+                return Some(next);
+            }
+            if stopped {
+                return None;
+            }
+            self.view.stopped_or(moved).await;
+        }
+    }
+
+    /// The next difference that there is already; `None` when everything up to now was told. Waits
+    /// for the local store only. May be cancelled without losing anything.
+    pub async fn next_now(&mut self) -> Option<Result<Difference<C::Item>, StoreError>> {
+        loop {
             if let Some(told) = self.ready.pop_front() {
                 return Some(Ok(told.decode::<C>()));
             }
@@ -147,10 +164,10 @@ impl<C: Codec> Differences<C> {
             let stopped = self.view.is_stopped();
             match self.look().await {
                 Ok(Look::Told(told)) => self.ready = told,
-                Ok(Look::Nothing) if stopped => return None,
+                Ok(Look::Nothing) => return None,
                 // The write of a driver that was dropped.
                 Ok(Look::Busy) if stopped => tokio::task::yield_now().await,
-                Ok(Look::Nothing | Look::Busy) => self.view.stopped_or(moved).await,
+                Ok(Look::Busy) => self.view.stopped_or(moved).await,
                 Err(failure) => return Some(Err(failure)),
             }
         }

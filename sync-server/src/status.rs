@@ -82,11 +82,17 @@ pub fn write(error: &WriteError) -> Status {
 pub fn list(error: &ListError) -> Status {
     match error {
         ListError::NotFound => Status::not_found(error.to_string()),
-        ListError::Token(refusal) => match refusal {
-            TokenRefusal::Invalid => Status::invalid_argument(error.to_string()),
-            TokenRefusal::OtherEpoch => Status::aborted(error.to_string()),
-        },
+        ListError::Token(refusal) => token(*refusal),
         ListError::Store(cause) => storage(cause),
+    }
+}
+
+/// A page token that cannot be continued.
+#[must_use]
+pub fn token(error: TokenRefusal) -> Status {
+    match error {
+        TokenRefusal::Invalid => Status::invalid_argument(error.to_string()),
+        TokenRefusal::OtherEpoch => Status::aborted(error.to_string()),
     }
 }
 

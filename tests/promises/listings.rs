@@ -303,5 +303,12 @@ async fn collections_are_listed_by_name() {
     }
     let wanted: Vec<_> = (0..25).map(|number| format!("team/{number:02}")).collect();
     assert_eq!(names, wanted);
+    // R64: a token of another question would skip what is asked for.
+    let of_another = request.page_token;
+    for page_token in [of_another.slice(1..), "team/24".into(), of_another] {
+        let other = v1::ListCollectionsRequest { page_token, ..Default::default() };
+        let refused = wire.sync().list_collections(other).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    }
     server.stop().await;
 }

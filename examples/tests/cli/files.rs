@@ -60,7 +60,7 @@ fn an_import_of_an_export_restores_the_state() {
     assert_eq!(ended(put, &[0xff]).code, Some(0));
 
     let exported = export(&server, &files.path().join("1.jsonl"));
-    assert_eq!(exported.len() as u64, ITEMS + 3);
+    assert_eq!(exported.len() as u64, ITEMS + 4);
     json(&other, &["import", files.path().join("1.jsonl").to_str().unwrap()]);
     let restored = export(&other, &files.path().join("2.jsonl"));
     assert_eq!(exported, restored);

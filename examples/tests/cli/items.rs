@@ -121,7 +121,8 @@ fn a_wrong_command_line_changes_nothing_and_is_said() {
     assert!(refused.err.contains("--stdn"), "{refused:?}");
     assert!(json(&server, &["list"]).is_empty());
     json(&server, &["put", "list", "k", "-1"]);
-    json(&server, &["put", "list", "hyphen", "--", "--stdn"]);
+    let put = run(&server, &["put", "list", "hyphen", "--", "--stdn"]);
+    assert_eq!(put.code, Some(0), "{put:?}");
     assert_eq!(json(&server, &["get", "list", "hyphen"])[0]["value_text"], "--stdn");
 }
 

@@ -1,9 +1,10 @@
-//! Page tokens of listings and of reconciliations. Pure. A token points between two rows, so rows that come and go
-//! elsewhere neither repeat nor hide any. It belongs to one life of one collection and to one
-//! question.
+//! Page tokens of listings and of reconciliations. Pure. A token points between two rows, so rows
+//! that come and go elsewhere neither repeat nor hide any. It belongs to one life of one
+//! collection and to one question.
 //!
 //! ```text
-//! token = format:1 epoch:8 question:4 position checksum:4
+//! token = format:1 epoch:8 question:4 position checksum:4      of a listing of collections:
+//!                                                              epoch 0, position = a name
 //! ```
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use sync_proto::types::{CollectionName, Epoch, ListItems, ListOrder};
 const TOKEN_FORMAT: u8 = 1;
 const HEADER_LEN: usize = 13;
 const CHECKSUM_LEN: usize = 4;
+/// Stands for the epoch where no single collection is listed.
+const NO_EPOCH: u64 = 0;
 
 /// Why a token cannot be continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,20 +56,51 @@ pub fn entries_question(collection: &CollectionName, segments: &[Segment]) -> u3
     hash.finalize()
 }
 
+/// A listing of the collections whose names begin with this.
+#[must_use]
+pub fn names_question(prefix: &str) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    // No collection has this name.
+    hash.update(b"\0");
+    hash.update(prefix.as_bytes());
+    hash.finalize()
+}
+
+/// The token that points behind a name in a listing of collections.
+#[must_use]
+pub fn names_token(question: u32, last: &CollectionName) -> Bytes {
+    seal(NO_EPOCH, question, last.as_str().as_bytes())
+}
+
+/// The name that a token of a listing of collections points behind; `None` = the beginning.
+pub fn name_position(token: &[u8], asked: u32) -> Result<Option<CollectionName>, TokenRefusal> {
+    let Some(name) = open(token, NO_EPOCH, asked)? else { return Ok(None) };
+    let name = std::str::from_utf8(name).map_err(|_| TokenRefusal::Invalid)?;
+    CollectionName::new(name).map(Some).map_err(|_| TokenRefusal::Invalid)
+}
+
 /// The token that points behind the row at `position`.
 #[must_use]
 pub fn token(epoch: Epoch, question: u32, position: &[u8]) -> Bytes {
+    seal(epoch.get(), question, position)
+}
+
+/// The position that a token points behind; `None` = the beginning.
+pub fn position(token: &[u8], epoch: Epoch, asked: u32) -> Result<Option<&[u8]>, TokenRefusal> {
+    open(token, epoch.get(), asked)
+}
+
+fn seal(epoch: u64, question: u32, position: &[u8]) -> Bytes {
     let mut token = Vec::with_capacity(HEADER_LEN + position.len() + CHECKSUM_LEN);
     token.push(TOKEN_FORMAT);
-    token.extend_from_slice(&epoch.get().to_be_bytes());
+    token.extend_from_slice(&epoch.to_be_bytes());
     token.extend_from_slice(&question.to_be_bytes());
     token.extend_from_slice(position);
     token.extend_from_slice(&crc32fast::hash(&token).to_be_bytes());
     token.into()
 }
 
-/// The position that a token points behind; `None` = the beginning.
-pub fn position(token: &[u8], epoch: Epoch, asked: u32) -> Result<Option<&[u8]>, TokenRefusal> {
+fn open(token: &[u8], epoch: u64, asked: u32) -> Result<Option<&[u8]>, TokenRefusal> {
     if token.is_empty() {
         return Ok(None);
     }
@@ -79,7 +113,7 @@ pub fn position(token: &[u8], epoch: Epoch, asked: u32) -> Result<Option<&[u8]>,
     {
         return Err(TokenRefusal::Invalid);
     }
-    if content[1..9] != epoch.get().to_be_bytes() {
+    if content[1..9] != epoch.to_be_bytes() {
         return Err(TokenRefusal::OtherEpoch);
     }
     Ok(Some(&content[HEADER_LEN..]))

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, subscribe};
 use crate::auth::{AccessError, Caller};
+use crate::core::window;
 use crate::engine::pulling::{Answer, TargetError};
 use crate::status;
 use crate::store::Store;
@@ -151,7 +152,9 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let caller = self.context.caller(&request)?;
         let wire = request.into_inner();
         let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
-        let after = after_name(&wire.page_token).map_err(|e| status::malformed(&e))?;
+        let question = window::names_question(&wire.prefix);
+        let after = window::name_position(&wire.page_token, question);
+        let after = after.map_err(status::token)?;
         // One more than fits says whether there is another page. The token is the last name of
         // this page, so it never names what the caller may not read.
         let listed = self.context.read(move |ledger| {
@@ -162,9 +165,8 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let more = listed.len() > most;
         listed.truncate(most);
         let last = listed.last().filter(|_| more);
-        let next_page_token = last
-            .map(|(name, _)| Bytes::copy_from_slice(name.as_str().as_bytes()))
-            .unwrap_or_default();
+        let next_page_token =
+            last.map(|(name, _)| window::names_token(question, name)).unwrap_or_default();
         let info = |(name, head): (CollectionName, Head)| v1::CollectionInfo {
             name: name.to_string(),
             head: Some(head.into()),
@@ -216,14 +218,4 @@ fn keys(wire: Vec<Bytes>) -> Result<Vec<Key>, Malformed> {
         Key::new(key).map_err(|error: Malformed| error.within_element("keys", index))
     };
     wire.into_iter().enumerate().map(parse).collect()
-}
-
-/// The page token of a listing of collections is the last name of the page before.
-fn after_name(token: &[u8]) -> Result<Option<CollectionName>, Malformed> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let invalid = || Malformed::new("page_token", "is not a token of this listing");
-    let name = std::str::from_utf8(token).map_err(|_| invalid())?;
-    CollectionName::new(name).map(Some).map_err(|_| invalid())
 }

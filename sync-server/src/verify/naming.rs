@@ -32,7 +32,12 @@ pub(super) fn row(key: &[u8]) -> String {
         Some(KeyParts::Receipt { name, .. }) => format!("the receipt of {name:?}"),
         Some(KeyParts::ReceiptAge { name, .. }) => format!("the age of the receipt of {name:?}"),
         Some(KeyParts::Member { id, segment, key }) => {
-            format!("collection {}, index row of segment {}, key {}", id.0, segment.get(), text(&key))
+            format!(
+                "collection {}, index row of segment {}, key {}",
+                id.0,
+                segment.get(),
+                text(&key)
+            )
         }
         Some(KeyParts::Policy { id }) => format!("collection {}, its policy", id.0),
         Some(KeyParts::Upgrading) => "the mark of an upgrade".to_owned(),

@@ -162,15 +162,25 @@ async fn wake(status: &mut watch::Receiver<Status>, feed: &mut Option<Difference
     };
     tokio::select! {
         biased;
-        difference = next => match difference {
-            Some(Ok(difference)) => Wake::Difference(difference),
-            Some(Err(failure)) => Wake::Failed(failure),
-            None => Wake::Ended,
-        },
-        changed = status.changed() => match changed {
-            Ok(()) => Wake::Status(*status.borrow_and_update()),
-            Err(_) => Wake::Ended,
-        },
+        difference = next => difference.map_or(Wake::Ended, Wake::of),
+        changed = status.changed() => {
+            // What led to it may still be on its way from the disk.
+            if let Some(feed) = feed
+                && let Some(difference) = feed.next_now().await
+            {
+                status.mark_changed();
+                return Wake::of(difference);
+            }
+            changed.map_or(Wake::Ended, |()| Wake::Status(*status.borrow_and_update()))
+        }
+    }
+}
+
+// === impl Wake ===
+
+impl Wake {
+    fn of(difference: Result<Difference<Bytes>, StoreError>) -> Self {
+        difference.map_or_else(Self::Failed, Self::Difference)
     }
 }
 
