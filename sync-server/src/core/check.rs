@@ -57,6 +57,8 @@ pub struct Report {
     pub findings_count: u64,
     /// Collections whose sums do not agree: which of their rows is wrong takes another look.
     pub suspects: Vec<CollectionId>,
+    /// Likewise, receipts and their ages.
+    pub receipts_differ: bool,
 }
 
 /// A store whose rows fit together.
@@ -180,7 +182,8 @@ impl Checker {
             self.finding(format!("row format {:?}, this program writes {ROW_FORMAT}", self.format));
         }
         let outdated = self.rows > 0 && (self.upgrading || self.format != Some(ROW_FORMAT));
-        if self.receipts != self.receipt_ages {
+        let receipts_differ = self.receipts != self.receipt_ages;
+        if receipts_differ {
             self.finding("receipts and their ages do not agree".to_owned());
         }
         let next_id = self.next_id.map_or(0, |id| id.0);
@@ -214,7 +217,7 @@ impl Checker {
             outdated,
         };
         let (findings, findings_count) = (self.findings, self.findings_count);
-        Report { checked, findings, findings_count, suspects }
+        Report { checked, findings, findings_count, suspects, receipts_differ }
     }
 
     fn take(&mut self, row: Row) {

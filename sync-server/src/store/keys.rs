@@ -260,6 +260,12 @@ pub fn receipt_key(kind: ReceiptKind, name: &str) -> Vec<u8> {
     [&[RECEIPT, kind.tag()], name.as_bytes()].concat()
 }
 
+/// All receipts.
+#[must_use]
+pub fn receipt_range() -> KeyRange {
+    KeyRange::prefix(&[RECEIPT])
+}
+
 /// The row that says how old a receipt is.
 #[must_use]
 pub fn receipt_age_key(time: Timestamp, kind: ReceiptKind, name: &str) -> Vec<u8> {

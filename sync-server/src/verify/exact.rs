@@ -13,7 +13,7 @@ use super::naming::{self, text};
 use crate::core::check::Logged;
 use crate::store::disk::aside::Aside;
 use crate::store::keys::{self, CollectionId, Row};
-use crate::store::rows::{KeyRow, LogRow, Meta, RowKind};
+use crate::store::rows::{KeyRow, LogRow, Meta, Receipt, RowKind};
 
 /// A collection under examination.
 struct Exact<'a> {
@@ -55,6 +55,34 @@ pub(super) fn collection(store: &Aside, id: CollectionId, findings: &mut Finding
     exact.missing_segments();
     if let Some(meta) = meta {
         exact.head(&meta.head);
+    }
+}
+
+/// Names every receipt without an age, and every age without a receipt.
+pub(super) fn receipts(store: &Aside, findings: &mut Findings) {
+    for range in [keys::receipt_range(), keys::receipt_age_range()] {
+        store.scan(&range, &mut |place, value| {
+            let what = match Row::decode(place, value) {
+                Ok(Row::Receipt { kind, name, receipt }) => {
+                    let age = keys::receipt_age_key(receipt.time, kind, &name);
+                    store
+                        .get(&age)
+                        .is_none()
+                        .then_some("it has no age and would never be forgotten")
+                }
+                Ok(Row::ReceiptAge { time, kind, name }) => {
+                    let receipt = store.get(&keys::receipt_key(kind, &name));
+                    let receipt = receipt.and_then(|value| Receipt::decode(value).ok());
+                    let fits = receipt.is_some_and(|receipt| receipt.time == time);
+                    (!fits).then_some("there is no receipt of that age")
+                }
+                _ => None,
+            };
+            if let Some(what) = what {
+                findings.add((naming::row(place), what.to_owned()));
+            }
+            ControlFlow::Continue(())
+        });
     }
 }
 

@@ -53,21 +53,29 @@ pub fn verify(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Verified, crate::store::StoreError> {
     let mut findings = Findings::default();
-    before.into_iter().chain(store.strays()).for_each(|finding| findings.add(finding));
+    for finding in before.into_iter().chain(store.strays()) {
+        findings.add(finding);
+    }
     let parts = parts::cut(&sizes(store)).into_iter().map(Part::with_checker).collect();
     let (checkers, damage) = store.read_all(parts, &naming::row, progress)?;
-    damage.into_iter().for_each(|finding| findings.add(finding));
+    for finding in damage {
+        findings.add(finding);
+    }
     let mut whole = Checker::default();
     for checker in checkers {
         whole.merge(checker);
     }
-    let Report { checked, findings: told, findings_count, suspects } = whole.report();
+    let Report { checked, findings: told, findings_count, suspects, receipts_differ } =
+        whole.report();
     findings.count += findings_count - told.len() as u64;
     for what in told {
         findings.add(("the rows".to_owned(), what));
     }
     for id in suspects {
         exact::collection(store, id, &mut findings);
+    }
+    if receipts_differ {
+        exact::receipts(store, &mut findings);
     }
     Ok(Verified {
         rows: checked.rows,
