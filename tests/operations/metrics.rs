@@ -101,7 +101,7 @@ async fn what_the_server_does_is_on_its_page() {
     for metric in ALL {
         assert!(page.contains(&format!("# TYPE {} ", metric.name)), "{} is missing", metric.name);
     }
-    assert_eq!(value(&page, "deltasync_items"), 0.0);
+    assert!(value(&page, "deltasync_items") < 0.5, "{page}");
 
     let wire = Wire::to(server.address);
     wire.commit(vec![put("list", "a", "1"), put("list", "b", "1"), put("other", "a", "1")]).await;
@@ -184,14 +184,14 @@ async fn readers_of_the_page_are_bounded() {
     assert_eq!(within("a close", last.read(&mut [0])).await.unwrap_or(0), 0);
     Wire::to(server.address).commit(vec![put("list", "a", "1")]).await;
     // The silent ones lose their places in time.
-    let served = until("a page", async || {
+    let answered = until("a page", async || {
         let mut stream = TcpStream::connect(server.page).await.ok()?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n").await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
         (!answer.is_empty()).then_some(answer)
     });
-    assert!(served.await.contains("deltasync_items 1"));
+    assert!(answered.await.contains("deltasync_items 1"));
     let _silent_again = TcpStream::connect(server.page).await.unwrap();
     server.stop().await;
 }

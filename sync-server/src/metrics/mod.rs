@@ -230,13 +230,13 @@ impl Handles {
                 recorder,
                 "deltasync_resets_total",
                 "reason",
-                Some(reset("pull")),
+                Some(&reset("pull")),
             ),
             stream_resets: ByLabel::new(
                 recorder,
                 "deltasync_resets_total",
                 "reason",
-                Some(reset("subscribe")),
+                Some(&reset("subscribe")),
             ),
             page_hits: page("hit"),
             page_misses: page("miss"),
@@ -260,11 +260,11 @@ impl<L: Labelled, const N: usize> ByLabel<L, N> {
         recorder: &dyn Recorder,
         name: &'static str,
         label: &'static str,
-        more: Option<Label>,
+        more: Option<&Label>,
     ) -> Self {
         const { assert!(L::ALL.len() == N, "a label with another number of values") };
         let one = |(value, text): &(L, &'static str)| {
-            let labels = more.iter().cloned().chain([Label::new(label, *text)]).collect();
+            let labels = more.into_iter().cloned().chain([Label::new(label, *text)]).collect();
             (*value, counter(recorder, name, labels))
         };
         Self(L::ALL.iter().map(one).collect())

@@ -199,6 +199,11 @@ impl std::fmt::Debug for Aside {
     }
 }
 
+/// What is wrong, without the place, which is known better here.
+fn reason(error: StoreError) -> String {
+    if let StoreError::Damaged { reason, .. } = error { reason } else { error.to_string() }
+}
+
 /// Some rows of a scan.
 #[derive(Default)]
 struct Page {
@@ -268,12 +273,9 @@ impl Part<'_> {
                 seen.finding(&format!("a row with the stored key {stored:02x?}"), "no such key");
                 continue;
             };
-            let value = seen.row(&stored, &row).and_then(|()| {
-                read::value(self.db, &stored, &row).map_err(|error| match error {
-                    StoreError::Damaged { reason, .. } => reason,
-                    other => other.to_string(),
-                })
-            });
+            let value = seen
+                .row(&stored, &row)
+                .and_then(|()| read::value(self.db, &stored, &row).map_err(reason));
             match value {
                 Ok(value) => reader.row(&key, value),
                 Err(what) => seen.finding(&(self.name)(&key), &what),

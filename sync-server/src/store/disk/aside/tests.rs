@@ -44,7 +44,9 @@ fn read(dir: &Path) -> (Rows, Vec<Finding>) {
     findings.extend(aside.strays().into_iter().chain(damage));
     let mut rows = Rows::default();
     for part in read {
-        part.0.into_iter().for_each(|(key, value)| rows.row(&key, value));
+        for (key, value) in part.0 {
+            rows.row(&key, value);
+        }
     }
     (rows, findings)
 }
