@@ -60,7 +60,7 @@ pub mod session;
 pub mod store;
 mod view;
 
-pub use client::{ClientBuilder, EventStream, SyncClient};
+pub use client::{BackupPiece, BackupStream, ClientBuilder, EventStream, SyncClient};
 pub use codec::{Codec, Json, Protobuf, Raw};
 pub use collection::{Collection, Entry, Undecodable};
 pub use differences::{Difference, Differences};

@@ -73,6 +73,29 @@ pub enum Command {
     /// disk failed meanwhile; 7 something does not fit.
     #[command(verbatim_doc_comment)]
     Verify(Verify),
+    /// Build a store from a backup that `syncctl backup` took.
+    ///
+    /// The data directory must be empty or missing. Reads the whole backup first and refuses it if a
+    /// single byte is not what was written; builds the store beside its place, checks every row of
+    /// it, and only then puts it there. Versions, items, tombstones and names are those of the
+    /// backup; every collection gets a new epoch, so clients start over or repair what differs.
+    /// Idempotency keys and the progress of imports are not kept.
+    ///
+    /// Exit codes: 0 done; 1 not done: the directory is not empty, a server has it, the file cannot
+    /// be read, or the disk has not the room; 2 wrong usage or configuration; 3 the backup is
+    /// damaged, not complete, or too new; 4 storage failed meanwhile.
+    #[command(verbatim_doc_comment)]
+    Restore(Restore),
+}
+
+/// How to restore a store.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    #[command(flatten)]
+    pub(crate) offline: Offline,
 }
 
 /// How to verify a store.
@@ -212,6 +235,7 @@ impl Command {
         match self {
             Self::Compact(offline) => offline,
             Self::Verify(verify) => &verify.offline,
+            Self::Restore(restore) => &restore.offline,
         }
     }
 }

@@ -192,6 +192,7 @@ pub(crate) fn refused(data_dir: &Path, error: StoreError) -> Ended {
         | StoreError::Full { .. }
         | StoreError::NoRoom { .. }
         | StoreError::Missing { .. }
+        | StoreError::NotEmpty { .. }
         | StoreError::Io { .. } => Exit::CouldNotStart,
         StoreError::NewerFormat { .. }
         | StoreError::WentBack { .. }

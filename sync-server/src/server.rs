@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::rpc::admin::AdminRpc;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
-use crate::rpc::{Context, READS_MAX, StreamSettings};
+use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings};
 use crate::store::{Store, StoreError};
 
 use self::calls::CallsLayer;
@@ -137,13 +137,14 @@ pub async fn serve_measured<S: Store>(
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
     let Measuring { metrics, page } = measuring;
-    let (writer, writes) =
+    let (thread, writes) =
         Writer::start(Arc::clone(&ledger), Arc::clone(&hub), metrics.clone(), fatal.clone())
             .map_err(|error| system("start the writer", error))?;
     let context = Context {
         ledger,
         hub,
         reads: Arc::new(Semaphore::new(READS_MAX)),
+        backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
         writes,
         access,
         metrics,
@@ -154,7 +155,7 @@ pub async fn serve_measured<S: Store>(
     let served = serve_calls(listener, Arc::new(context), page, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others.
-    stop_writer(writer, WRITER_STOP_MAX).await.and(served)
+    stop_writer(thread, WRITER_STOP_MAX).await.and(served)
 }
 
 /// Serves calls until `stop` or `fatal` is cancelled, then drains them.

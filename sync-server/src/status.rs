@@ -10,6 +10,7 @@ use crate::auth::AccessError;
 use crate::core::plan::Refusal;
 use crate::core::window::TokenRefusal;
 use crate::engine::administering::AdminRefusal;
+use crate::engine::backing_up::BackupFailure;
 use crate::engine::ledger::DeleteRefusal;
 use crate::engine::listing::ListError;
 use crate::engine::pulling::TargetError;
@@ -108,6 +109,15 @@ pub fn reconcile(error: &ReconcileError) -> Status {
             TokenRefusal::OtherEpoch => Status::failed_precondition(text),
         },
         ReconcileError::Store(cause) => storage(cause),
+    }
+}
+
+/// A backup that was not taken.
+#[must_use]
+pub fn backup(error: &BackupFailure) -> Status {
+    match error {
+        BackupFailure::Store(cause) => storage(cause),
+        BackupFailure::TooBusy => Status::aborted(error.to_string()),
     }
 }
 

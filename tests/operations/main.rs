@@ -2,6 +2,7 @@
 //! A binary of its own, because these tests start programs and wait for them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod backups;
 mod metrics;
 mod offline;
 

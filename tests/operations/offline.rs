@@ -12,7 +12,7 @@ use sync_tests::server::copy_dir;
 use crate::SERVER;
 
 /// How a command ended: its exit code, what it printed, what it said beside.
-fn run(args: &[&str], dir: &Path) -> (i32, String, String) {
+pub(crate) fn run(args: &[&str], dir: &Path) -> (i32, String, String) {
     let command = Command::new(SERVER).args(args).arg("--data-dir").arg(dir).output();
     let Output { status, stdout, stderr } = command.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

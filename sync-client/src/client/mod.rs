@@ -20,11 +20,13 @@ use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::pace;
 
+mod backup;
 mod calls;
 mod status;
 mod stream;
 mod traffic;
 
+pub use backup::{BackupPiece, BackupStream};
 pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, Page};
 pub use stream::EventStream;
 

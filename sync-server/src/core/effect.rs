@@ -48,18 +48,26 @@ impl Working {
             }
             Effect::Delete => tombstone_row(key, old.as_ref(), version, time),
         };
+        self.set(key, Some(new));
+    }
+
+    /// Gives a key its rows, or takes them; counters and sums follow.
+    pub(super) fn set(&mut self, key: &Key, new: Option<Stored>) {
         let head = &mut self.meta.now.as_mut().expect("a planned collection exists").head;
         let segment = self.segments.entry(Segment::of_key(key)).or_insert(Slot::loaded(None));
         let sum = segment.now.get_or_insert_default();
-        if let Some(old) = &old {
+        let slot = self.items.entry(key.clone()).or_insert(Slot::loaded(None));
+        if let Some(old) = &slot.now {
             count(head, key, old, u64::wrapping_sub);
             head.digest -= old.key.digest;
             *sum -= old.key.digest;
         }
-        count(head, key, &new, u64::wrapping_add);
-        head.digest += new.key.digest;
-        *sum += new.key.digest;
-        self.items.entry(key.clone()).or_insert(Slot::loaded(None)).now = Some(new);
+        if let Some(new) = &new {
+            count(head, key, new, u64::wrapping_add);
+            head.digest += new.key.digest;
+            *sum += new.key.digest;
+        }
+        slot.now = new;
     }
 }
 

@@ -8,6 +8,7 @@ pub mod plan;
 pub mod read;
 pub mod reconcile;
 pub mod request;
+pub mod restore;
 pub mod retention;
 pub mod route;
 pub mod window;

@@ -2,6 +2,7 @@
 //! groups commits ([`writer`]), and heads that readers wait on ([`hub`]).
 
 pub mod administering;
+pub mod backing_up;
 pub mod following;
 pub mod hub;
 pub mod ledger;

@@ -12,6 +12,7 @@ use crate::program::{Ended, Exit};
 
 mod compact;
 mod progress;
+mod restore;
 mod verify;
 
 /// Carries out a command.
@@ -27,6 +28,11 @@ pub(crate) fn carry_out(command: &Command, config: &Config) -> Result<(), Ended>
             let result = verify::verify(config, how.scratch.as_deref(), !json)?;
             tell(json, &result.json(), &result.text())?;
             result.sound()
+        }
+        Command::Restore(how) => {
+            let json = how.offline.json;
+            let result = restore::restore(config, &how.from, !json)?;
+            tell(json, &result.json(began.elapsed()), &result.text(began.elapsed()))
         }
     }
 }

@@ -6,9 +6,10 @@ use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Policy, Ver
 use sync_proto::v1;
 use sync_proto::v1::admin_service_server::AdminService;
 use tokio_stream::Empty;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Context;
+use super::{Context, backup};
 use crate::auth::AccessError;
 use crate::engine::administering::{Administered, Administration};
 use crate::status;
@@ -98,7 +99,7 @@ fn change(wire: Option<v1::Policy>) -> Result<Policy, Status> {
 
 #[tonic::async_trait]
 impl<S: Store> AdminService for AdminRpc<S> {
-    type BackupStream = Empty<Result<v1::BackupResponse, Status>>;
+    type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
     type VerifyStream = Empty<Result<v1::VerifyResponse, Status>>;
 
     async fn inspect_collection(
@@ -162,7 +163,8 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        self.not_offered(&request)
+        self.may(&request)?;
+        Ok(Response::new(ReceiverStream::new(backup::start(&self.context)?)))
     }
 
     async fn verify(

@@ -17,12 +17,16 @@ use crate::status;
 use crate::store::Store;
 
 pub mod admin;
+mod backup;
 mod subscribe;
 pub mod sync;
 pub mod write;
 
 /// Reads of the store at once. They wait for the disk, not for each other.
 pub const READS_MAX: usize = 32;
+
+/// Backups at once.
+pub const BACKUPS_MAX: usize = 1;
 
 /// What every service needs.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub struct Context<S> {
     /// Reads at once: fewer than the runtime has threads for them, so that a blocking task that
     /// is no read never waits behind reads.
     pub reads: Arc<tokio::sync::Semaphore>,
+    /// Backups at once: each reads everything.
+    pub backups: Arc<tokio::sync::Semaphore>,
     /// News of heads.
     pub hub: Arc<Hub>,
     /// Writes.

@@ -38,6 +38,7 @@ use space::Space;
 use waker::Waker;
 
 pub mod aside;
+pub mod build;
 mod check;
 pub mod compact;
 mod files;

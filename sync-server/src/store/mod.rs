@@ -116,6 +116,12 @@ pub enum StoreError {
         /// The data directory.
         path: String,
     },
+    /// The data directory is not empty.
+    #[error("{path} is not empty: a store is only built in a directory of its own")]
+    NotEmpty {
+        /// The data directory.
+        path: String,
+    },
     /// Another process has the store open.
     #[error("the store at {path} is in use by another process")]
     InUse {

@@ -141,7 +141,7 @@ impl Meta {
         row.freeze()
     }
 
-    pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
+    pub(crate) fn parse(fields: &mut Fields) -> Option<Self> {
         let head = Head {
             epoch: Epoch::new(fields.u64()?)?,
             version: fields.version()?,
@@ -177,7 +177,7 @@ impl LogRow {
         Self::parse(&mut Fields(value)).ok_or_else(|| damaged("a log row"))
     }
 
-    pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
+    pub(crate) fn parse(fields: &mut Fields) -> Option<Self> {
         Some(Self {
             kind: RowKind::from_tag(fields.u8()?)?,
             created: fields.version()?,
@@ -210,7 +210,7 @@ impl KeyRow {
         Self::parse(&mut Fields(value)).ok_or_else(|| damaged("a key row"))
     }
 
-    pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
+    pub(crate) fn parse(fields: &mut Fields) -> Option<Self> {
         Some(Self {
             kind: RowKind::from_tag(fields.u8()?)?,
             version: fields.version()?,
@@ -254,7 +254,7 @@ impl Receipt {
         Fields(self.payload.clone()).u64().ok_or_else(|| damaged("the receipt of an import"))
     }
 
-    pub(super) fn parse(fields: &mut Fields) -> Option<Self> {
+    pub(crate) fn parse(fields: &mut Fields) -> Option<Self> {
         Some(Self {
             time: Timestamp::from_millis(fields.u64()?),
             fingerprint: fields.array()?,
@@ -277,38 +277,38 @@ pub fn encode_policy(policy: &Policy) -> Bytes {
 }
 
 /// Fields are taken from the front; whatever does not fit is `None`.
-pub(super) struct Fields(pub(super) Bytes);
+pub(crate) struct Fields(pub(crate) Bytes);
 
 impl Fields {
-    pub(super) fn take(&mut self, len: usize) -> Option<Bytes> {
+    pub(crate) fn take(&mut self, len: usize) -> Option<Bytes> {
         (self.0.len() >= len).then(|| self.0.split_to(len))
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.as_ref().try_into().ok()
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
-    pub(super) fn id(&mut self) -> Option<CollectionId> {
+    pub(crate) fn id(&mut self) -> Option<CollectionId> {
         self.u64().map(CollectionId)
     }
 
-    pub(super) fn version(&mut self) -> Option<Version> {
+    pub(crate) fn version(&mut self) -> Option<Version> {
         Version::new(self.u64()?).ok()
     }
 
-    pub(super) fn digest(&mut self) -> Option<Digest> {
+    pub(crate) fn digest(&mut self) -> Option<Digest> {
         self.array().map(Digest::from_be_bytes)
     }
 
@@ -321,7 +321,7 @@ impl Fields {
         }
     }
 
-    pub(super) fn policy(&mut self) -> Option<Policy> {
+    pub(crate) fn policy(&mut self) -> Option<Policy> {
         Some(Policy {
             tombstone_age_max: self.optional()?.map(Duration::from_millis),
             tombstones_max: self.optional()?,
@@ -329,19 +329,19 @@ impl Fields {
         })
     }
 
-    pub(super) fn rest(&mut self) -> Bytes {
+    pub(crate) fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.0)
     }
 
-    pub(super) fn text(&mut self) -> Option<String> {
+    pub(crate) fn text(&mut self) -> Option<String> {
         String::from_utf8(self.rest().to_vec()).ok()
     }
 
-    pub(super) fn item_key(&mut self) -> Option<Key> {
+    pub(crate) fn item_key(&mut self) -> Option<Key> {
         Key::new(self.rest()).ok()
     }
 
-    pub(super) fn escaped_sort_key(&mut self) -> Option<SortKey> {
+    pub(crate) fn escaped_sort_key(&mut self) -> Option<SortKey> {
         let mut sort_key = Vec::new();
         loop {
             match self.u8()? {

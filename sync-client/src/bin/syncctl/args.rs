@@ -71,6 +71,9 @@ pub(crate) enum Command {
     Import(Import),
     /// Write collections to a file that "import" reads.
     Export(Export),
+    /// Back up the whole server while it serves: everything at one moment. "sync-server restore"
+    /// builds a store from the file. Needs a token with the right to administer.
+    Backup(Backup),
     /// Keep a local copy of collections in a file, until Ctrl-C.
     Replica(Replica),
     /// Delete a whole collection.
@@ -222,6 +225,16 @@ pub(crate) struct Export {
     /// Write to this file; it appears when it is complete. Not given: standard output.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Write to this file; it appears when it is complete.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Which collections. Neither names nor prefix: all.

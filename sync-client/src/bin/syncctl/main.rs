@@ -14,6 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 mod args;
+mod backup;
 mod exit;
 mod export;
 mod follow;
@@ -102,6 +103,7 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
         Command::Watch(watch) => watch::watch(context, watch).await,
         Command::Import(import) => import::import(context, import).await,
         Command::Export(export) => export::export(context, export).await,
+        Command::Backup(asked) => backup::backup(context, asked).await,
         Command::Replica(replica) => replica::replica(context, replica).await,
         Command::DeleteCollection(delete) => write::delete_collection(context, &delete).await,
         Command::Health => health::health(context).await,

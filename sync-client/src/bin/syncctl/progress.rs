@@ -39,6 +39,12 @@ pub(crate) fn of_items(output: &Output) -> ProgressBar {
     bar.with_style(style("{bar:30} {human_pos}/{human_len} items  {msg}"))
 }
 
+/// A bar over rows; about how many there are is told on the way.
+pub(crate) fn of_rows(output: &Output) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), target(output));
+    bar.with_style(style("{bar:30} {human_pos}/{human_len} rows, {msg}  {elapsed}, {eta} left"))
+}
+
 // === impl Loads ===
 
 impl Loads {

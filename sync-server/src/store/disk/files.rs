@@ -24,6 +24,7 @@ use super::super::StoreError;
 use super::handle::Handle;
 use super::high_water::HighWater;
 use super::layout::{self, Ledger, STATE_KEY};
+use super::swap::STORE;
 use super::waker::Waker;
 use super::{DiskOptions, io_error, sled_error};
 
@@ -53,12 +54,12 @@ impl Files {
         fs::create_dir_all(dir)
             .and_then(|()| if new { sync_parent(dir) } else { Ok(()) })
             .map_err(doing)?;
-        Ok(Self::named(dir, "store"))
+        Ok(Self::named(dir, STORE))
     }
 
     /// A data directory that must be there already.
     pub(super) fn existing(dir: &Path) -> Result<Self, StoreError> {
-        let files = Self::named(dir, "store");
+        let files = Self::named(dir, STORE);
         if files.is_missing() {
             return Err(StoreError::Missing { path: dir.display().to_string() });
         }

@@ -24,11 +24,15 @@ use super::compact::Step;
 use super::files::{Files, LOCK_RETRY_EVERY, sync_dir};
 use super::io_error;
 
+/// A store that is being built; not a store, but a data directory of its own.
+pub(super) const BUILDING: &str = "store.restore";
+
+pub(super) const STORE: &str = "store";
 const NEXT: &str = "store.next";
 const OLD: &str = "store.old";
 
 /// Directories that no start needs, whatever is in them, once there is a store.
-const LEFTOVERS: [&str; 5] = ["store.new", "store.copy", "store.verify", NEXT, OLD];
+const LEFTOVERS: [&str; 6] = ["store.new", "store.copy", "store.verify", BUILDING, NEXT, OLD];
 
 /// What a start has to do about an exchange that was cut short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +43,25 @@ enum Recovery {
     Finish,
     /// The store was moved away and there is no copy: not our doing.
     Refuse,
+    /// A store was being built: an empty one in its place would be a surprise.
+    BuildFirst,
 }
 
 // === impl Recovery ===
 
 impl Recovery {
     /// Pure: decides by which of the directories exist.
-    fn of(store: bool, next: bool, old: bool) -> Self {
-        match (store, next, old) {
-            (true, _, _) | (false, false, false) => Self::None,
-            (false, true, _) => Self::Finish,
-            (false, false, true) => Self::Refuse,
+    fn of(exists: impl Fn(&str) -> bool) -> Self {
+        if exists(STORE) {
+            Self::None
+        } else if exists(NEXT) {
+            Self::Finish
+        } else if exists(OLD) {
+            Self::Refuse
+        } else if exists(BUILDING) {
+            Self::BuildFirst
+        } else {
+            Self::None
         }
     }
 }
@@ -60,8 +72,7 @@ impl Files {
     /// Finishes an exchange that was cut short. Needs the lock.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         let doing = "finishing the exchange of the store";
-        let (next, old) = (self.beside(NEXT), self.beside(OLD));
-        match Recovery::of(self.exists(), next.exists(), old.exists()) {
+        match Recovery::of(|name| self.beside(name).exists()) {
             Recovery::None => {}
             Recovery::Finish => {
                 warn!(dir = %self.dir().display(), "finishing an exchange that was cut short");
@@ -70,6 +81,11 @@ impl Files {
             Recovery::Refuse => {
                 let place = self.dir().join(OLD).display().to_string();
                 let reason = "there is no store, only one that was moved away";
+                return Err(StoreError::Damaged { place, reason: reason.to_owned() });
+            }
+            Recovery::BuildFirst => {
+                let place = self.beside(BUILDING).path().display().to_string();
+                let reason = "restoring was not completed: do it again";
                 return Err(StoreError::Damaged { place, reason: reason.to_owned() });
             }
         }
@@ -158,14 +174,16 @@ mod tests {
 
     #[test]
     fn a_start_needs_no_more_than_the_picture_says() {
+        let of = |there: &[&str]| Recovery::of(|name| there.contains(&name));
         // In the order of the picture, then what only a person can have done.
-        assert_eq!(Recovery::of(true, false, false), Recovery::None);
-        assert_eq!(Recovery::of(true, true, false), Recovery::None);
-        assert_eq!(Recovery::of(false, true, true), Recovery::Finish);
-        assert_eq!(Recovery::of(true, false, true), Recovery::None);
-        assert_eq!(Recovery::of(false, true, false), Recovery::Finish);
-        assert_eq!(Recovery::of(true, true, true), Recovery::None);
-        assert_eq!(Recovery::of(false, false, true), Recovery::Refuse);
-        assert_eq!(Recovery::of(false, false, false), Recovery::None);
+        assert_eq!(of(&[STORE]), Recovery::None);
+        assert_eq!(of(&[STORE, NEXT]), Recovery::None);
+        assert_eq!(of(&[NEXT, OLD]), Recovery::Finish);
+        assert_eq!(of(&[STORE, OLD]), Recovery::None);
+        assert_eq!(of(&[NEXT]), Recovery::Finish);
+        assert_eq!(of(&[STORE, NEXT, OLD, BUILDING]), Recovery::None);
+        assert_eq!(of(&[OLD]), Recovery::Refuse);
+        assert_eq!(of(&[BUILDING]), Recovery::BuildFirst);
+        assert_eq!(of(&[]), Recovery::None);
     }
 }
