@@ -128,7 +128,9 @@ impl<S: Store> AdminService for AdminRpc<S> {
             Administered::Policy(policy) => {
                 Ok(Response::new(v1::SetPolicyResponse { effective_policy: Some(policy.into()) }))
             }
-            other => Err(unexpected(other)),
+            other @ (Administered::Purged { .. } | Administered::Rotated(_)) => {
+                Err(unexpected(other))
+            }
         }
     }
 
@@ -155,7 +157,9 @@ impl<S: Store> AdminService for AdminRpc<S> {
             Administered::Rotated(head) => {
                 Ok(Response::new(v1::RotateEpochResponse { head: Some(head.into()) }))
             }
-            other => Err(unexpected(other)),
+            other @ (Administered::Policy(_) | Administered::Purged { .. }) => {
+                Err(unexpected(other))
+            }
         }
     }
 

@@ -312,20 +312,22 @@ impl Fields {
         self.array().map(Digest::from_be_bytes)
     }
 
-    /// A number that may be absent; then it is 0, so that a policy has one row only.
-    fn optional(&mut self) -> Option<Option<u64>> {
+    /// Whether a number is said, and the number; 0 if not, so that a policy has one row only.
+    fn said(&mut self) -> Option<(bool, u64)> {
         match (self.u8()?, self.u64()?) {
-            (0, 0) => Some(None),
-            (1, number) => Some(Some(number)),
+            (0, 0) => Some((false, 0)),
+            (1, number) => Some((true, number)),
             _ => None,
         }
     }
 
     pub(crate) fn policy(&mut self) -> Option<Policy> {
+        let (age, most, bytes) = (self.said()?, self.said()?, self.said()?);
+        let number = |(said, number): (bool, u64)| said.then_some(number);
         Some(Policy {
-            tombstone_age_max: self.optional()?.map(Duration::from_millis),
-            tombstones_max: self.optional()?,
-            bytes_max: self.optional()?,
+            tombstone_age_max: number(age).map(Duration::from_millis),
+            tombstones_max: number(most),
+            bytes_max: number(bytes),
         })
     }
 
