@@ -5,5 +5,6 @@ mod backup;
 mod files;
 mod items;
 mod live;
+mod operators;
 mod programs;
 mod server;

@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::pace;
 
+mod admin;
 mod backup;
 mod calls;
 mod status;

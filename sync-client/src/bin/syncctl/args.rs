@@ -78,6 +78,14 @@ pub(crate) enum Command {
     Replica(Replica),
     /// Delete a whole collection.
     DeleteCollection(DeleteCollection),
+    /// Show what a collection holds and how it is kept. For operators, like the next three.
+    Inspect(Inspect),
+    /// Set how a collection is kept; without an option, show it.
+    Policy(PolicyChange),
+    /// Forget deletes now. Readers that have not heard of them must start over.
+    Purge(Purge),
+    /// Give a collection a new epoch: all of its readers start over.
+    RotateEpoch(RotateEpoch),
     /// Ask whether the server serves.
     Health,
     /// Print a completion script.
@@ -274,6 +282,52 @@ pub(crate) struct DeleteCollection {
     pub(crate) yes: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyChange {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Keep tombstones for so long, e.g. 3600, 12h, 30d; 0 = not at all.
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub(crate) tombstone_age: Option<Duration>,
+    /// Keep so many tombstones at most, whatever their age.
+    #[arg(long, value_name = "N")]
+    pub(crate) tombstones: Option<u64>,
+    /// Take no commit that would make the live items larger than this; 0 = no limit.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) bytes: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Only deletes up to this version. Default: all.
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    pub(crate) up_to: Option<Version>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateEpoch {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
 // === impl KeyForm ===
 
 impl KeyForm {
@@ -326,6 +380,20 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Like [`duration`], and `12h`, `30d`; how long is the server's to judge.
+fn age(text: &str) -> Result<Duration, String> {
+    let of = |unit, seconds| text.strip_suffix(unit).map(|number| (number, seconds));
+    let Some((number, seconds)) = of('d', DAY_S).or_else(|| of('h', HOUR_S)) else {
+        return text.parse().map(Duration::from_secs).or_else(|_| duration(text));
+    };
+    let number: u64 = number.parse().map_err(|_| "must be like 3600, 12h or 30d".to_owned())?;
+    let seconds = number.checked_mul(seconds).ok_or_else(|| "is too long".to_owned())?;
+    Ok(Duration::from_secs(seconds))
+}
+
+const HOUR_S: u64 = 60 * 60;
+const DAY_S: u64 = 24 * HOUR_S;
+
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 #[cfg(test)]
@@ -346,6 +414,17 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("").is_err() && duration("2h").is_err() && duration("-1").is_err());
         assert!(duration("99999999999999999m").is_err());
+    }
+
+    #[test]
+    fn ages_are_read() {
+        assert_eq!(age("0"), Ok(Duration::ZERO));
+        assert_eq!(age("8640000"), Ok(Duration::from_secs(100 * DAY_S)));
+        assert_eq!(age("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(age("12h"), Ok(Duration::from_secs(12 * HOUR_S)));
+        assert_eq!(age("30d"), Ok(Duration::from_secs(30 * DAY_S)));
+        assert!(age("").is_err() && age("d").is_err() && age("-1h").is_err());
+        assert!(age("99999999999999999d").is_err());
     }
 
     #[test]

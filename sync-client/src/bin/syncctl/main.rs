@@ -13,6 +13,7 @@ use crate::args::{Cli, Command, Connection};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
+mod admin;
 mod args;
 mod backup;
 mod exit;
@@ -106,6 +107,10 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
         Command::Backup(asked) => backup::backup(context, asked).await,
         Command::Replica(replica) => replica::replica(context, replica).await,
         Command::DeleteCollection(delete) => write::delete_collection(context, &delete).await,
+        Command::Inspect(inspect) => admin::inspect(context, &inspect).await,
+        Command::Policy(change) => admin::policy(context, &change).await,
+        Command::Purge(purge) => admin::purge(context, &purge).await,
+        Command::RotateEpoch(rotate) => admin::rotate_epoch(context, &rotate).await,
         Command::Health => health::health(context).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,6 +1,7 @@
 //! Commands that look and change nothing: get, list, head.
 
 use bytes::Bytes;
+use comfy_table::Table;
 use serde::Serialize;
 use sync_client::SyncClient;
 use sync_client::client::{CollectionInfo, Found};
@@ -288,6 +289,12 @@ pub(crate) async fn head(context: &mut Context, head: &args::Head) -> Result<Exi
         context.output.object(&fields)?;
         return Ok(Exit::Done);
     }
+    context.output.table(facts(fields))?;
+    Ok(Exit::Done)
+}
+
+/// What is known of a collection, for people.
+pub(crate) fn facts(fields: HeadFields<'_>) -> Table {
     let mut facts = table(&[]);
     for (name, fact) in [
         ("collection", shown(fields.collection.as_bytes())),
@@ -302,6 +309,5 @@ pub(crate) async fn head(context: &mut Context, head: &args::Head) -> Result<Exi
     ] {
         facts.add_row([name.to_owned(), fact]);
     }
-    context.output.table(facts)?;
-    Ok(Exit::Done)
+    facts
 }

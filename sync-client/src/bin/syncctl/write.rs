@@ -3,9 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 
 use serde::Serialize;
-use sync_client::types::{
-    CollectionName, Commit, Committed, Condition, Mutation, Op, Precondition, Value,
-};
+use sync_client::types::{Commit, Committed, Condition, Mutation, Op, Precondition, Value};
 use sync_proto::limits::VALUE_LEN_MAX;
 
 use crate::Context;
@@ -118,7 +116,8 @@ pub(crate) async fn delete_collection(
     let name = &delete.collection;
     // What the user agrees to is what is deleted, not what it has become meanwhile.
     let head = context.client.get_collection(name).await?;
-    if !delete.yes && !agreed(context, name, head.items).await? {
+    let question = format!("Delete {name} with {} items?", head.items);
+    if !delete.yes && !agreed(context, question).await? {
         return Err(Failure::Interrupted { next_step: Some("nothing was deleted".into()) });
     }
     let only_at = (!delete.yes).then_some((head.epoch, head.version));
@@ -132,14 +131,14 @@ pub(crate) async fn delete_collection(
     Ok(Exit::Done)
 }
 
-async fn agreed(context: &Context, name: &CollectionName, items: u64) -> Result<bool, Failure> {
+/// Asks a person; only "yes" is yes.
+pub(crate) async fn agreed(context: &Context, question: String) -> Result<bool, Failure> {
     if context.output.json() || !io::stdin().is_terminal() {
         return Err(Failure::Usage("nobody is there to be asked: add --yes".into()));
     }
-    let question = format!("Delete {name} with {items} items? Type \"yes\": ");
     let ask = move || {
         let mut answer = String::new();
-        write!(io::stderr(), "{question}")?;
+        write!(io::stderr(), "{question} Type \"yes\": ")?;
         io::stdin().lock().read_line(&mut answer)?;
         io::Result::Ok(answer)
     };

@@ -1,0 +1,65 @@
+//! What operators ask of a collection.
+
+use serde_json::json;
+
+use crate::programs::{json, run};
+use crate::server::Server;
+
+/// A collection with one item, and the tombstones of versions 2, 3 and 4.
+fn server() -> Server {
+    let server = Server::start();
+    json(&server, &["put", "g/1", "kept", "v"]);
+    for item in ["a", "b", "c"] {
+        json(&server, &["put", "g/2", item, "v"]);
+    }
+    for item in ["a", "b", "c"] {
+        json(&server, &["delete", "g/2", item]);
+    }
+    server
+}
+
+#[test]
+fn a_policy_is_shown_and_set() {
+    let server = server();
+    let seen = &json(&server, &["inspect", "g/2"])[0];
+    assert_eq!((&seen["tombstones"], &seen["subscribers"]), (&json!(3), &json!(0)));
+    assert_eq!(seen["policy"], json!({}));
+    assert_eq!(seen["effective_policy"]["tombstones_max"], 1_000_000);
+    assert!(seen["oldest_tombstone_time"].is_string());
+    let set = ["policy", "g/2", "--tombstone-age", "12h", "--tombstones", "500", "--bytes", "7"];
+    let set = &json(&server, &set)[0];
+    let wanted = json!({
+        "tombstone_age_max_ms": 12 * 3_600_000, "tombstones_max": 500, "bytes_max": 7,
+    });
+    assert_eq!(set["effective_policy"], wanted);
+    assert_eq!(json(&server, &["inspect", "g/2"])[0]["policy"], wanted);
+    assert_eq!(json(&server, &["policy", "g/2"])[0]["effective_policy"], wanted);
+    assert_eq!(run(&server, &["put", "g/2", "key", "value"]).code, Some(1), "above the quota");
+    let ended = run(&server, &["inspect", "g/2"]);
+    let shown = ended.text();
+    for fact in ["oldest tombstone", "43200 s", "500", "policy"] {
+        assert!(shown.contains(fact), "{fact} is missing:\n{shown}");
+    }
+    let ended = run(&server, &["policy", "g/1"]);
+    let shown = ended.text();
+    assert!(shown.contains("no limit") && shown.contains("server"), "{shown}");
+    assert_eq!(run(&server, &["policy", "none"]).code, Some(3));
+    assert_eq!(run(&server, &["policy", "g/1", "--tombstone-age", "soon"]).code, Some(2));
+}
+
+#[test]
+fn deletes_are_purged_and_an_epoch_begun() {
+    let server = server();
+    let purged = &json(&server, &["purge", "g/2", "--up-to", "5", "--yes"])[0];
+    assert_eq!((&purged["purged"], &purged["floor"]), (&json!(2), &json!(5)));
+    let ended = run(&server, &["purge", "g/2", "--yes"]);
+    let purged = ended.text();
+    assert!(purged.contains("purged 1 tombstones of g/2: 0 are left, the floor is 6"), "{purged}");
+    assert_eq!(run(&server, &["purge", "g/2", "--up-to", "7", "--yes"]).code, Some(4));
+    assert_eq!(run(&server, &["purge", "g/2"]).code, Some(2), "nobody is there to be asked");
+    let before = &json(&server, &["head", "g/1"])[0];
+    let after = &json(&server, &["rotate-epoch", "g/1", "--yes"])[0];
+    assert_ne!(before["epoch"], after["epoch"]);
+    assert_eq!((&before["version"], &before["digest"]), (&after["version"], &after["digest"]));
+    assert_eq!(run(&server, &["rotate-epoch", "none", "--yes"]).code, Some(3));
+}
