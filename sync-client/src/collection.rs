@@ -84,7 +84,7 @@ impl<C: Codec> Collection<C> {
 
     /// All items at this moment, by key; those that do not decode are passed over.
     pub async fn items(&self) -> Result<Items<C>, StoreError> {
-        let iter = self.read(|reader| reader.iter()).await?;
+        let iter = self.read(Reader::iter).await?;
         Ok(Items::new(iter, self.view.store().may_block()))
     }
 
@@ -100,7 +100,7 @@ impl<C: Codec> Collection<C> {
 
     /// The items whose content does not decode. Reads the whole collection.
     pub async fn undecodable(&self) -> Result<Vec<Undecodable>, StoreError> {
-        self.read(|reader| reader.undecodable()).await
+        self.read(Reader::undecodable).await
     }
 
     /// Reads here if that is quick, and elsewhere if it may wait for a disk.

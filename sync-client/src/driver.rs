@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking::blocking;
 use crate::client::{EventStream, SyncClient};
 use crate::error::ClientError;
+use crate::mending::{Place, ask, work};
 use crate::session::{
-    Action, Config, Fault, Input, PullId, Report, Session, Stats, Status, StreamId, written,
+    Action, Choice, Config, Done, Fault, Input, MendFault, MendId, PullId, Report, Session, Stats,
+    Status, StreamId, Task, written,
 };
 use crate::store::{ReplicaStore, StoreError, Visible, check};
 use crate::view::View;
@@ -46,11 +48,15 @@ struct Work {
     session: Session,
     stream: Stream,
     pulls: FuturesUnordered<BoxFuture<'static, Pulled>>,
-    /// Copies to be checked, one after the other.
-    checks: VecDeque<CollectionName>,
-    checking: Option<BoxFuture<'static, Checked>>,
+    /// Questions of repairs.
+    asks: FuturesUnordered<BoxFuture<'static, Asked>>,
+    /// Work on the rows, one piece after the other.
+    jobs: VecDeque<Job>,
+    working: Option<BoxFuture<'static, Worked>>,
     /// Bytes of messages that were received, without those of the present stream.
     bytes: u64,
+    /// Bytes of the answers that repairs took.
+    reconcile_bytes: u64,
     /// When the writes since the last flush are to be made to survive a power cut.
     flush_at: Option<Instant>,
     /// The store may hold rows that nobody sees any more.
@@ -60,8 +66,16 @@ struct Work {
 }
 
 type Pulled = (PullId, Result<(Vec<Outcome>, usize), ClientError>);
-type Checked = (CollectionName, Result<bool, StoreError>);
+type Asked = (CollectionName, MendId, Result<Done, MendFault>, u64);
+/// What to tell the session; nothing if the store has failed for good.
+type Worked = Result<Input, StoreError>;
 type Opened = (StreamId, Result<EventStream, ClientError>);
+
+/// Work on the rows of a copy.
+enum Job {
+    Check(CollectionName),
+    Mend(CollectionName, MendId, Task),
+}
 
 enum Stream {
     Closed,
@@ -73,7 +87,8 @@ enum Stream {
 enum Wake {
     Stop,
     Pulled(Pulled),
-    Checked(Checked),
+    Asked(Asked),
+    Worked(Worked),
     Opened(Opened),
     Message(StreamId, Option<Result<Event, ClientError>>),
     Elapsed,
@@ -159,9 +174,11 @@ impl Work {
             session,
             stream: Stream::Closed,
             pulls: FuturesUnordered::new(),
-            checks: VecDeque::new(),
-            checking: None,
+            asks: FuturesUnordered::new(),
+            jobs: VecDeque::new(),
+            working: None,
             bytes: 0,
+            reconcile_bytes: 0,
             flush_at: None,
             // A load may have been exchanged just before the last run ended.
             sweeping: true,
@@ -178,7 +195,11 @@ impl Work {
             let input = match self.wake(stop).await {
                 Wake::Stop => return Ok(()),
                 Wake::Pulled((id, answer)) => Some(self.pulled(id, answer)),
-                Wake::Checked((name, sound)) => self.checked(name, sound)?,
+                Wake::Asked(asked) => Some(self.asked(asked)),
+                Wake::Worked(worked) => {
+                    self.working = None;
+                    Some(worked?)
+                }
                 Wake::Opened((id, opened)) => self.opened(id, opened),
                 Wake::Message(id, message) => Some(self.message(id, message)),
                 Wake::Elapsed => {
@@ -207,14 +228,15 @@ impl Work {
     async fn wake(&mut self, stop: &CancellationToken) -> Wake {
         let deadline = self.session.deadline();
         let deadline = self.flush_at.map_or(deadline, |at| at.min(deadline));
-        if self.checking.is_none() {
-            self.checking = self.checks.pop_front().map(|name| self.check(name));
+        if self.working.is_none() {
+            self.working = self.jobs.pop_front().map(|job| self.work(job));
         }
         tokio::select! {
             biased;
             () = stop.cancelled() => Wake::Stop,
             Some(pulled) = self.pulls.next() => Wake::Pulled(pulled),
-            checked = finished(&mut self.checking) => Wake::Checked(checked),
+            Some(asked) = self.asks.next() => Wake::Asked(asked),
+            worked = finished(&mut self.working) => Wake::Worked(worked),
             wake = self.stream.next() => wake,
             () = tokio::time::sleep_until(deadline.into()) => Wake::Elapsed,
             () = std::future::ready(()), if self.sweeping => Wake::Idle,
@@ -241,7 +263,9 @@ impl Work {
                 self.flush_at.get_or_insert(now() + FLUSH_AFTER);
                 self.session.handle(input, now());
             }
-            Action::SelfCheck(name) => self.checks.push_back(name),
+            Action::SelfCheck(name) => self.jobs.push_back(Job::Check(name)),
+            Action::Mend(name, id, task) => self.mend(name, id, task),
+            Action::Chosen(name, choice) => log(&name, &choice),
             Action::Report(name, report) => self.report(&name, &report),
         }
         Ok(())
@@ -265,7 +289,9 @@ impl Work {
     fn publish_stats(&self) {
         let streamed = if let Stream::Open(_, stream) = &self.stream { stream.bytes() } else { 0 };
         let bytes_received = self.bytes + streamed;
-        *self.stats.lock() = Stats { bytes_received, ..self.session.stats().clone() };
+        let reconcile_bytes = self.reconcile_bytes;
+        *self.stats.lock() =
+            Stats { bytes_received, reconcile_bytes, ..self.session.stats().clone() };
     }
 
     fn pulled(&mut self, id: PullId, answer: Result<(Vec<Outcome>, usize), ClientError>) -> Input {
@@ -330,24 +356,46 @@ impl Work {
         Ok(())
     }
 
-    fn check(&self, name: CollectionName) -> BoxFuture<'static, Checked> {
-        let store = self.store.clone();
-        let collection = name.clone();
-        let checking =
-            blocking("checking the local store", move || check(&*store.snapshot(&collection)?));
-        async move { (name, checking.await) }.boxed()
+    fn mend(&mut self, name: CollectionName, id: MendId, task: Task) {
+        match Place::from(task) {
+            Place::Here(task) => self.jobs.push_back(Job::Mend(name, id, task)),
+            Place::Server(question) => {
+                let client = self.client.clone();
+                let asking = async move {
+                    let (answer, bytes) = ask(&client, &name, question).await;
+                    (name, id, answer, bytes)
+                };
+                self.asks.push(asking.boxed());
+            }
+        }
     }
 
-    fn checked(
-        &mut self,
-        name: CollectionName,
-        sound: Result<bool, StoreError>,
-    ) -> Result<Option<Input>, StoreError> {
-        self.checking = None;
-        match sound {
-            Ok(sound) => Ok(Some(Input::SelfChecked(name, sound))),
-            Err(StoreError::Damaged { .. }) => Ok(Some(Input::SelfChecked(name, false))),
-            Err(fatal) => Err(fatal),
+    fn asked(&mut self, (name, id, answer, bytes): Asked) -> Input {
+        self.bytes += bytes;
+        self.reconcile_bytes += bytes;
+        Input::Mended(name, id, answer)
+    }
+
+    fn work(&self, job: Job) -> BoxFuture<'static, Worked> {
+        let store = self.store.clone();
+        match job {
+            Job::Check(name) => {
+                let check = move || {
+                    let sound = match store.snapshot(&name).and_then(|rows| check(&*rows)) {
+                        Err(StoreError::Damaged { .. }) => false,
+                        sound => sound?,
+                    };
+                    Ok(Input::SelfChecked(name, sound))
+                };
+                blocking("checking the local store", check).boxed()
+            }
+            Job::Mend(name, id, task) => {
+                let work = move || {
+                    let done = work(&*store, &name, &task)?;
+                    Ok(Input::Mended(name, id, done.unwrap_or(Err(MendFault::Damaged))))
+                };
+                blocking("repairing the local store", work).boxed()
+            }
         }
     }
 }
@@ -370,10 +418,23 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Waits for a check, for ever if there is none.
-async fn finished(checking: &mut Option<BoxFuture<'static, Checked>>) -> Checked {
-    match checking {
-        Some(checking) => checking.await,
+/// Waits for work on the rows, for ever if there is none.
+async fn finished(working: &mut Option<BoxFuture<'static, Worked>>) -> Worked {
+    match working {
+        Some(working) => working.await,
         None => std::future::pending().await,
     }
+}
+
+fn log(collection: &CollectionName, choice: &Choice) {
+    let Choice { reason, how, load_bytes, delta_bytes, reconcile_bytes } = choice;
+    tracing::info!(
+        %collection,
+        reason = reason.as_str(),
+        how = how.as_str(),
+        load_bytes,
+        delta_bytes,
+        reconcile_bytes,
+        "a copy is put right"
+    );
 }

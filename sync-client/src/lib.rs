@@ -37,10 +37,10 @@
 //!
 //! # What holds
 //!
-//! Rows, cursor and digest change in one local transaction. A first load, and one that repairs
-//! a copy, is staged beside the rows that readers see and takes their place at once; it goes on
-//! where it was interrupted. At every caught-up point the copy's digest is compared with the
-//! server's; what differs is fetched anew, and counted in [`Stats`]. Lost, repeated and
+//! Rows, cursor and digest change in one local transaction. A first load is staged beside the
+//! rows that readers see and takes their place at once; it goes on where it was interrupted. At
+//! every caught-up point the copy's digest is compared with the server's; what differs is found
+//! segment by segment, fetched, and put in its place at once. Lost, repeated and
 //! reordered messages, cut connections and server restarts are no errors: they show in
 //! [`Status`], and pass.
 
@@ -53,6 +53,7 @@ mod differences;
 mod driver;
 mod error;
 mod items;
+mod mending;
 mod pace;
 mod reader;
 mod replica;
@@ -69,6 +70,6 @@ pub use error::{ClientError, ReadError, ReplicaError, WaitError};
 pub use items::Items;
 pub use reader::{Iter, Reader};
 pub use replica::{Replica, ReplicaBuilder};
-pub use session::{RepairReason, Stats, Status};
+pub use session::{RepairHow, RepairReason, Stats, Status};
 pub use store::{DiskStore, MemoryStore, ReplicaStore};
 pub use sync_proto::types;

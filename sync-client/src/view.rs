@@ -159,6 +159,7 @@ impl Audience {
         match &applied.visible {
             Visible::Nothing => {}
             Visible::Rows(changes) => live.iter().for_each(|feed| feed.remember(changes)),
+            Visible::Much => live.iter().for_each(|feed| feed.overflow()),
             Visible::Swapped => {
                 if let Err(failure) = tell_swapped(store, name, &live) {
                     // The write is done: only what it changed is not known in full.

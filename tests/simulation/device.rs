@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sync_client::session::{Action, Config, Input, Session, carry_out};
+use sync_client::session::{Action, Config, Input, MendFault, Session, carry_out, work};
 use sync_client::store::{MemoryStore, ReplicaStore, Standing};
 use sync_proto::types::{CollectionName, Cursor};
 
@@ -82,7 +82,14 @@ impl Device {
                 Action::SelfCheck(name) => {
                     self.session.handle(Input::SelfChecked(name, true), now);
                 }
-                Action::Report(..) => {}
+                Action::Mend(name, id, task) => {
+                    let done = work(self.store.as_ref(), &name, &task)
+                        .expect("a store in memory never fails");
+                    // This server does not compare: copies are loaded anew.
+                    let done = done.unwrap_or(Err(MendFault::Unknown));
+                    self.session.handle(Input::Mended(name, id, done), now);
+                }
+                Action::Report(..) | Action::Chosen(..) => {}
             }
         }
         Ok(packets)

@@ -36,6 +36,9 @@ pub struct Consumer {
     pub deletes: u64,
 }
 
+/// Copies are checked soon: what a test damages beneath them is found while it waits.
+const FIRST_CHECK: Duration = Duration::from_secs(2);
+
 // === impl Device ===
 
 impl Device {
@@ -47,6 +50,7 @@ impl Device {
     /// The same with a client of the caller.
     pub fn start_with(client: SyncClient, store: impl ReplicaStore, collections: &[&str]) -> Self {
         let mut builder = Replica::builder(client, store)
+            .first_check(FIRST_CHECK)
             .heartbeat(Duration::from_millis(200))
             .longest_backoff(Duration::from_millis(300));
         for collection in collections {

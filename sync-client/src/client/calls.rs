@@ -6,7 +6,7 @@ use prost::Message as _;
 use sync_proto::limits::LIST_PAGE_DEFAULT;
 use sync_proto::types::{
     CollectionName, Commit, Committed, Epoch, Failure, Head, Item, Key, ListItems, Malformed,
-    Mutation, Outcome, Pull, Version,
+    Mutation, Outcome, Pull, Reconcile, Reconciled, Version,
 };
 use sync_proto::v1;
 
@@ -117,6 +117,35 @@ impl SyncClient {
         let reply = self.attempt(request, async |request| rpc.pull(request).await).await?;
         let size = reply.encoded_len();
         Ok((outcomes(reply, asked)?, size))
+    }
+
+    /// One round of finding what differs, and the size of the reply. Attempted once.
+    pub(crate) async fn reconcile_once(
+        &self,
+        asked: Reconcile,
+    ) -> Result<(Reconciled, usize), ClientError> {
+        let round = asked.round.clone();
+        let mut rpc = self.reader();
+        let request = v1::ReconcileRequest::from(asked);
+        let reply = self.attempt(request, async |request| rpc.reconcile(request).await).await?;
+        let size = reply.encoded_len();
+        Ok((Reconciled::from_wire(reply, &round)?, size))
+    }
+
+    /// One attempt to get items by key, and the size of the reply.
+    pub(crate) async fn get_items_once(
+        &self,
+        collection: &CollectionName,
+        keys: &[Key],
+    ) -> Result<(GetItemsReply, usize), ClientError> {
+        let collection = collection.as_str().to_owned();
+        let keys = keys.iter().map(Key::to_bytes).collect();
+        let request = v1::GetItemsRequest { collection, keys, keys_only: false };
+        let mut rpc = self.reader();
+        let reply = self.attempt(request, async |request| rpc.get_items(request).await).await?;
+        let size = reply.encoded_len();
+        let results = reply.results.into_iter().map(found).collect::<Result<_, _>>()?;
+        Ok((GetItemsReply { results, head: head(reply.head)? }, size))
     }
 
     /// A window of a collection, without syncing it.

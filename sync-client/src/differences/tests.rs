@@ -2,9 +2,11 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they want")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sync_proto::digest::Segment;
 use sync_proto::types::{
     Change, ChangeKind, CollectionName, Cursor, Epoch, Key, SortKey, Value, Version,
 };
@@ -14,7 +16,7 @@ use crate::codec::Raw;
 use crate::collection::Collection;
 use crate::session::Status;
 use crate::store::{
-    Applied, MemoryStore, ReplicaStore, Snapshot, Standing, Step, StoreError, Write,
+    Applied, MemoryStore, ReplicaStore, Snapshot, Staged, Standing, Step, StoreError, Sums, Write,
 };
 
 /// A store in memory that waits and fails on request.
@@ -103,6 +105,22 @@ impl ReplicaStore for Frail {
 
     fn forget_swapped(&self, collection: &CollectionName) {
         self.rows.forget_swapped(collection);
+    }
+
+    fn sums(&self, collection: &CollectionName) -> Result<Sums, StoreError> {
+        self.rows.sums(collection)
+    }
+
+    fn stage(&self, collection: &CollectionName, edits: Vec<Staged>) -> Result<(), StoreError> {
+        self.rows.stage(collection, edits)
+    }
+
+    fn stage_rest(
+        &self,
+        collection: &CollectionName,
+        segments: &BTreeSet<Segment>,
+    ) -> Result<(), StoreError> {
+        self.rows.stage_rest(collection, segments)
     }
 
     fn sweep(&self, rows_max: usize) -> Result<bool, StoreError> {

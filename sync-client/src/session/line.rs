@@ -251,7 +251,8 @@ impl Session {
         let mut targets = Vec::with_capacity(names.len());
         for name in names {
             self.touch(&name, now, |track, _| {
-                targets.push(Target::all(name.clone(), track.join_stream()));
+                let all = Target::all(name.clone(), track.join_stream());
+                targets.push(Target { verify: track.verify, ..all });
             });
         }
         if targets.is_empty() {

@@ -29,9 +29,12 @@ use sync_proto::types::{CollectionName, Event, Outcome, Pull, Subscribe};
 use crate::error::ClientError;
 use crate::store::{Applied, ReplicaStore, Standing, StoreError, Write};
 
+mod cost;
 mod line;
+mod mending;
 mod pulling;
 mod pushed;
+mod repairing;
 mod stats;
 mod status;
 #[cfg(test)]
@@ -40,11 +43,14 @@ mod track;
 mod writing;
 
 use self::line::Line;
-use self::pulling::Pulls;
+use self::pulling::{Mends, Pulls};
 use self::track::Track;
 
+pub use crate::mending::work;
+pub use cost::Choice;
+pub use mending::{Done, MendFault, MendId, Task};
 pub use stats::Stats;
-pub use status::{RepairReason, Status};
+pub use status::{RepairHow, RepairReason, Status};
 
 /// The state of a replica's conversation.
 #[derive(Debug)]
@@ -54,6 +60,7 @@ pub struct Session {
     tracks: BTreeMap<CollectionName, Track>,
     line: Line,
     pulls: Pulls,
+    mends: Mends,
     /// When to look at a collection again; each occurs at most once.
     agenda: BTreeSet<(Instant, CollectionName)>,
     safety_at: Instant,
@@ -76,6 +83,9 @@ pub struct Config {
     pub safety_pull: Duration,
     /// Longest wait between two attempts to open the stream or to pull; 100 ms to 1 h.
     pub backoff_longest: Duration,
+    /// The first self-check comes within this, at random; up to 36 h. A self-check reads a whole
+    /// copy; the later ones are half a day to a day and a half apart.
+    pub first_check: Duration,
 }
 
 /// Which stream.
@@ -101,6 +111,8 @@ pub enum Input {
     Written(CollectionName, Result<Standing, WriteFault>),
     /// A copy was checked: whether count and digest are those of its rows.
     SelfChecked(CollectionName, bool),
+    /// A step of a repair was done, or was not.
+    Mended(CollectionName, MendId, Result<Done, MendFault>),
     /// So many bytes have come by the connection since the client was made, also of messages
     /// that are not whole yet. Told before [`Self::Elapsed`]: a page takes long on a slow line.
     Received(u64),
@@ -145,6 +157,11 @@ pub enum Action {
     Write(CollectionName, Write),
     /// Check a copy against its own digest, when there is time.
     SelfCheck(CollectionName),
+    /// Carry out a step of a repair, and answer with [`Input::Mended`]. Local steps happen in the
+    /// order in which they are asked for, whatever has become of their repair meanwhile.
+    Mend(CollectionName, MendId, Task),
+    /// Log in which way a collection is put right, and why.
+    Chosen(CollectionName, Choice),
     /// Show how a collection is doing.
     Report(CollectionName, Report),
 }
@@ -165,6 +182,10 @@ struct Context<'a> {
     actions: &'a mut VecDeque<Action>,
     stats: &'a mut Stats,
     held_bytes: &'a mut usize,
+    /// Bytes to ask for at a time.
+    page_bytes: usize,
+    /// The server compares, as far as is known.
+    compares: &'a mut bool,
 }
 
 /// Shortest and longest that [`Config::safety_pull`] can be.
@@ -178,7 +199,10 @@ const ASKED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// A self-check reads a whole copy: seldom, and not everybody at once. The first one comes early:
 /// many programs do not run for a day, and damage happens while they do not run.
 const SELF_CHECK_FIRST: Duration = Duration::from_secs(60 * 60);
+const SELF_CHECK_FIRST_MAX: Duration = Duration::from_secs(36 * 60 * 60);
 const SELF_CHECK_HOURS: std::ops::Range<f64> = 12.0..36.0;
+/// Least wait after a fault that does not pass by itself.
+const LASTING_FAULT_WAIT: Duration = Duration::from_secs(5);
 /// While the stream cannot be opened, copies are pulled this often instead.
 const POLL_WITHOUT_STREAM: Duration = Duration::from_secs(30);
 /// After so many attempts in vain the stream counts as one that cannot be opened.
@@ -230,8 +254,9 @@ impl Session {
         let mut session = Self {
             line: Line::new(&config, now),
             pulls: Pulls::new(&config),
+            mends: Mends::default(),
             safety_at: now,
-            self_check_at: now + crate::backoff::part_of(SELF_CHECK_FIRST, &mut dice),
+            self_check_at: now + crate::backoff::part_of(config.first_check, &mut dice),
             dice,
             tracks,
             config,
@@ -267,10 +292,13 @@ impl Session {
                 }
             }
             Input::SelfChecked(name, sound) => self.touch(&name, now, |track, cx| {
-                if !sound {
-                    track.repair(RepairReason::LocalDamage, cx);
+                if !sound && track.mend.is_none() {
+                    track.repair(&name, RepairReason::LocalDamage, cx);
                 }
             }),
+            Input::Mended(name, id, result) => {
+                self.touch(&name, now, |track, cx| track.on_mended(&name, id, result, cx));
+            }
             Input::Received(bytes) => self.line.received(bytes),
             // Of a stream that was given up; and time passes below.
             Input::Event(..) | Input::Malformed(_) | Input::StreamEnded(..) | Input::Elapsed => {}
@@ -309,7 +337,7 @@ impl Session {
         let due = self.agenda.iter().take_while(|(at, _)| *at <= now);
         let due: Vec<CollectionName> = due.map(|(_, name)| name.clone()).collect();
         for name in due {
-            self.touch(&name, now, Track::on_time);
+            self.touch(&name, now, |track, cx| track.on_time(&name, cx));
         }
         if self.safety_at <= now {
             self.plan_safety_pull(now);
@@ -322,6 +350,7 @@ impl Session {
         }
         self.tick_line(now, idle);
         self.send_pulls(now);
+        self.begin_mends(now);
     }
 
     fn plan_safety_pull(&mut self, now: Instant) {
@@ -342,18 +371,25 @@ impl Session {
         handle: impl FnOnce(&mut Track, &mut Context<'_>),
     ) {
         let Some(track) = self.tracks.get_mut(name) else { return };
-        let before = track.wake();
+        let (before, mending) = (track.wake(), track.is_mending());
         let mut cx = Context {
             now,
             dice: &mut self.dice,
             actions: &mut self.actions,
             stats: &mut self.stats,
             held_bytes: &mut self.held_bytes,
+            page_bytes: self.pulls.page_bytes,
+            compares: &mut self.mends.compares,
         };
         handle(track, &mut cx);
         if track.take_ready_to_pull(now) {
-            self.pulls.enqueue(name.clone());
+            if track.plans_mend() {
+                self.mends.queue.push_back(name.clone());
+            } else {
+                self.pulls.enqueue(name.clone());
+            }
         }
+        self.mends.running -= usize::from(mending && !track.is_mending());
         if track.wants_stream() {
             self.line.reopen_soon(now);
         }
@@ -392,6 +428,7 @@ impl Config {
             heartbeat: self.heartbeat.clamp(heartbeats.0, heartbeats.1),
             safety_pull: self.safety_pull.clamp(SAFETY_PULL_LIMITS.0, SAFETY_PULL_LIMITS.1),
             backoff_longest: self.backoff_longest.clamp(BACKOFF_LIMITS.0, BACKOFF_LIMITS.1),
+            first_check: self.first_check.min(SELF_CHECK_FIRST_MAX),
             client_id: self.client_id,
         }
     }
@@ -404,6 +441,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(15),
             safety_pull: Duration::from_secs(15 * 60),
             backoff_longest: Duration::from_secs(30),
+            first_check: SELF_CHECK_FIRST,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
 use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, Target};
 
-use super::status::RepairReason;
+use super::mending::MendId;
 use super::track::{PullState, Track, Verdict};
 use super::writing::Source;
 use super::{Action, Config, Context, Fault, PullId, Session};
@@ -21,7 +21,7 @@ pub(super) struct Pulls {
     pub(super) flying: BTreeMap<PullId, Flight>,
     next_id: u64,
     /// Bytes to ask for at a time: as many as the line brings in a few seconds.
-    page_bytes: usize,
+    pub(super) page_bytes: usize,
     backoff: Backoff,
     /// No pull is sent before: the last one failed for a reason that is not its own.
     resume_at: Option<Instant>,
@@ -35,6 +35,18 @@ pub(super) struct Flight {
     since: Instant,
 }
 
+/// Repairs by difference that are under way, and collections that wait for one.
+#[derive(Debug)]
+pub(super) struct Mends {
+    pub(super) queue: VecDeque<CollectionName>,
+    pub(super) running: usize,
+    next_id: u64,
+    /// The server compares, as far as is known.
+    pub(super) compares: bool,
+}
+
+/// Repairs by difference at once. Each holds 64 KiB of sums, and reads its copy.
+const MENDS_MAX: usize = 4;
 /// Pulls under way at once. More would only wait for each other at the server.
 const PULLS_MAX: usize = 8;
 /// First window of the back-off of pulls that fail as a whole.
@@ -83,9 +95,32 @@ impl Pulls {
     }
 }
 
+// === impl Mends ===
+
+impl Default for Mends {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), running: 0, next_id: 0, compares: true }
+    }
+}
+
 // === impl Session ===
 
 impl Session {
+    /// Begins as many repairs by difference as may be under way at once.
+    pub(super) fn begin_mends(&mut self, now: Instant) {
+        while self.mends.running < MENDS_MAX {
+            let Some(name) = self.mends.queue.pop_front() else { return };
+            let planned = |track: &Track| track.pull == PullState::Queued && track.plans_mend();
+            if !self.tracks.get(&name).is_some_and(planned) {
+                continue;
+            }
+            let id = MendId(self.mends.next_id);
+            self.mends.next_id += 1;
+            self.mends.running += 1;
+            self.touch(&name, now, |track, cx| track.begin_mend(&name, id, cx));
+        }
+    }
+
     /// Sends as many pulls as may be under way at once.
     pub(super) fn send_pulls(&mut self, now: Instant) {
         if self.pulls.resume_at.is_some_and(|at| now < at) {
@@ -97,7 +132,10 @@ impl Session {
             if asked.is_empty() {
                 return;
             }
-            let targets = asked.iter().map(|(name, at)| Ok(Target::all(name.clone(), *at)));
+            let targets = asked.iter().map(|(name, at)| {
+                let verify = self.tracks.get(name).is_some_and(|track| track.verify);
+                Ok(Target { verify, ..Target::all(name.clone(), *at) })
+            });
             let pull = Pull {
                 targets: targets.collect(),
                 bytes_max: self.pulls.page_bytes,
@@ -122,7 +160,7 @@ impl Session {
         while asked.len() < PULL_TARGETS_MAX {
             let Some(name) = self.pulls.queue.pop_front() else { break };
             let Some(track) = self.tracks.get_mut(&name) else { continue };
-            if track.pull != PullState::Queued {
+            if track.pull != PullState::Queued || track.plans_mend() {
                 continue;
             }
             if track.solo && !asked.is_empty() {
@@ -219,7 +257,7 @@ impl Track {
                 self.fail(None, cx);
             }
             Outcome::Delta(delta) => self.on_delta(name, delta, Source::Pull, cx),
-            Outcome::Reset(reset) => self.on_reset(shown, current, &reset, cx),
+            Outcome::Reset(reset) => self.on_reset(name, (shown, current), &reset, cx),
             Outcome::Denied => self.deny(cx),
             Outcome::NotFound if current => self.vanish(name, cx),
             Outcome::NotFound => self.pull_soon(cx.now),
@@ -235,7 +273,7 @@ impl Track {
         head: &Head,
         cx: &mut Context<'_>,
     ) {
-        self.total = head.items;
+        self.sees(head);
         match self.active() {
             Some(at) if at.epoch == head.epoch && at.version == head.version => {
                 self.reach(name, head.cursor(), Some(head.digest), Source::Pull, cx);
@@ -251,17 +289,17 @@ impl Track {
 
     fn on_reset(
         &mut self,
-        shown: Option<Cursor>,
-        current: bool,
+        name: &CollectionName,
+        (shown, current): (Option<Cursor>, bool),
         reset: &Reset,
         cx: &mut Context<'_>,
     ) {
-        self.total = reset.estimated_changes;
+        self.sees(&reset.head);
         if shown.is_none() {
             // "Start over" is no answer to somebody who does.
             self.fail(None, cx);
         } else if current || self.is_concerned(reset) {
-            self.repair(RepairReason::Reset(reset.reason), cx);
+            self.start_over(name, reset, cx);
         } else {
             self.pull_soon(cx.now);
         }

@@ -7,7 +7,6 @@ use sync_proto::types::{
     AcceptedTarget, CollectionName, Cursor, Delta, Event, Plan, Position, Reset,
 };
 
-use super::status::RepairReason;
 use super::track::Track;
 use super::writing::Source;
 use super::{Action, Context, Fault, Session};
@@ -35,7 +34,7 @@ impl Session {
                 self.touch(&name, now, |track, cx| track.on_position(&name, cursor, None, cx));
             }
             Event::Reset(name, reset) => {
-                self.touch(&name, now, |track, cx| track.on_stream_reset(&reset, cx));
+                self.touch(&name, now, |track, cx| track.on_stream_reset(&name, &reset, cx));
             }
             Event::Lagging(name, _) => self.touch(&name, now, |track, _| track.caught_up = false),
             Event::Absent(name) => self.touch(&name, now, |track, cx| track.on_absent(&name, cx)),
@@ -58,7 +57,9 @@ impl Session {
         self.line.accepted(heartbeat, now);
         for AcceptedTarget { collection: name, plan, head } in targets {
             self.touch(&name, now, |track, cx| {
-                track.total = head.as_ref().map_or(0, |head| head.items);
+                if let Some(head) = &head {
+                    track.sees(head);
+                }
                 match plan {
                     Plan::Live => {
                         let at = head.map(|head| (head.cursor(), head.digest));
@@ -67,7 +68,7 @@ impl Session {
                         }
                     }
                     Plan::Absent => track.on_absent(&name, cx),
-                    Plan::Reset(reset) => track.on_stream_reset(&reset, cx),
+                    Plan::Reset(reset) => track.on_stream_reset(&name, &reset, cx),
                     Plan::Denied => track.deny(cx),
                     Plan::CatchUp | Plan::Load | Plan::Notify => {}
                 }
@@ -117,11 +118,11 @@ impl Track {
     }
 
     /// The stream carries this collection no further.
-    fn on_stream_reset(&mut self, reset: &Reset, cx: &mut Context<'_>) {
+    fn on_stream_reset(&mut self, name: &CollectionName, reset: &Reset, cx: &mut Context<'_>) {
         self.leave_stream(cx);
-        self.total = reset.estimated_changes;
+        self.sees(&reset.head);
         if self.is_concerned(reset) {
-            self.repair(RepairReason::Reset(reset.reason), cx);
+            self.start_over(name, reset, cx);
         } else {
             self.pull_soon(cx.now);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::status::RepairReason;
+use super::status::{RepairHow, RepairReason};
 
 /// Counters of a replica since it was built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +40,17 @@ pub struct Stats {
     pub loads: u64,
     /// Repairs begun, by reason.
     pub repairs: BTreeMap<RepairReason, u64>,
+    /// Repairs begun, by the way that was chosen. A comparison that is given up for a load counts
+    /// as both.
+    pub repair_ways: BTreeMap<RepairHow, u64>,
+    /// Bytes of the answers that comparing copies took, items that were fetched included.
+    pub reconcile_bytes: u64,
+    /// Copies that were put right by what differed.
+    pub reconciled: u64,
+    /// Changes below the floor that turned out to lack no delete.
+    pub unverified_proven: u64,
+    /// Repairs that have not helped several times in a row.
+    pub stuck: u64,
     /// Writes refused because somebody else had moved the copy.
     pub conflicts: u64,
     /// Messages that break the protocol and name no collection.

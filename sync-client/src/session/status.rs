@@ -22,10 +22,21 @@ pub enum Status {
     Live,
     /// The copy is behind and being caught up.
     Lagging,
-    /// The copy is being exchanged for a fresh one; readers see the old one until then.
+    /// The copy is being put right; readers see it as it was until then.
     Repairing {
         /// Why.
         reason: RepairReason,
+        /// In which way.
+        how: RepairHow,
+    },
+    /// Repairs have not helped several times in a row. The copy stays readable as it is, is tried
+    /// again at `until` and then seldom, and is live again as soon as it is the server's
+    /// collection.
+    Stuck {
+        /// Why it must be put right.
+        reason: RepairReason,
+        /// When the next attempt is made.
+        until: Instant,
     },
     /// Something failed; the next attempt is not made before `until`.
     BackingOff {
@@ -40,7 +51,20 @@ pub enum Status {
     Stopped,
 }
 
-/// Why a copy is exchanged for a fresh one.
+/// In which way a copy is put right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum RepairHow {
+    /// By the changes behind its cursor, although deletes may be missing among them: the digest
+    /// tells at the end.
+    Delta,
+    /// By finding and fetching what differs.
+    Reconcile,
+    /// By loading the whole collection anew.
+    Load,
+}
+
+/// Why a copy must be put right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RepairReason {
@@ -50,6 +74,8 @@ pub enum RepairReason {
     DigestMismatch,
     /// The local store does not add up: rows are missing or not what the digest says.
     LocalDamage,
+    /// Changes were taken over of which deletes may have been missing, and some were.
+    MissedDeletes,
 }
 
 // === impl RepairReason ===
@@ -62,6 +88,21 @@ impl RepairReason {
             Self::Reset(reason) => reason.as_str(),
             Self::DigestMismatch => "DIGEST_MISMATCH",
             Self::LocalDamage => "LOCAL_DAMAGE",
+            Self::MissedDeletes => "MISSED_DELETES",
+        }
+    }
+}
+
+// === impl RepairHow ===
+
+impl RepairHow {
+    /// Its name in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delta => "DELTA",
+            Self::Reconcile => "RECONCILE",
+            Self::Load => "LOAD",
         }
     }
 }

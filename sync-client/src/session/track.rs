@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use sync_proto::digest::Digest;
-use sync_proto::types::{Cursor, Delta, Epoch, Reset, ResetReason, Version};
+use sync_proto::types::{CollectionName, Cursor, Delta, Epoch, Head, Version};
 
 use super::line::{Line, Weather};
+use super::mending::Mending;
+use super::repairing::Repair;
 use super::status::{RepairReason, Status};
 use super::writing::{Held, Pending};
 use super::{ASKED_WAIT_MAX, Context, Report};
@@ -43,14 +45,25 @@ pub(super) struct Track {
     denied: bool,
     /// Nothing is tried before.
     kept_back_until: Option<Instant>,
-    pub(super) repair: Option<RepairReason>,
+    pub(super) repair: Option<Repair>,
+    /// The comparison by which the copy is repaired.
+    pub(super) mend: Option<Mending>,
+    /// The cursor is below the floor: serve it all the same, the digest tells what that is worth.
+    pub(super) verify: bool,
+    /// Deletes may be missing in what was applied.
+    pub(super) unverified: bool,
     /// Since when the copy is as it should be; repairs that follow each other closely wait
     /// longer and longer.
-    good_since: Option<Instant>,
-    repairs: Backoff,
-    faults: Backoff,
-    /// Items of the collection, for progress.
+    pub(super) good_since: Option<Instant>,
+    pub(super) repairs: Backoff,
+    /// What was repaired last, and where the copy stood.
+    pub(super) repaired: Option<(RepairReason, Option<Cursor>)>,
+    pub(super) faults: Backoff,
+    /// Items of the collection, and their bytes, as far as is known.
     pub(super) total: u64,
+    pub(super) total_bytes: u64,
+    /// Versions that the copy was behind when the server refused to continue it.
+    pub(super) behind: u64,
     pub(super) synced_at: Option<Instant>,
     reported: Option<Report>,
 }
@@ -70,6 +83,8 @@ pub(super) enum PullState {
     Queued,
     /// Sent with this cursor.
     Flying(Option<Cursor>),
+    /// The copy is compared instead.
+    Mending,
 }
 
 /// What a delta is to the copy.
@@ -89,8 +104,6 @@ pub(super) enum Verdict {
 
 /// A collection that is not readable is asked for again this often, give or take a half.
 const DENIED_RETRY: Duration = Duration::from_secs(5 * 60);
-/// A copy that was good for this long may be repaired at once; before, repairs wait.
-const GOOD_FOR: Duration = Duration::from_secs(60);
 /// Windows of the back-off of repairs that follow each other closely.
 const REPAIR_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15 * 60));
 /// Windows of the back-off of a collection that fails alone.
@@ -130,10 +143,18 @@ impl Track {
             denied: false,
             kept_back_until: None,
             repair: None,
+            mend: None,
+            verify: false,
+            // Whether the last process was told that they may be missing, nobody knows.
+            unverified: standing.load.is_none()
+                && standing.cursor.is_some_and(|at| !at.is_caught_up()),
             good_since: None,
             repairs: Backoff::new(REPAIR_WAITS.0, REPAIR_WAITS.1),
+            repaired: None,
             faults: Backoff::new(FAULT_WAITS.0, FAULT_WAITS.1),
             total: 0,
+            total_bytes: 0,
+            behind: 0,
             synced_at: None,
             reported: None,
         }
@@ -191,7 +212,7 @@ impl Track {
 
     /// Whether a stream that is opened now is to carry this collection.
     pub(super) fn may_join_stream(&self) -> bool {
-        !self.denied && self.kept_back_until.is_none()
+        !self.denied && self.kept_back_until.is_none() && self.mend.is_none()
     }
 
     /// Goes onto a stream that is about to be opened, with the cursor to show.
@@ -246,12 +267,15 @@ impl Track {
                 Some(since + SINGLE_HOLE_WAIT)
             }
             (PullState::Idle, Some(since)) => Some(since + HOLES_WAIT),
-            (PullState::Idle, None) | (PullState::Queued | PullState::Flying(_), _) => None,
+            (PullState::Idle, None)
+            | (PullState::Queued | PullState::Flying(_) | PullState::Mending, _) => None,
         };
-        due.into_iter().chain(self.kept_back_until).min()
+        let retry_at = self.mend.as_ref().and_then(|mend| mend.retry_at);
+        due.into_iter().chain(self.kept_back_until).chain(retry_at).min()
     }
 
-    pub(super) fn on_time(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn on_time(&mut self, name: &CollectionName, cx: &mut Context<'_>) {
+        self.retry_due(name, cx);
         if self.kept_back_until.is_some_and(|until| until <= cx.now) {
             self.kept_back_until = None;
         }
@@ -274,7 +298,9 @@ impl Track {
 
     /// Pulls as soon as that is allowed.
     pub(super) fn pull_soon(&mut self, now: Instant) {
-        if !matches!(self.pull, PullState::Queued | PullState::Flying(_)) {
+        let under_way =
+            matches!(self.pull, PullState::Queued | PullState::Flying(_) | PullState::Mending);
+        if !under_way {
             self.pull = PullState::Due(self.kept_back_until.map_or(now, |until| until.max(now)));
         }
     }
@@ -282,35 +308,6 @@ impl Track {
     pub(super) fn pull_for_safety(&mut self, now: Instant) {
         if self.pull == PullState::Idle && !self.denied && self.writing.is_none() {
             self.pull_soon(now);
-        }
-    }
-
-    /// Exchanges the copy for a fresh one. Repairs that follow each other closely wait longer
-    /// and longer, so that a repair which does not help is not repeated for ever.
-    pub(super) fn repair(&mut self, reason: RepairReason, cx: &mut Context<'_>) {
-        *cx.stats.repairs.entry(reason).or_default() += 1;
-        if self.good_since.is_some_and(|since| cx.now - since >= GOOD_FOR) {
-            self.repairs.reset();
-        }
-        let first = self.repairs.attempts() == 0;
-        let wait = self.repairs.next(cx.dice);
-        self.good_since = None;
-        self.fresh = true;
-        self.caught_up = false;
-        self.repair = Some(reason);
-        self.keep_back(if first { Duration::ZERO } else { wait }, cx.now);
-    }
-
-    /// Whether a reset is about where the copy stands now, and not about a place that it has
-    /// left since the server looked.
-    pub(super) fn is_concerned(&self, reset: &Reset) -> bool {
-        let Some(at) = self.active() else { return false };
-        let same = at.epoch == reset.head.epoch;
-        match reset.reason {
-            ResetReason::EpochChanged => !same,
-            ResetReason::AheadOfHead => same && at.version.max(at.base) > reset.head.version,
-            ResetReason::BelowFloor => same && at.version.max(at.base) < reset.head.floor,
-            ResetReason::TooLarge | ResetReason::Forced => true,
         }
     }
 
@@ -325,15 +322,22 @@ impl Track {
     /// Not readable with these credentials.
     pub(super) fn deny(&mut self, cx: &mut Context<'_>) {
         self.leave_stream(cx);
+        self.drop_mend();
         self.denied = true;
         self.absent = false;
         let wait = DENIED_RETRY / 2 + part_of(DENIED_RETRY, cx.dice);
         self.pull = PullState::Due(cx.now + wait);
     }
 
-    fn keep_back(&mut self, wait: Duration, now: Instant) {
+    /// What the server says of its collection.
+    pub(super) fn sees(&mut self, head: &Head) {
+        self.total = head.items;
+        self.total_bytes = head.bytes;
+    }
+
+    pub(super) fn keep_back(&mut self, wait: Duration, now: Instant) {
         self.kept_back_until = (!wait.is_zero()).then(|| now + wait);
-        if !matches!(self.pull, PullState::Flying(_)) {
+        if !matches!(self.pull, PullState::Flying(_) | PullState::Mending) {
             self.pull = PullState::Due(now + wait);
         }
     }
@@ -346,13 +350,18 @@ impl Track {
     }
 
     /// The copy is where the server said that it is at the head.
-    pub(super) fn confirm(&mut self, digest: Option<Digest>, cx: &mut Context<'_>) {
+    pub(super) fn confirm(
+        &mut self,
+        name: &CollectionName,
+        digest: Option<Digest>,
+        cx: &mut Context<'_>,
+    ) {
         self.is_served();
         if let Some(digest) = digest {
             cx.stats.digest_checks += 1;
             if digest != self.standing.tally.digest {
                 cx.stats.digest_mismatches += 1;
-                self.repair(RepairReason::DigestMismatch, cx);
+                self.repair(name, RepairReason::DigestMismatch, cx);
                 return;
             }
             self.good_since.get_or_insert(cx.now);
@@ -373,13 +382,18 @@ impl Track {
         if self.denied {
             return Status::Denied;
         }
-        if let Some(until) = self.kept_back_until
+        let retry_at = self.mend.as_ref().and_then(|mend| mend.retry_at);
+        if let Some(until) = self.kept_back_until.or(retry_at)
             && until > now
         {
-            return Status::BackingOff { until };
+            let stuck = self.repair.filter(|repair| repair.stuck);
+            return stuck.map_or(Status::BackingOff { until }, |Repair { reason, .. }| {
+                Status::Stuck { reason, until }
+            });
         }
         let incomplete = self.repair.is_some() || self.standing.active() != self.standing.cursor;
-        let loading_by_pull = incomplete && matches!(self.pull, PullState::Flying(_));
+        let loading_by_pull =
+            incomplete && matches!(self.pull, PullState::Flying(_) | PullState::Mending);
         match line.weather() {
             Weather::Connecting if !loading_by_pull => return Status::Connecting,
             Weather::BackingOff(until) if !loading_by_pull => return Status::BackingOff { until },
@@ -387,7 +401,7 @@ impl Track {
         }
         match (self.repair, self.standing.load) {
             _ if self.absent => Status::Absent,
-            (Some(reason), _) => Status::Repairing { reason },
+            (Some(Repair { reason, how, .. }), _) => Status::Repairing { reason, how },
             (None, Some(load)) => Status::Loading { done: load.tally.items, total: self.total },
             (None, None) if self.standing.cursor.is_none() => {
                 Status::Loading { done: 0, total: self.total }

@@ -8,7 +8,7 @@ use sync_proto::types::{ChangeKind, CollectionName, Cursor, Delta, Version};
 use super::status::RepairReason;
 use super::track::{PullState, Track, Verdict};
 use super::{Action, Context, WriteFault};
-use crate::store::{Standing, Step, Write};
+use crate::store::{Standing, Step, Tally, Write};
 
 /// A write that has not been answered yet, and what to do once it is.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +22,15 @@ pub(super) struct Pending {
     horizon: Version,
     /// The server's digest at the end.
     digest: Option<Digest>,
+    /// Deletes may be missing in it.
+    unverified: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Page,
     Begins,
+    Mends,
     Clears,
 }
 
@@ -62,7 +65,7 @@ impl Track {
         by: Source,
         cx: &mut Context<'_>,
     ) {
-        self.total = delta.head.items;
+        self.sees(&delta.head);
         if self.writing.is_some() {
             self.keep(delta, by, cx);
             return;
@@ -107,14 +110,45 @@ impl Track {
         if head.version < self.horizon {
             return;
         }
+        if self.unverified {
+            self.prove(name, digest, by, cx);
+            return;
+        }
         if at.is_caught_up() && self.standing.load.is_none() {
-            self.confirm(digest, cx);
+            self.confirm(name, digest, cx);
             return;
         }
         // Nothing is missing but the word that nothing is missing.
         let pending = Pending::complete(Kind::Page, by, digest);
         let to = Cursor::at(head.epoch, head.version);
         self.write(name, Step::Page { changes: Vec::new(), to }, pending, cx);
+    }
+
+    /// The copy has everything up to the head, but deletes may be missing. Until its digest has
+    /// shown that none is, it does not call itself complete (G5).
+    fn prove(
+        &mut self,
+        name: &CollectionName,
+        digest: Option<Digest>,
+        by: Source,
+        cx: &mut Context<'_>,
+    ) {
+        let (Some(at), Some(digest)) = (self.active(), digest) else {
+            self.pull_soon(cx.now);
+            return;
+        };
+        self.unverified = false;
+        cx.stats.digest_checks += 1;
+        if digest == self.standing.tally.digest {
+            cx.stats.unverified_proven += 1;
+            self.verify = false;
+            let pending = Pending::complete(Kind::Page, by, Some(digest));
+            let to = Cursor::at(at.epoch, at.version);
+            self.write(name, Step::Page { changes: Vec::new(), to }, pending, cx);
+        } else {
+            cx.stats.digest_mismatches += 1;
+            self.repair(name, RepairReason::MissedDeletes, cx);
+        }
     }
 
     /// There is no such collection.
@@ -131,6 +165,7 @@ impl Track {
     fn is_gone(&mut self, cx: &mut Context<'_>) {
         self.is_served();
         self.stream_is_before_everything();
+        self.drop_mend();
         self.fresh = false;
         self.paging = false;
         self.caught_up = false;
@@ -151,7 +186,7 @@ impl Track {
         by: Source,
         cx: &mut Context<'_>,
     ) {
-        let Delta { mut to, changes, mut has_more, mut digest, head, .. } = delta;
+        let Delta { mut to, changes, mut has_more, mut digest, head, unverified, .. } = delta;
         let before = if kind == Kind::Begins { Version::ZERO } else { self.horizon };
         if to.is_caught_up() && to.version < before {
             // Read before a page that is in the copy already: what that page did not show
@@ -160,10 +195,15 @@ impl Track {
             (has_more, digest) = (true, None);
         }
         let horizon = if has_more { before.max(head.version) } else { Version::ZERO };
-        let pending = Pending { kind, by, changes: changes.len(), has_more, digest, horizon };
+        let unverified = unverified || self.unverified && kind == Kind::Page;
+        if unverified {
+            to = to.between_pages(to.version);
+        }
+        let count = changes.len();
+        let pending = Pending { kind, by, changes: count, has_more, digest, horizon, unverified };
         let step = match kind {
             Kind::Begins => Step::BeginLoad { changes, to },
-            Kind::Page | Kind::Clears => Step::Page { changes, to },
+            Kind::Page | Kind::Mends | Kind::Clears => Step::Page { changes, to },
         };
         self.write(name, step, pending, cx);
     }
@@ -178,6 +218,21 @@ impl Track {
     ) {
         let pending = Pending::complete(Kind::Begins, Source::Pull, Some(digest));
         self.write(name, Step::BeginLoad { changes: Vec::new(), to }, pending, cx);
+    }
+
+    /// Carries out a repair by difference. What is read from now on must be no older than what
+    /// the repair has seen.
+    pub(super) fn write_mended(
+        &mut self,
+        name: &CollectionName,
+        to: Cursor,
+        (before, reorder): (Tally, bool),
+        horizon: Version,
+        cx: &mut Context<'_>,
+    ) {
+        let complete = Pending::complete(Kind::Mends, Source::Pull, None);
+        let pending = Pending { has_more: true, horizon, ..complete };
+        self.write(name, Step::Mend { to, before, reorder }, pending, cx);
     }
 
     fn write(&mut self, name: &CollectionName, step: Step, pending: Pending, cx: &mut Context<'_>) {
@@ -197,12 +252,17 @@ impl Track {
         match result {
             Ok(standing) => {
                 self.standing = standing;
-                self.on_applied(&pending, cx);
+                self.on_applied(name, &pending, cx);
             }
             Err(WriteFault::Conflict(standing)) => {
                 cx.stats.conflicts += 1;
                 self.standing = standing;
                 self.caught_up = false;
+                if pending.kind == Kind::Mends {
+                    // What the copy is worth now, its digest tells.
+                    self.fresh = false;
+                    self.drop_mend();
+                }
                 self.pull_soon(cx.now);
             }
             // A push may leave out what a push before it brought, which was lost. A pull is
@@ -212,17 +272,28 @@ impl Track {
                 self.pull_soon(cx.now);
             }
             Err(WriteFault::MissingValue | WriteFault::Damaged) => {
-                self.repair(RepairReason::LocalDamage, cx);
+                self.repair(name, RepairReason::LocalDamage, cx);
             }
         }
-        self.go_on(name, pending.by, cx);
+        if self.writing.is_none() {
+            self.go_on(name, pending.by, cx);
+        }
     }
 
-    fn on_applied(&mut self, pending: &Pending, cx: &mut Context<'_>) {
+    fn on_applied(&mut self, name: &CollectionName, pending: &Pending, cx: &mut Context<'_>) {
+        if pending.kind != Kind::Page {
+            // A repair is carried out, or has lost what it was to repair.
+            self.drop_mend();
+        }
         match (pending.kind, pending.by) {
             (Kind::Clears, _) => {
                 self.is_gone(cx);
                 return;
+            }
+            (Kind::Mends, _) => {
+                cx.stats.reconciled += 1;
+                // Also if the stream is to bring the rest: nobody knows when it has something.
+                self.pull_soon(cx.now);
             }
             (Kind::Begins | Kind::Page, Source::Push) => cx.stats.pushes_applied += 1,
             (Kind::Begins | Kind::Page, Source::Pull) => cx.stats.pages_applied += 1,
@@ -230,8 +301,12 @@ impl Track {
         cx.stats.changes_applied += pending.changes as u64;
         if pending.kind == Kind::Begins {
             cx.stats.loads += 1;
-            self.fresh = false;
         }
+        if pending.kind != Kind::Page {
+            self.fresh = false;
+            self.unverified = false;
+        }
+        self.unverified |= pending.unverified;
         self.horizon = pending.horizon;
         self.is_served();
         self.absent = false;
@@ -240,8 +315,11 @@ impl Track {
         }
         if pending.has_more || self.standing.load.is_some() {
             self.caught_up = false;
+        } else if self.unverified {
+            self.caught_up = false;
+            self.prove(name, pending.digest, pending.by, cx);
         } else {
-            self.confirm(pending.digest, cx);
+            self.confirm(name, pending.digest, cx);
         }
     }
 
@@ -299,7 +377,8 @@ impl Track {
 impl Pending {
     /// A write without changes that leaves nothing to come.
     fn complete(kind: Kind, by: Source, digest: Option<Digest>) -> Self {
-        Self { kind, by, changes: 0, has_more: false, horizon: Version::ZERO, digest }
+        let (horizon, unverified) = (Version::ZERO, false);
+        Self { kind, by, changes: 0, has_more: false, horizon, digest, unverified }
     }
 }
 

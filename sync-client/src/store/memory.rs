@@ -6,11 +6,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use sync_proto::digest::Segment;
 use sync_proto::types::{Change, CollectionName, Cursor, Key, SortKey, Version};
 
-use super::plan::{Edit, compare, plan, visible};
+use super::plan::{Edit, Mended, compare, plan, visible};
 use super::{
-    Applied, Changed, Load, ReplicaStore, Row, Snapshot, Standing, Step, StoreError, Visible, Write,
+    Applied, Changed, Load, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
+    Tally, Visible, Write,
 };
 
 /// A [`ReplicaStore`] in memory. Cheap to clone; clones share the copies.
@@ -27,6 +29,8 @@ struct Copy {
     staged: Rows,
     /// The rows before the last swap, until the next write.
     before: Arc<Rows>,
+    /// Edits of a repair, until the next write.
+    aside: BTreeMap<Key, Staged>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -78,6 +82,7 @@ impl ReplicaStore for MemoryStore {
         let copy = copies.entry(collection.clone()).or_default();
         write.check(&copy.standing)?;
         copy.before = Arc::default();
+        let aside = std::mem::take(&mut copy.aside);
         let visible = match &write.step {
             Step::Page { changes, to } if copy.standing.load.is_some() => {
                 copy.stage(changes, *to)?
@@ -90,6 +95,7 @@ impl ReplicaStore for MemoryStore {
                 *copy = begun;
                 visible
             }
+            Step::Mend { to, before, .. } => copy.mend(aside, *to, *before),
             Step::Clear => copy.clear(),
         };
         Ok(Applied { standing: copy.standing, visible })
@@ -110,6 +116,40 @@ impl ReplicaStore for MemoryStore {
         if let Some(copy) = self.copies.write().get_mut(collection) {
             copy.before = Arc::default();
         }
+    }
+
+    fn sums(&self, collection: &CollectionName) -> Result<Sums, StoreError> {
+        let mut sums = Sums::default();
+        let rows = {
+            let mut copies = self.copies.write();
+            let Some(copy) = copies.get_mut(collection) else { return Ok(sums) };
+            copy.aside.clear();
+            copy.rows.clone()
+        };
+        rows.by_key.values().for_each(|row| sums.add(row));
+        Ok(sums)
+    }
+
+    fn stage(&self, collection: &CollectionName, edits: Vec<Staged>) -> Result<(), StoreError> {
+        let mut copies = self.copies.write();
+        let copy = copies.entry(collection.clone()).or_default();
+        copy.aside.extend(edits.into_iter().map(|edit| (edit.key().clone(), edit)));
+        Ok(())
+    }
+
+    fn stage_rest(
+        &self,
+        collection: &CollectionName,
+        segments: &BTreeSet<Segment>,
+    ) -> Result<(), StoreError> {
+        if let Some(copy) = self.copies.write().get_mut(collection) {
+            let rows = copy.rows.by_key.keys().filter(|key| {
+                segments.contains(&Segment::of_key(key)) && !copy.aside.contains_key(key)
+            });
+            let rest: Vec<Key> = rows.cloned().collect();
+            copy.aside.extend(rest.into_iter().map(|key| (key.clone(), Staged::Remove(key))));
+        }
+        Ok(())
     }
 
     fn sweep(&self, _rows_max: usize) -> Result<bool, StoreError> {
@@ -152,6 +192,25 @@ impl Copy {
         }
         self.standing.load = Some(Load { cursor: to, tally });
         Ok(Visible::Nothing)
+    }
+
+    fn mend(&mut self, aside: BTreeMap<Key, Staged>, to: Cursor, before: Tally) -> Visible {
+        let mut tally = before;
+        let mut mended = Mended::default();
+        for (key, edit) in aside {
+            let new = match edit {
+                Staged::Keep(_) => continue,
+                Staged::Put(row) => Some(row),
+                Staged::Remove(_) => None,
+            };
+            let edit = Edit { old: self.rows.by_key.get(&key).cloned(), new };
+            edit.count(&mut tally);
+            Arc::make_mut(&mut self.rows).carry_out(std::slice::from_ref(&edit));
+            mended.add(edit);
+        }
+        self.staged = Rows::default();
+        self.standing = Standing { cursor: Some(to), tally, load: None };
+        mended.visible()
     }
 
     fn clear(&mut self) -> Visible {

@@ -2,19 +2,22 @@
 //! one local transaction; a first load is staged beside the rows that readers see and takes
 //! their place at once. Two implementations exist: [`MemoryStore`] and [`DiskStore`] on redb.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
-use sync_proto::digest::Digest;
+use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{Change, CollectionName, Cursor, Key, SortKey, Version};
 
 mod disk;
 mod memory;
+mod mend;
 mod plan;
 
 pub use disk::DiskStore;
 pub use memory::MemoryStore;
+pub use mend::{Fate, Staged, Sums};
 pub(crate) use plan::own_key;
 
 /// The copies of any number of collections. One driver writes; any number of readers read at
@@ -53,6 +56,21 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
 
     /// The comparison of a collection is over; the rows before its last swap may be swept.
     fn forget_swapped(&self, collection: &CollectionName);
+
+    /// Adds up the rows that readers see, as they are, and forgets what was staged. Reads all of
+    /// them. A row that does not read counts as none.
+    fn sums(&self, collection: &CollectionName) -> Result<Sums, StoreError>;
+
+    /// Puts edits aside for [`Step::Mend`]; of two for one row, the later one counts. They are
+    /// forgotten by any write of the collection, by [`Self::sums`], and by a restart.
+    fn stage(&self, collection: &CollectionName, edits: Vec<Staged>) -> Result<(), StoreError>;
+
+    /// Stages the removal of all rows in `segments` for which nothing was staged.
+    fn stage_rest(
+        &self,
+        collection: &CollectionName,
+        segments: &BTreeSet<Segment>,
+    ) -> Result<(), StoreError>;
 
     /// Frees up to about `rows_max` rows that nobody sees any more. `true` = there are more.
     fn sweep(&self, rows_max: usize) -> Result<bool, StoreError>;
@@ -149,6 +167,16 @@ pub enum Step {
         /// Where the load stands then.
         to: Cursor,
     },
+    /// Carries out what was staged on the rows that readers see, all of it at once, and drops a
+    /// load.
+    Mend {
+        /// Where the copy stands then.
+        to: Cursor,
+        /// Count and digest of the rows before, as [`ReplicaStore::sums`] found them.
+        before: Tally,
+        /// The list order is put together anew.
+        reorder: bool,
+    },
     /// The collection does not exist: drops rows, cursor and what is staged.
     Clear,
 }
@@ -171,6 +199,8 @@ pub enum Visible {
     Rows(Vec<Changed>),
     /// All rows were exchanged; see [`ReplicaStore::swapped`].
     Swapped,
+    /// So many items changed that they are not named.
+    Much,
 }
 
 /// An item that changed.
@@ -247,10 +277,36 @@ pub fn check(snapshot: &dyn Snapshot) -> Result<bool, StoreError> {
 // === impl Row ===
 
 impl Row {
+    /// A row in memory of its own: what a message brings is a slice of it, and a row of a few
+    /// bytes must not keep a whole page alive.
+    pub(crate) fn of(
+        key: &Key,
+        value: &[u8],
+        sort_key: &SortKey,
+        [version, created, value_version]: [Version; 3],
+    ) -> Self {
+        Self {
+            key: own_key(key),
+            value: Bytes::copy_from_slice(value),
+            sort_key: SortKey::new(Bytes::copy_from_slice(sort_key.as_bytes()))
+                .expect("a copy of a sort key is one"),
+            version,
+            created,
+            value_version,
+        }
+    }
+
     /// Its part of the collection's digest.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of_item(&self.key, self.version, &self.sort_key, &self.value)
+    }
+
+    /// Bytes of its key, sort key and value.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let len = self.key.as_bytes().len() + self.sort_key.as_bytes().len() + self.value.len();
+        len as u64
     }
 
     /// Whether an application sees the same item.

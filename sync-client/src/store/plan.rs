@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sync_proto::types::{Change, ChangeKind, Key, SortKey, Version};
+use sync_proto::types::{Change, ChangeKind, Key, Version};
 
 use super::{Changed, Row, StoreError, Tally, Visible};
 
@@ -31,44 +31,42 @@ pub(super) fn plan(
     for (key, change) in latest {
         let old = row(key)?;
         let new = row_of(change, old.as_ref())?;
-        if let Some(old) = &old {
-            tally.remove(old);
-        }
-        if let Some(new) = &new {
-            tally.add(new);
-        }
         if old.is_some() || new.is_some() {
-            edits.push(Edit { old, new });
+            let edit = Edit { old, new };
+            edit.count(tally);
+            edits.push(edit);
         }
     }
     Ok(edits)
 }
 
-/// The row that a change leaves behind, in memory of its own: a change is a slice of the message
-/// that brought it, and a row of a few bytes must not keep a whole page alive.
+/// The row that a change leaves behind.
 fn row_of(change: &Change, old: Option<&Row>) -> Result<Option<Row>, StoreError> {
     let ChangeKind::Put { value, sort_key, value_version } = &change.kind else {
         return Ok(None);
     };
     let value = match (value, old) {
-        (Some(value), _) => Bytes::copy_from_slice(value.as_bytes()),
-        (None, Some(old)) if old.value_version == *value_version => old.value.clone(),
+        (Some(value), _) => value.as_bytes(),
+        (None, Some(old)) if old.value_version == *value_version => &old.value,
         (None, _) => return Err(StoreError::MissingValue),
     };
-    Ok(Some(Row {
-        key: own_key(&change.key),
-        value,
-        sort_key: SortKey::new(Bytes::copy_from_slice(sort_key.as_bytes()))
-            .expect("a copy of a sort key is one"),
-        version: change.version,
-        created: change.created,
-        value_version: *value_version,
-    }))
+    let versions = [change.version, change.created, *value_version];
+    Ok(Some(Row::of(&change.key, value, sort_key, versions)))
 }
 
 /// The key in memory of its own.
 pub(crate) fn own_key(key: &Key) -> Key {
     Key::new(Bytes::copy_from_slice(key.as_bytes())).expect("a copy of a key is one")
+}
+
+/// Items that a repair names; past this it says that it was much.
+pub(super) const MENDED_NAMED_MAX: usize = 10_000;
+
+/// What readers can see of a repair, piece by piece: its old rows are not all kept at once.
+#[derive(Debug, Default)]
+pub(super) struct Mended {
+    changed: Vec<Changed>,
+    much: bool,
 }
 
 /// What readers can see of edits.
@@ -110,9 +108,42 @@ pub(super) fn compare(
     Ok(differ)
 }
 
+// === impl Mended ===
+
+impl Mended {
+    pub(super) fn add(&mut self, edit: Edit) {
+        if self.much {
+            return;
+        }
+        self.changed.extend(edit.visible());
+        if self.changed.len() > MENDED_NAMED_MAX {
+            self.much = true;
+            self.changed = Vec::new();
+        }
+    }
+
+    pub(super) fn visible(self) -> Visible {
+        match (self.much, self.changed.is_empty()) {
+            (true, _) => Visible::Much,
+            (false, true) => Visible::Nothing,
+            (false, false) => Visible::Rows(self.changed),
+        }
+    }
+}
+
 // === impl Edit ===
 
 impl Edit {
+    /// Brings the tally of the rows up to date.
+    pub(super) fn count(&self, tally: &mut Tally) {
+        if let Some(old) = &self.old {
+            tally.remove(old);
+        }
+        if let Some(new) = &self.new {
+            tally.add(new);
+        }
+    }
+
     /// A change that an application cannot see, like the same content under a new version, is
     /// none to its readers.
     fn visible(self) -> Option<Changed> {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use sync_proto::digest::Digest;
+use sync_proto::digest::{Digest, SEGMENTS, Segment, value_hash};
 use sync_proto::types::{
-    AcceptedTarget, Change, ChangeKind, CollectionName, Cursor, Delta, Epoch, Event, Failure, Head,
-    Key, Outcome, Plan, Position, Reset, ResetReason, SortKey, Subscribe, Timestamp, Value,
-    Version,
+    AcceptedTarget, Change, ChangeKind, CollectionName, Cursor, Delta, Epoch, Event, Failure,
+    Found, Head, Item, Key, LeafEntry, Outcome, Plan, Position, Reconciled, Reset, ResetReason,
+    Round, SortKey, Subscribe, Target, Timestamp, Value, Version,
 };
 
 #[derive(Debug, Default)]
@@ -40,7 +40,8 @@ pub(crate) struct Row {
 /// A stream as the server serves it.
 #[derive(Debug)]
 pub(crate) struct Serving {
-    targets: BTreeMap<CollectionName, Serve>,
+    /// And whether a cursor below the floor is served.
+    targets: BTreeMap<CollectionName, (Serve, bool)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,6 +50,18 @@ enum Serve {
     Absent,
     Ended,
 }
+
+/// Why the rounds of a reconciliation cannot go on.
+#[derive(Debug)]
+pub(crate) enum NoRound {
+    Moved,
+    NotFound,
+}
+
+/// Entries of a reconciliation that a page holds.
+const ENTRIES: usize = 3;
+/// Items are said to be large, so that comparing copies pays.
+const ITEM_BYTES: u64 = 10_000;
 
 pub(crate) fn version(number: u64) -> Version {
     Version::new(number).unwrap()
@@ -124,10 +137,61 @@ impl Server {
         }
     }
 
-    pub(crate) fn outcome(
+    /// Another backup is in place. With the epoch that it had, somebody has copied a directory.
+    pub(crate) fn restore(&mut self, name: &CollectionName, backup: Log, anew: bool) {
+        let (epoch, head) = (backup.epoch.get(), backup.head);
+        self.collections.insert(name.clone(), backup);
+        if anew {
+            return self.rotate(name);
+        }
+        // What comes after it uses versions again.
+        self.history.retain(|(of, life, at), _| of != name || *life != epoch || *at <= head);
+    }
+
+    /// The answer to a round of a reconciliation.
+    pub(crate) fn round(
+        &self,
+        name: &CollectionName,
+        round: &Round,
+    ) -> Result<Reconciled, NoRound> {
+        let log = self.collections.get(name).ok_or(NoRound::NotFound)?;
+        let going_on = |at: &Cursor| {
+            let same = at.epoch == log.epoch && at.version >= log.floor;
+            if same { Ok(()) } else { Err(NoRound::Moved) }
+        };
+        let found = match round {
+            Round::Groups => Found::Sums(log.sums().chunks(64).map(sum).collect()),
+            Round::Leaves { at, groups } => {
+                going_on(at)?;
+                let sums = log.sums();
+                let group = |number: usize| sums[number * 64..(number + 1) * 64].to_vec();
+                Found::Sums(groups.iter().flat_map(|one| group(one.get().into())).collect())
+            }
+            Round::Entries { at, segments, page_token } => {
+                going_on(at)?;
+                log.entries(segments, page_token)
+            }
+        };
+        Ok(Reconciled { head: log.head(), found })
+    }
+
+    /// The items of these keys that exist.
+    pub(crate) fn items(&self, name: &CollectionName, keys: &[Key]) -> Option<(Vec<Item>, Head)> {
+        let log = self.collections.get(name)?;
+        let item = |key: &Key| log.rows.get(key)?.item(key);
+        Some((keys.iter().filter_map(item).collect(), log.head()))
+    }
+
+    pub(crate) fn outcome(&self, target: &Target, limit: usize) -> Outcome {
+        let Target { collection: name, cursor, verify, .. } = target;
+        self.look(name, *cursor, *verify, limit)
+    }
+
+    fn look(
         &self,
         name: &CollectionName,
         cursor: Option<Cursor>,
+        verify: bool,
         limit: usize,
     ) -> Outcome {
         let Some(log) = self.collections.get(name) else { return Outcome::NotFound };
@@ -143,10 +207,11 @@ impl Server {
             return reset(ResetReason::AheadOfHead);
         } else if from.version == head.version {
             return Outcome::Aligned(head);
-        } else if needed < log.floor {
+        } else if needed < log.floor && (!verify || from.is_loading()) {
             return reset(ResetReason::BelowFloor);
         }
-        Outcome::Delta(log.page(from, head, limit))
+        let unverified = needed < log.floor;
+        Outcome::Delta(Delta { unverified, ..log.page(from, head, limit) })
     }
 
     pub(crate) fn serve(&self, subscribe: &Subscribe) -> (Serving, Event) {
@@ -154,13 +219,13 @@ impl Server {
         let mut accepted = Vec::new();
         for target in &subscribe.targets {
             let head = self.collections.get(&target.collection).map(Log::head);
-            let (plan, serve) = match self.outcome(&target.collection, target.cursor, 1) {
+            let (plan, serve) = match self.outcome(target, 1) {
                 Outcome::Aligned(_) => (Plan::Live, Serve::After(target.cursor)),
                 Outcome::Delta(_) => (Plan::CatchUp, Serve::After(target.cursor)),
                 Outcome::Reset(reset) => (Plan::Reset(reset), Serve::Ended),
                 _ => (Plan::Absent, Serve::Absent),
             };
-            targets.insert(target.collection.clone(), serve);
+            targets.insert(target.collection.clone(), (serve, target.verify));
             accepted.push(AcceptedTarget { collection: target.collection.clone(), plan, head });
         }
         (Serving { targets }, Event::Accepted(accepted, subscribe.heartbeat))
@@ -169,14 +234,14 @@ impl Server {
     /// Whatever the stream has to say now.
     pub(crate) fn push(&self, serving: &mut Serving, limit: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        for (name, serve) in &mut serving.targets {
+        for (name, (serve, verify)) in &mut serving.targets {
             let cursor = match serve {
                 Serve::Ended => continue,
                 Serve::Absent if !self.collections.contains_key(name) => continue,
                 Serve::Absent => None,
                 Serve::After(cursor) => *cursor,
             };
-            match self.outcome(name, cursor, limit) {
+            match self.look(name, cursor, *verify, limit) {
                 Outcome::Delta(delta) => {
                     *serve = Serve::After(Some(delta.to));
                     let done = (!delta.has_more).then_some(delta.to);
@@ -198,7 +263,7 @@ impl Server {
     }
 
     pub(crate) fn bookmark(&self, serving: &Serving) -> Event {
-        let position = |(name, serve): (&CollectionName, &Serve)| {
+        let position = |(name, (serve, _)): (&CollectionName, &(Serve, bool))| {
             let head = self.collections.get(name)?.head();
             (*serve == Serve::After(Some(head.cursor()))).then(|| Position {
                 collection: name.clone(),
@@ -254,10 +319,43 @@ impl Log {
             floor: self.floor,
             items: self.rows.values().filter(|row| row.content.is_some()).count() as u64,
             tombstones: 0,
-            bytes: 0,
+            bytes: self.live().count() as u64 * ITEM_BYTES,
             digest: self.digest(),
             commit_time: Timestamp::default(),
         }
+    }
+
+    fn live(&self) -> impl Iterator<Item = (&Key, &Row)> {
+        self.rows.iter().filter(|(_, row)| row.content.is_some())
+    }
+
+    /// The sums of all segments.
+    fn sums(&self) -> Vec<Digest> {
+        let mut sums = vec![Digest::EMPTY; SEGMENTS];
+        for (key, row) in self.live() {
+            let (value, sort_key) = row.content.as_ref().unwrap();
+            let segment = usize::from(Segment::of_key(key).get());
+            sums[segment] += Digest::of_item(key, row.version, sort_key, value);
+        }
+        sums
+    }
+
+    /// A page of the items of these segments; the token is the last key of the one before.
+    fn entries(&self, segments: &[Segment], page_token: &Bytes) -> Found {
+        let place = |key: &Key| (Segment::of_key(key), key.clone());
+        let after = (!page_token.is_empty()).then(|| place(&Key::new(page_token.clone()).unwrap()));
+        let within = |(key, _): &(&Key, &Row)| {
+            segments.contains(&Segment::of_key(key)) && Some(place(key)) > after
+        };
+        let mut rows: Vec<(&Key, &Row)> = self.live().filter(within).collect();
+        rows.sort_by_key(|(key, _)| place(key));
+        let more = rows.len() > ENTRIES;
+        rows.truncate(ENTRIES);
+        let next = rows.last().filter(|_| more).map(|(key, _)| key.to_bytes());
+        Found::Entries(
+            rows.iter().filter_map(|(key, row)| row.entry(key)).collect(),
+            next.unwrap_or_default(),
+        )
     }
 
     fn digest(&self) -> Digest {
@@ -298,6 +396,35 @@ impl Log {
             unverified: false,
             head,
         }
+    }
+}
+
+fn sum(sums: &[Digest]) -> Digest {
+    sums.iter().fold(Digest::EMPTY, |sum, one| sum + *one)
+}
+
+// === impl Row ===
+
+impl Row {
+    fn item(&self, key: &Key) -> Option<Item> {
+        let (value, sort_key) = self.content.clone()?;
+        let value_size = u32::try_from(value.len()).unwrap();
+        Some(Item {
+            key: key.clone(),
+            value: Some(Value::new(value).unwrap()),
+            value_size,
+            sort_key,
+            version: self.version,
+            created: self.created,
+            value_version: self.value_version,
+        })
+    }
+
+    fn entry(&self, key: &Key) -> Option<LeafEntry> {
+        let Item { key, sort_key, version, created, value_version, value_size, value } =
+            self.item(key)?;
+        let value_hash = value_hash(value?.as_bytes());
+        Some(LeafEntry { key, version, value_hash, sort_key, created, value_version, value_size })
     }
 }
 

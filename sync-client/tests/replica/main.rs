@@ -23,6 +23,7 @@ use self::service::TestServer;
 #[allow(dead_code, reason = "shared by tests of which each needs a part")]
 #[path = "../reference/mod.rs"]
 mod reference;
+mod repairs;
 mod service;
 
 /// Longer than anything here takes, also on a loaded machine.
@@ -278,6 +279,7 @@ async fn an_absent_collection_is_ready_empty_and_loads_when_it_is_created() {
 async fn x1_a_copy_that_is_not_the_servers_is_found_by_digest_and_exchanged() {
     let team = name("team");
     let server = TestServer::start().await;
+    server.state.lock().compares = false;
     put(&server, &team, "alice", "admin");
     let store = MemoryStore::new();
     let running = Running::start(&server, store.clone(), &[&team]);

@@ -13,7 +13,8 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sync_proto::convert::encode_change;
 use sync_proto::types::{
-    CollectionName, Commit, Delta, Event, Goodbye, GoodbyeReason, Op, Outcome, Plan, Subscribe,
+    CollectionName, Commit, Delta, Event, Goodbye, GoodbyeReason, Key, Op, Outcome, Plan,
+    Reconcile, Subscribe,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::{SyncService, SyncServiceServer};
@@ -24,7 +25,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::reference::{Server, Serving, failure};
+use crate::reference::{NoRound, Server, Serving, failure};
 
 /// A running server.
 #[derive(Clone)]
@@ -51,6 +52,11 @@ pub(crate) struct State {
     /// Cursors shown by the last Subscribe.
     pub(crate) shown: BTreeMap<CollectionName, Option<sync_proto::types::Cursor>>,
     pub(crate) idempotency_keys: Vec<String>,
+    /// Rounds of reconciliations are answered.
+    pub(crate) compares: bool,
+    pub(crate) rounds: usize,
+    /// Items asked for by key.
+    pub(crate) fetched: usize,
     /// Commits are carried out but their answer is lost, so many times.
     pub(crate) lost_answers: u32,
 }
@@ -80,6 +86,9 @@ impl TestServer {
             pulls: 0,
             shown: BTreeMap::new(),
             idempotency_keys: Vec::new(),
+            compares: true,
+            rounds: 0,
+            fetched: 0,
             lost_answers: 0,
         };
         let this =
@@ -119,7 +128,7 @@ impl TestServer {
         if state.denied.contains(&target.collection) {
             return Outcome::<Bytes>::Denied.into();
         }
-        match state.server.outcome(&target.collection, target.cursor, 100) {
+        match state.server.outcome(&target, 100) {
             Outcome::Aligned(head) => Outcome::Aligned(head),
             Outcome::Delta(delta) => Outcome::Delta(encoded(delta)),
             Outcome::Reset(reset) => Outcome::Reset(reset),
@@ -256,9 +265,28 @@ impl SyncService for TestServer {
 
     async fn get_items(
         &self,
-        _: Request<v1::GetItemsRequest>,
+        request: Request<v1::GetItemsRequest>,
     ) -> Result<Response<v1::GetItemsResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        let request = request.into_inner();
+        let name = CollectionName::new(&request.collection).unwrap();
+        let keys: Vec<Key> = request.keys.into_iter().map(|key| Key::new(key).unwrap()).collect();
+        let mut state = self.state.lock();
+        state.fetched += keys.len();
+        let found = state.server.items(&name, &keys);
+        let (items, head) = found.ok_or_else(|| Status::not_found("no such collection"))?;
+        let results = keys.iter().map(|key| {
+            let item = items.iter().find(|item| item.key == *key);
+            v1::GetItemsResult {
+                result: Some(match item {
+                    Some(item) => v1::get_items_result::Result::Found(item.clone().into()),
+                    None => v1::get_items_result::Result::Gone(key.to_bytes()),
+                }),
+            }
+        });
+        Ok(Response::new(v1::GetItemsResponse {
+            results: results.collect(),
+            head: Some(head.into()),
+        }))
     }
 
     async fn get_collection(
@@ -277,9 +305,19 @@ impl SyncService for TestServer {
 
     async fn reconcile(
         &self,
-        _: Request<v1::ReconcileRequest>,
+        request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        let asked = Reconcile::try_from(request.into_inner()).unwrap();
+        let mut state = self.state.lock();
+        if !state.compares {
+            return Err(Status::unimplemented("not here"));
+        }
+        state.rounds += 1;
+        match state.server.round(&asked.collection, &asked.round) {
+            Ok(answer) => Ok(Response::new(answer.into())),
+            Err(NoRound::Moved) => Err(Status::failed_precondition("begin again")),
+            Err(NoRound::NotFound) => Err(Status::not_found("no such collection")),
+        }
     }
 
     async fn ack(&self, _: Request<v1::AckRequest>) -> Result<Response<v1::AckResponse>, Status> {

@@ -213,9 +213,10 @@ impl StatusFields {
             }
             Status::Live => word("live"),
             Status::Lagging => word("lagging"),
-            Status::Repairing { reason } => {
+            Status::Repairing { reason, .. } => {
                 Self { reason: Some(reason.as_str()), ..word("repairing") }
             }
+            Status::Stuck { reason, .. } => Self { reason: Some(reason.as_str()), ..word("stuck") },
             Status::BackingOff { .. } => word("backing-off"),
             Status::Denied => word("denied"),
             Status::Absent => word("absent"),

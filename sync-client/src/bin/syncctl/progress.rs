@@ -68,6 +68,7 @@ impl Loads {
             Status::Connecting
             | Status::Lagging
             | Status::Repairing { .. }
+            | Status::Stuck { .. }
             | Status::BackingOff { .. }
             | Status::Stopped
             | _ => {}

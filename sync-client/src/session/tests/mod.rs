@@ -14,6 +14,7 @@ use super::*;
 use crate::store::{MemoryStore, Step};
 
 mod failing;
+mod mended;
 mod pushed;
 mod repaired;
 
@@ -27,6 +28,9 @@ struct Talk {
     pulls: Vec<(PullId, Pull)>,
     status: BTreeMap<CollectionName, Status>,
     checks: usize,
+    /// Steps of repairs.
+    tasks: Vec<(MendId, Task)>,
+    chosen: Vec<Choice>,
 }
 
 fn name() -> CollectionName {
@@ -110,6 +114,8 @@ impl Talk {
             pulls: Vec::new(),
             status: BTreeMap::new(),
             checks: 0,
+            tasks: Vec::new(),
+            chosen: Vec::new(),
         };
         talk.act();
         talk
@@ -139,6 +145,8 @@ impl Talk {
                 }
                 Action::Report(name, report) => drop(self.status.insert(name, report.status)),
                 Action::SelfCheck(_) => self.checks += 1,
+                Action::Mend(_, id, task) => self.tasks.push((id, task)),
+                Action::Chosen(_, choice) => self.chosen.push(choice),
             }
         }
     }

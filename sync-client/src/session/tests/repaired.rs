@@ -31,7 +31,7 @@ fn a_reset_is_followed_by_a_load_by_pull_and_a_new_stream() {
     talk.event(Event::Reset(name(), reset(ResetReason::EpochChanged)));
     let reason = RepairReason::Reset(ResetReason::EpochChanged);
     assert_eq!(talk.shown(), None, "from scratch");
-    assert_eq!(talk.status[&name()], Status::Repairing { reason });
+    assert_eq!(talk.status[&name()], Status::Repairing { reason, how: RepairHow::Load });
     assert_eq!(talk.at(), Some(cursor(10)), "the old copy stays readable");
     let other = |at| Cursor { epoch: Epoch::new(8).unwrap(), ..cursor(at) };
     let from = Cursor { base: version(3), ..other(0) };
@@ -73,13 +73,19 @@ fn x1_a_digest_that_differs_is_repaired_once_at_once_and_then_ever_more_slowly()
         talk.answer(vec![Outcome::Delta(load)]);
         let before = talk.now;
         while talk.pulls.is_empty() {
-            assert!(matches!(talk.status[&name()], Status::BackingOff { .. }));
+            let status = talk.status[&name()];
+            assert!(matches!(status, Status::BackingOff { .. } | Status::Stuck { .. }));
             talk.pass(Duration::from_secs(1));
         }
         waited += talk.now - before;
     }
-    assert_eq!(talk.stats().digest_mismatches, 13);
-    assert!(waited > Duration::from_secs(10 * 60), "the loop is broken: {waited:?}");
+    assert_eq!((talk.stats().digest_mismatches, talk.stats().stuck), (13, 1));
+    assert!(waited > Duration::from_secs(90 * 60), "the loop is broken: {waited:?}");
+    let reason = RepairReason::DigestMismatch;
+    assert_eq!(talk.status[&name()], Status::Repairing { reason, how: RepairHow::Load });
+    let from = Cursor { base: version(11), ..cursor(0) };
+    talk.answer(vec![Outcome::Delta(Delta { from, initial: true, ..delta(0, 11) })]);
+    assert!(talk.session.is_settled() && talk.session.tracks[&name()].repair.is_none());
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //!                     digest 16 bytes
 //! row                 version u64, created u64, value version u64, length of sort key u16,
 //!                     sort key, value
+//! staged row          (nothing) = stays | 00 = goes | a row; of a generation that is garbage already
 //! escaped(bytes)      each 00 as 00 FF, then 00 01: sorts like the bytes
 //! ```
 
@@ -21,7 +22,7 @@ use redb::TableDefinition;
 use sync_proto::digest::Digest;
 use sync_proto::types::{Cursor, Epoch, Key, SortKey, Version};
 
-use crate::store::{Load, Row, Standing, StoreError, Tally};
+use crate::store::{Load, Row, Staged, Standing, StoreError, Tally};
 
 /// Format that this program writes.
 pub(super) const FORMAT: u32 = 1;
@@ -111,6 +112,22 @@ pub(super) fn decode_row(key: Key, bytes: &[u8]) -> Result<Row, StoreError> {
     let sort_key = SortKey::new(Bytes::copy_from_slice(sort_key)).map_err(|_| reader.damaged())?;
     let value = Bytes::copy_from_slice(reader.rest);
     Ok(Row { key, value, sort_key, version, created, value_version })
+}
+
+pub(super) fn encode_staged(edit: &Staged) -> Vec<u8> {
+    match edit {
+        Staged::Keep(_) => Vec::new(),
+        Staged::Remove(_) => vec![0],
+        Staged::Put(row) => encode_row(row),
+    }
+}
+
+pub(super) fn decode_staged(key: Key, bytes: &[u8]) -> Result<Staged, StoreError> {
+    match bytes {
+        [] => Ok(Staged::Keep(key)),
+        [0] => Ok(Staged::Remove(key)),
+        row => decode_row(key, row).map(Staged::Put),
+    }
 }
 
 // === impl CopyRecord ===
@@ -241,8 +258,12 @@ mod tests {
                 value_version: Version::new(version / 3).unwrap(),
             };
             let encoded = encode_row(&row);
-            prop_assert_eq!(decode_row(row.key.clone(), &encoded).unwrap(), row);
+            prop_assert_eq!(decode_row(row.key.clone(), &encoded).unwrap(), row.clone());
             prop_assert!(decode_row(Key::new("k").unwrap(), &encoded[..10]).is_err());
+            let key = row.key.clone();
+            for edit in [Staged::Put(row), Staged::Keep(key.clone()), Staged::Remove(key.clone())] {
+                prop_assert_eq!(decode_staged(key.clone(), &encode_staged(&edit)).unwrap(), edit);
+            }
         }
 
         #[test]

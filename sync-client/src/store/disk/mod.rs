@@ -5,7 +5,7 @@
 //! older than it was only asks the server for that moment again, since rows and cursor are one
 //! transaction. So most writes do not wait; see [`DURABLE_EVERY`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, WriteTransaction,
 };
+use sync_proto::digest::Segment;
 use sync_proto::types::{CollectionName, Key};
 
 use self::layout::{
@@ -24,10 +25,12 @@ use self::layout::{
 use self::tables::Tables;
 use super::plan::compare;
 use super::{
-    Applied, Changed, ReplicaStore, Row, Snapshot, Standing, Step, StoreError, Visible, Write,
+    Applied, Changed, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
+    Visible, Write,
 };
 
 mod layout;
+mod mending;
 mod tables;
 
 /// A write waits for the disk when the last one that did is this long ago ...
@@ -51,6 +54,8 @@ struct Shared {
     database: Arc<Database>,
     /// The rows before the last swap of a collection, as long as somebody compares them.
     before: Mutex<BTreeMap<CollectionName, u64>>,
+    /// The generations of edits that are put aside.
+    aside: Mutex<BTreeMap<CollectionName, u64>>,
     pace: Mutex<Pace>,
 }
 
@@ -103,7 +108,8 @@ impl DiskStore {
         }
         write.commit().map_err(failed(doing))?;
         let pace = Mutex::new(Pace { writes: 0, durable_at: Instant::now() });
-        Ok(Self { shared: Arc::new(Shared { database, before: Mutex::default(), pace }) })
+        let (before, aside) = (Mutex::default(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { database, before, aside, pace }) })
     }
 
     fn read(&self, collection: &CollectionName) -> Result<DiskSnapshot, StoreError> {
@@ -157,6 +163,14 @@ impl ReplicaStore for DiskStore {
                 let load = Some(tables.new_part(*to)?);
                 tables.page(CopyRecord { rows: record.rows, load }, changes, *to)?
             }
+            Step::Mend { to, before, reorder } => {
+                // The copy has gone meanwhile.
+                let Some(rows) = record.rows else { return Err(conflict(&record)) };
+                tables.discard(record.load)?;
+                let aside = self.shared.aside.lock().get(collection).copied();
+                let (rows, visible) = tables.mend(rows, aside, *to, *before, *reorder)?;
+                (CopyRecord { rows: Some(rows), load: None }, visible)
+            }
             Step::Clear => {
                 tables.discard(record.load)?;
                 tables.discard(record.rows)?;
@@ -167,6 +181,7 @@ impl ReplicaStore for DiskStore {
         drop(tables);
         // While the transaction keeps others from sweeping what is garbage once it is committed.
         self.forget_swapped(collection);
+        self.shared.aside.lock().remove(collection);
         if visible == Visible::Swapped {
             let before = record.rows.map_or(0, |part| part.generation);
             self.shared.before.lock().insert(collection.clone(), before);
@@ -192,11 +207,29 @@ impl ReplicaStore for DiskStore {
         self.shared.before.lock().remove(collection);
     }
 
+    fn sums(&self, collection: &CollectionName) -> Result<Sums, StoreError> {
+        self.shared.aside.lock().remove(collection);
+        self.read(collection)?.sums()
+    }
+
+    fn stage(&self, collection: &CollectionName, edits: Vec<Staged>) -> Result<(), StoreError> {
+        self.put_aside(collection, &edits)
+    }
+
+    fn stage_rest(
+        &self,
+        collection: &CollectionName,
+        segments: &BTreeSet<Segment>,
+    ) -> Result<(), StoreError> {
+        self.put_rest_aside(collection, segments)
+    }
+
     fn sweep(&self, rows_max: usize) -> Result<bool, StoreError> {
         let transaction = self.begin_write()?;
         // Of another replica on the same store, perhaps.
-        let compared = self.shared.before.lock().values().copied().collect();
-        let more = Tables::open(&transaction)?.sweep(rows_max, &compared)?;
+        let mut kept: BTreeSet<u64> = self.shared.before.lock().values().copied().collect();
+        kept.extend(self.shared.aside.lock().values());
+        let more = Tables::open(&transaction)?.sweep(rows_max, &kept)?;
         transaction.commit().map_err(failed("sweeping the local store"))?;
         Ok(more)
     }
@@ -269,6 +302,10 @@ impl Snapshot for DiskSnapshot {
         }
         Ok(rows)
     }
+}
+
+fn conflict(record: &CopyRecord) -> StoreError {
+    StoreError::Conflict { standing: Box::new(record.standing()) }
 }
 
 /// What redb says, with what was being done. A file that is not what redb wrote is damage.

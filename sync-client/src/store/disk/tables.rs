@@ -19,8 +19,8 @@ const DOING: &str = "writing the local store";
 pub(super) struct Tables<'t> {
     numbers: Table<'t, &'static str, u64>,
     copies: Table<'t, &'static str, &'static [u8]>,
-    rows: Table<'t, &'static [u8], &'static [u8]>,
-    order: Table<'t, &'static [u8], ()>,
+    pub(super) rows: Table<'t, &'static [u8], &'static [u8]>,
+    pub(super) order: Table<'t, &'static [u8], ()>,
     garbage: Table<'t, u64, ()>,
 }
 
@@ -87,12 +87,24 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// An empty set of rows that stands before everything.
-    pub(super) fn new_part(&mut self, of: Cursor) -> Result<Part, StoreError> {
+    /// A set of rows that belongs to no copy.
+    pub(super) fn new_garbage(&mut self) -> Result<u64, StoreError> {
+        let generation = self.new_generation()?;
+        self.garbage.insert(generation, ()).map_err(failed(DOING))?;
+        Ok(generation)
+    }
+
+    fn new_generation(&mut self) -> Result<u64, StoreError> {
         let next = self.numbers.get(NEXT_GENERATION).map_err(failed(DOING))?;
         let generation = next.map(|number| number.value());
         let generation = generation.ok_or(StoreError::Damaged { place: "deltasync/numbers" })?;
         self.numbers.insert(NEXT_GENERATION, generation + 1).map_err(failed(DOING))?;
+        Ok(generation)
+    }
+
+    /// An empty set of rows that stands before everything.
+    pub(super) fn new_part(&mut self, of: Cursor) -> Result<Part, StoreError> {
+        let generation = self.new_generation()?;
         let cursor = Cursor { version: Version::ZERO, ..of };
         Ok(Part { generation, cursor, tally: Tally::default() })
     }
@@ -136,7 +148,7 @@ impl<'t> Tables<'t> {
         Ok((part, edits))
     }
 
-    fn carry_out(&mut self, generation: u64, edit: &Edit) -> Result<(), StoreError> {
+    pub(super) fn carry_out(&mut self, generation: u64, edit: &Edit) -> Result<(), StoreError> {
         if let Some(Row { key, sort_key, .. }) = &edit.old {
             let place = order_key(generation, sort_key, key);
             self.order.remove(place.as_slice()).map_err(failed(DOING))?;
