@@ -1,10 +1,12 @@
 //! Deterministic simulation of the real halves: client sessions and stores, the server's ledger,
-//! its subscriptions and its in-memory store with crash points, and between them a network that
-//! loses, repeats, delays, reorders and cuts. Virtual time, seeded dice: a seed is a history.
+//! its subscriptions, its reconciliation and its in-memory store with crash points, and between
+//! them a network that loses, repeats, delays, reorders and cuts. Backups are restored, epochs
+//! rotated, tombstones purged, clocks moved, copies damaged. Virtual time, seeded dice: a seed is a history.
 //!
 //! `DELTASYNC_SEEDS=n` runs n seeds (default 1,000), `DELTASYNC_SEED=s` replays one and tells
 //! what happens in it.
 
+mod deeds;
 mod device;
 mod model;
 mod network;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use sync_client::session::{Input, PullId, StreamId};
-use sync_proto::types::{Pull, Subscribe};
+use sync_client::session::{Input, MendId, PullId, StreamId, Task};
+use sync_proto::types::{CollectionName, Pull, Subscribe};
 
 /// Which device; the second number counts its lives.
 pub(crate) type DeviceId = (usize, u64);
@@ -17,6 +17,7 @@ pub(crate) enum Packet {
     Subscribe(DeviceId, StreamId, Subscribe),
     Unsubscribe(DeviceId, StreamId),
     Pull(DeviceId, PullId, Pull),
+    Mend(DeviceId, CollectionName, MendId, Task),
     ToDevice(DeviceId, Input),
 }
 

@@ -6,14 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sync_client::session::{Input, PullId, StreamId};
-use sync_proto::types::{CollectionName, Epoch, Event, Head, Outcome, Pull, Subscribe, Timestamp};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use sync_client::session::{Done, Input, MendFault, PullId, StreamId, Task};
+use sync_proto::types::{
+    CollectionName, Epoch, Event, Head, Outcome, Pull, Reconcile, Reconciled, Subscribe, Timestamp,
+};
 use sync_proto::v1;
 use sync_server::core::page::PageLimits;
 use sync_server::core::request::Request;
 use sync_server::core::retention::Retention;
+use sync_server::engine::administering::{Administered, Administration};
 use sync_server::engine::following::Following;
 use sync_server::engine::ledger::{Group, Ledger, Settings};
+use sync_server::engine::reconciling::ReconcileError;
 use sync_server::store::StoreError;
 use sync_server::store::memory::MemoryStore;
 
@@ -101,6 +107,46 @@ impl Server {
         let stream = self.streams.get_mut(&of)?;
         stream.next_bookmark += stream.heartbeat;
         Some(message(of.1, stream.following.bookmark(now)))
+    }
+
+    /// Gives a collection that exists a new epoch.
+    pub(crate) fn rotate_epoch(&mut self, name: &CollectionName, dice: &mut StdRng) -> Epoch {
+        let mut mint = || Epoch::new(dice.random::<u64>() | 1).expect("not zero");
+        let asked = Administration::RotateEpoch;
+        let done = self.ledger.administer(name, &asked, &mut mint, &mut || true);
+        match done.expect("no fault is planned") {
+            Ok(Administered::Rotated(head)) => head.epoch,
+            other => panic!("{name} was not rotated: {other:?}"),
+        }
+    }
+
+    /// Answers a step of a repair, over the wire and back.
+    pub(crate) fn mend(&self, name: &CollectionName, task: &Task) -> Result<Done, MendFault> {
+        match task {
+            Task::Round(round) => {
+                let (collection, round) = (name.clone(), round.clone());
+                let asked = Reconcile { collection, round, client_id: String::new() };
+                let wire = v1::ReconcileRequest::from(asked);
+                let asked = Reconcile::try_from(wire).expect("what clients ask is well-formed");
+                let answer = self.ledger.reconcile(&asked).map_err(|error| match error {
+                    ReconcileError::NotFound => MendFault::NotFound,
+                    ReconcileError::BeginAgain(_) => MendFault::Moved,
+                    other => panic!("a token of another question, or a read failed: {other}"),
+                })?;
+                let answer = Reconciled::from_wire(answer.into(), &asked.round);
+                Ok(Done::Answered(answer.expect("what the server says is well-formed")))
+            }
+            Task::Fetch(keys) => {
+                let found = self.ledger.get_items(name, keys, false);
+                let found = found.map_err(|_| MendFault::NotFound)?;
+                let looked_at = found.results.len();
+                let items = found.results.into_iter().filter_map(Result::ok);
+                Ok(Done::Fetched(items.collect(), looked_at, found.head))
+            }
+            Task::Sum | Task::Compare(_) | Task::Keep(_) | Task::Rest(_) => {
+                unreachable!("a device does this by itself")
+            }
+        }
     }
 
     /// Answers a pull, over the wire and back.

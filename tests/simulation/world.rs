@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use sync_client::session::{Fault, Input, StreamId};
-use sync_proto::types::{
-    CollectionName, Commit, Epoch, Key, Mutation, Op, SortKey, Timestamp, Value,
-};
-use sync_server::core::request::Request;
-use sync_server::store::memory::{Fault as StoreFault, Faults, MemoryStore};
+use sync_client::session::{Fault, Input, MendFault, StreamId};
+use sync_proto::types::{CollectionName, Timestamp};
+use sync_server::store::memory::{Faults, MemoryStore};
 
 use crate::device::{Device, Died};
 use crate::model::{History, Model};
@@ -28,26 +25,28 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// A history in the making.
 pub(crate) struct World {
-    dice: StdRng,
+    pub(crate) dice: StdRng,
     tell: bool,
     began: Instant,
     now: Duration,
     next_deed: Duration,
     /// Steps since time last moved: a session that never sleeps is a bug.
     steps_at_once: u32,
-    clock_skew_ms: u64,
-    server: Option<Server>,
+    pub(crate) clock_skew_ms: u64,
+    pub(crate) server: Option<Server>,
     /// What a server that is down will find.
-    disk: Option<MemoryStore>,
-    tombstones_max: u64,
-    page_changes_max: usize,
-    devices: Vec<Device>,
+    pub(crate) disk: Option<MemoryStore>,
+    pub(crate) tombstones_max: u64,
+    pub(crate) page_changes_max: usize,
+    pub(crate) devices: Vec<Device>,
     network: Network,
-    names: Vec<CollectionName>,
-    model: Model,
+    pub(crate) names: Vec<CollectionName>,
+    pub(crate) model: Model,
+    /// Earlier states, and what was true then.
+    pub(crate) backups: Vec<(MemoryStore, Model)>,
     /// What is also possible after a crash: the last group, if it reached the disk.
-    maybe: Option<Model>,
-    history: History,
+    pub(crate) maybe: Option<Model>,
+    pub(crate) history: History,
     /// Everything that happened, in short.
     trace: u64,
 }
@@ -89,6 +88,7 @@ impl World {
             devices,
             names,
             model: Model::default(),
+            backups: Vec::new(),
             maybe: None,
             history: History::default(),
             trace: 0,
@@ -151,12 +151,12 @@ impl World {
         }
     }
 
-    fn clock(&self) -> Timestamp {
+    pub(crate) fn clock(&self) -> Timestamp {
         let since = u64::try_from(self.now.as_millis()).expect("short");
         Timestamp::from_millis(EPOCH_MS + since + self.clock_skew_ms)
     }
 
-    fn note(&mut self, what: &str) {
+    pub(crate) fn note(&mut self, what: &str) {
         for byte in what.bytes() {
             self.trace = self.trace.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte);
         }
@@ -165,117 +165,8 @@ impl World {
         }
     }
 
-    /// Something that somebody does.
-    fn deed(&mut self) {
-        match self.dice.random_range(0..100) {
-            0..60 => self.write(),
-            60..68 => self.purge(),
-            68..73 => self.crash_server(usize::MAX),
-            73..80 => self.start_server(),
-            80..86 => self.cut_a_stream(),
-            86..91 => self.kill_a_device(),
-            91..94 => self.delete_a_collection(),
-            94..97 => self.pump(),
-            // The server's clock jumps, forward and back.
-            _ => self.clock_skew_ms = self.dice.random_range(0..600_000),
-        }
-    }
-
-    fn write(&mut self) {
-        let Some(server) = &self.server else { return self.start_server() };
-        if self.dice.random_bool(0.06) {
-            let fault =
-                if self.dice.random_bool(0.5) { StoreFault::Before } else { StoreFault::After };
-            if self.dice.random_bool(0.5) {
-                server.ledger.store().fail_next_apply(fault);
-            } else {
-                server.ledger.store().fail_next_sync(fault);
-            }
-        }
-        let commits: Vec<Vec<Mutation>> =
-            (0..self.dice.random_range(1..=3)).map(|_| self.mutations()).collect();
-        let request = |mutations: &Vec<Mutation>| Request::Commit {
-            commit: Commit { mutations: mutations.clone(), ..Commit::default() },
-            fingerprint: [0; 16],
-        };
-        let requests: Vec<Request> = commits.iter().map(request).collect();
-        let mut after = self.model.clone();
-        let accepted: Vec<bool> = commits.iter().map(|commit| after.commit(commit)).collect();
-        let now = self.clock();
-        let mut epochs = StdRng::seed_from_u64(self.dice.random());
-        let mut mint = || Epoch::new(epochs.random::<u64>() | 1).expect("not zero");
-        let server = self.server.as_mut().expect("looked at above");
-        match server.commit(&requests, now, &mut mint) {
-            Ok(group) => {
-                for (answer, accepted) in group.answers.iter().zip(accepted) {
-                    assert_eq!(answer.is_ok(), accepted, "{answer:?}");
-                    for committed in answer.iter().flat_map(|answer| &answer.collections) {
-                        after.agree(committed);
-                    }
-                }
-                for name in &group.moved {
-                    self.history.announce(name, &after.collections[name]);
-                }
-                self.model = after;
-                server.ledger.store().set_faults(Faults::default());
-                self.note(&format!("commit {:?}", group.moved));
-                self.pump();
-            }
-            Err(error) => {
-                self.note(&format!("commit fails: {error}"));
-                self.maybe = Some(after);
-                let keeping = self.dice.random_range(0..=1);
-                self.crash_server(keeping);
-            }
-        }
-    }
-
-    fn mutations(&mut self) -> Vec<Mutation> {
-        let mut mutations: Vec<Mutation> = Vec::new();
-        for _ in 0..self.dice.random_range(1..=8) {
-            let collection = self.names.choose(&mut self.dice).expect("not empty").clone();
-            let key = Key::new(vec![b'a' + self.dice.random_range(0..12)]).expect("short");
-            let twice = |m: &Mutation| m.collection == collection && m.op.key() == Some(&key);
-            if mutations.iter().any(twice) {
-                continue;
-            }
-            let sort_key = SortKey::new(vec![self.dice.random_range(0..3)]).expect("short");
-            let value = Value::new(vec![self.dice.random_range(0..4u8); 3]).expect("short");
-            let op = match self.dice.random_range(0..10) {
-                0..6 => {
-                    let sort_key = self.dice.random_bool(0.5).then_some(sort_key);
-                    Op::Put { key, value, sort_key }
-                }
-                6..9 => Op::Delete { key },
-                _ => Op::Reorder { key, sort_key },
-            };
-            mutations.push(Mutation { collection, op });
-        }
-        mutations
-    }
-
-    fn purge(&mut self) {
-        let now = self.clock();
-        let Some(server) = &self.server else { return };
-        for _ in 0..self.dice.random_range(1..20) {
-            let mut go_on = || self.dice.random_bool(0.7);
-            server.ledger.purge_step(now, &mut go_on).expect("the store does not fail here");
-        }
-        self.note("purge");
-    }
-
-    fn delete_a_collection(&mut self) {
-        let name = self.names.choose(&mut self.dice).expect("not empty").clone();
-        let Some(server) = &mut self.server else { return };
-        let deleted = server.ledger.delete_collection(&name, None).expect("no fault is planned");
-        assert_eq!(deleted.is_ok(), self.model.collections.remove(&name).is_some());
-        server.announce(std::slice::from_ref(&name));
-        self.note(&format!("delete {name}"));
-        self.pump();
-    }
-
     /// Gives streams their turns; while things happen, some have to wait.
-    fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         let eager = if self.now < EVENTFUL { 0.9 } else { 1.0 };
         let Some(server) = &mut self.server else { return };
         let streams: Vec<(DeviceId, StreamId)> = server.streams.keys().copied().collect();
@@ -290,7 +181,7 @@ impl World {
     }
 
     /// The server dies; `keeping` of its unsynced batches happen to be on the disk.
-    fn crash_server(&mut self, keeping: usize) {
+    pub(crate) fn crash_server(&mut self, keeping: usize) {
         let Some(server) = self.server.take() else { return };
         self.disk = Some(server.ledger.store().crash_keeping(keeping));
         for (device, stream) in server.streams.into_keys() {
@@ -307,7 +198,7 @@ impl World {
         self.network.send(Packet::ToDevice(device, ended), self.now, &mut self.dice);
     }
 
-    fn start_server(&mut self) {
+    pub(crate) fn start_server(&mut self) {
         let Some(store) = self.disk.take() else { return };
         let server = Server::open(store, self.tombstones_max, self.page_changes_max);
         let heads = server.heads();
@@ -327,7 +218,7 @@ impl World {
         self.note("the server starts");
     }
 
-    fn cut_a_stream(&mut self) {
+    pub(crate) fn cut_a_stream(&mut self) {
         let Some(server) = &mut self.server else { return };
         let streams: Vec<_> = server.streams.keys().copied().collect();
         let Some((device, stream)) = streams.choose(&mut self.dice).copied() else { return };
@@ -338,12 +229,12 @@ impl World {
         self.note("a stream is cut");
     }
 
-    fn kill_a_device(&mut self) {
+    pub(crate) fn kill_a_device(&mut self) {
         let index = self.dice.random_range(0..self.devices.len());
         self.restart(index);
     }
 
-    fn restart(&mut self, index: usize) {
+    pub(crate) fn restart(&mut self, index: usize) {
         let seed = self.dice.random();
         let now = self.began + self.now;
         self.devices[index].restart(seed, now);
@@ -375,6 +266,14 @@ impl World {
             (Packet::Pull(id, pull, asked), Some(server)) => {
                 let answer = server.pull(pull, asked);
                 self.network.send(Packet::ToDevice(id, answer), self.now, &mut self.dice);
+            }
+            (Packet::Mend(id, name, mend, task), Some(server)) => {
+                let done = Input::Mended(name.clone(), mend, server.mend(&name, &task));
+                self.network.send(Packet::ToDevice(id, done), self.now, &mut self.dice);
+            }
+            (Packet::Mend(id, name, mend, _), None) => {
+                let failed = Input::Mended(name, mend, Err(MendFault::Call(Fault::Passing)));
+                self.network.send(Packet::ToDevice(id, failed), self.now, &mut self.dice);
             }
             (Packet::Pull(id, pull, _), None) => {
                 let failed = Input::Pulled(pull, Err(Fault::Passing));

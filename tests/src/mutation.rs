@@ -35,18 +35,18 @@ pub fn all() -> Vec<Mutation> {
 
 impl Mutation {
     fn parse(entry: &Json) -> Self {
-        let text = |field: &str| {
-            let text = entry[field].as_str();
-            text.unwrap_or_else(|| panic!("{field} is missing in {entry}")).to_owned()
+        let field = |name: &str| {
+            let said = entry[name].as_str();
+            said.unwrap_or_else(|| panic!("{name} is missing in {entry}")).to_owned()
         };
-        let test = entry["test"].as_str().unwrap_or("sync-tests/simulation");
-        let (package, test) = test.split_once('/').unwrap();
+        let caught_by = entry["test"].as_str().unwrap_or("sync-tests/simulation");
+        let (package, test) = caught_by.split_once('/').unwrap();
         Self {
-            name: text("name"),
-            breaks: text("breaks"),
-            file: text("file"),
-            find: text("find"),
-            replace: text("replace"),
+            name: field("name"),
+            breaks: field("breaks"),
+            file: field("file"),
+            find: field("find"),
+            replace: field("replace"),
             test: (package.to_owned(), test.to_owned()),
         }
     }

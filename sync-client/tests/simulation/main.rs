@@ -295,13 +295,14 @@ impl World {
                     self.session.handle(input, self.now);
                     self.assert_sound(&name);
                 }
-                Action::Mend(name, id, task) => match work(&self.store, &name, &task).unwrap() {
-                    Some(done) => self.session.handle(Input::Mended(name, id, done), self.now),
-                    None => {
+                Action::Mend(name, id, task) => {
+                    if let Some(done) = work(&self.store, &name, &task).unwrap() {
+                        self.session.handle(Input::Mended(name, id, done), self.now);
+                    } else {
                         let wait = Duration::from_millis(self.dice.random_range(1..100));
                         self.fly(wait, Flight::Mend(name, id, task));
                     }
-                },
+                }
                 Action::SelfCheck(_) | Action::Report(..) | Action::Chosen(..) => {}
             }
         }

@@ -110,14 +110,14 @@ impl Copy {
         fate
     }
 
-    fn judge(&self, test: &(String, String)) -> Fate {
-        let built = self.cargo(test, &["--no-run"]);
+    fn judge(&self, catcher: &(String, String)) -> Fate {
+        let built = self.cargo(catcher, &["--no-run"]);
         if !built.status.success() {
             let text = String::from_utf8_lossy(&built.stderr).into_owned();
             let error = text.lines().find(|line| line.starts_with("error"));
             return Fate::Untried(error.unwrap_or("does not build").to_owned());
         }
-        let ran = self.cargo(test, &[]);
+        let ran = self.cargo(catcher, &[]);
         if ran.status.success() {
             return Fate::Survived;
         }

@@ -1,0 +1,188 @@
+//! What happens to the world while things happen: writes, purges, ends of collections and of
+//! their lives, backups that are restored, copies that are damaged.
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use sync_proto::types::{Commit, Epoch, Key, Mutation, Op, SortKey, Value};
+use sync_server::core::request::Request;
+use sync_server::store::memory::{Fault as StoreFault, Faults};
+
+use crate::server::Server;
+use crate::world::World;
+
+/// Backups that are kept.
+const BACKUPS_MAX: usize = 3;
+
+impl World {
+    /// Something that somebody does.
+    pub(crate) fn deed(&mut self) {
+        match self.dice.random_range(0..100) {
+            0..56 => self.write(),
+            56..64 => self.purge(),
+            64..69 => self.crash_server(usize::MAX),
+            69..76 => self.start_server(),
+            76..81 => self.cut_a_stream(),
+            81..85 => self.kill_a_device(),
+            85..88 => self.delete_a_collection(),
+            88..90 => self.rotate_an_epoch(),
+            90..92 => self.back_up(),
+            92..93 => self.restore(),
+            93..95 => self.damage_a_copy(),
+            95..97 => self.pump(),
+            // The server's clock jumps, forward and back.
+            _ => self.clock_skew_ms = self.dice.random_range(0..600_000),
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(server) = &self.server else { return self.start_server() };
+        if self.dice.random_bool(0.06) {
+            let fault =
+                if self.dice.random_bool(0.5) { StoreFault::Before } else { StoreFault::After };
+            if self.dice.random_bool(0.5) {
+                server.ledger.store().fail_next_apply(fault);
+            } else {
+                server.ledger.store().fail_next_sync(fault);
+            }
+        }
+        let commits: Vec<Vec<Mutation>> =
+            (0..self.dice.random_range(1..=3)).map(|_| self.mutations()).collect();
+        let request = |mutations: &Vec<Mutation>| Request::Commit {
+            commit: Commit { mutations: mutations.clone(), ..Commit::default() },
+            fingerprint: [0; 16],
+        };
+        let requests: Vec<Request> = commits.iter().map(request).collect();
+        let mut after = self.model.clone();
+        let accepted: Vec<bool> = commits.iter().map(|commit| after.commit(commit)).collect();
+        let now = self.clock();
+        let mut epochs = StdRng::seed_from_u64(self.dice.random());
+        let mut mint = || Epoch::new(epochs.random::<u64>() | 1).expect("not zero");
+        let server = self.server.as_mut().expect("looked at above");
+        match server.commit(&requests, now, &mut mint) {
+            Ok(group) => {
+                for (answer, accepted) in group.answers.iter().zip(accepted) {
+                    assert_eq!(answer.is_ok(), accepted, "{answer:?}");
+                    for committed in answer.iter().flat_map(|answer| &answer.collections) {
+                        after.agree(committed);
+                    }
+                }
+                for name in &group.moved {
+                    self.history.announce(name, &after.collections[name]);
+                }
+                self.model = after;
+                server.ledger.store().set_faults(Faults::default());
+                self.note(&format!("commit {:?}", group.moved));
+                self.pump();
+            }
+            Err(error) => {
+                self.note(&format!("commit fails: {error}"));
+                self.maybe = Some(after);
+                let keeping = self.dice.random_range(0..=1);
+                self.crash_server(keeping);
+            }
+        }
+    }
+
+    fn mutations(&mut self) -> Vec<Mutation> {
+        let mut mutations: Vec<Mutation> = Vec::new();
+        for _ in 0..self.dice.random_range(1..=8) {
+            let collection = self.names.choose(&mut self.dice).expect("not empty").clone();
+            let key = Key::new(vec![b'a' + self.dice.random_range(0..12)]).expect("short");
+            let twice = |m: &Mutation| m.collection == collection && m.op.key() == Some(&key);
+            if mutations.iter().any(twice) {
+                continue;
+            }
+            let sort_key = SortKey::new(vec![self.dice.random_range(0..3)]).expect("short");
+            let value = Value::new(vec![self.dice.random_range(0..4u8); 3]).expect("short");
+            let op = match self.dice.random_range(0..10) {
+                0..6 => {
+                    let sort_key = self.dice.random_bool(0.5).then_some(sort_key);
+                    Op::Put { key, value, sort_key }
+                }
+                6..9 => Op::Delete { key },
+                _ => Op::Reorder { key, sort_key },
+            };
+            mutations.push(Mutation { collection, op });
+        }
+        mutations
+    }
+
+    fn purge(&mut self) {
+        let now = self.clock();
+        let Some(server) = &self.server else { return };
+        for _ in 0..self.dice.random_range(1..20) {
+            let mut go_on = || self.dice.random_bool(0.7);
+            server.ledger.purge_step(now, &mut go_on).expect("the store does not fail here");
+        }
+        self.note("purge");
+    }
+
+    fn delete_a_collection(&mut self) {
+        let name = self.names.choose(&mut self.dice).expect("not empty").clone();
+        let Some(server) = &mut self.server else { return };
+        let deleted = server.ledger.delete_collection(&name, None).expect("no fault is planned");
+        assert_eq!(deleted.is_ok(), self.model.collections.remove(&name).is_some());
+        server.announce(std::slice::from_ref(&name));
+        self.note(&format!("delete {name}"));
+        self.pump();
+    }
+
+    /// Every reader of the collection must find out that its versions mean nothing any more.
+    fn rotate_an_epoch(&mut self) {
+        let name = self.names.choose(&mut self.dice).expect("not empty").clone();
+        let mut epochs = StdRng::seed_from_u64(self.dice.random());
+        let Some(server) = &mut self.server else { return };
+        let Some(collection) = self.model.collections.get_mut(&name) else { return };
+        collection.epoch = Some(server.rotate_epoch(&name, &mut epochs));
+        self.history.announce(&name, collection);
+        server.announce(std::slice::from_ref(&name));
+        self.note(&format!("rotate the epoch of {name}"));
+        self.pump();
+    }
+
+    /// Between two groups, what is applied is durable.
+    fn back_up(&mut self) {
+        let Some(server) = &self.server else { return };
+        let backup = (server.ledger.store().fork(), self.model.clone());
+        if self.backups.len() == BACKUPS_MAX {
+            let oldest = self.dice.random_range(0..BACKUPS_MAX);
+            self.backups.swap_remove(oldest);
+        }
+        self.backups.push(backup);
+        self.note("back up");
+    }
+
+    /// The server comes back as it was at some backup: everything since is lost, and no number
+    /// that was given since may be taken for one that is given from now on.
+    fn restore(&mut self) {
+        let Some((store, model)) = self.backups.choose(&mut self.dice) else { return };
+        let (store, mut model) = (store.fork(), model.clone());
+        self.crash_server(usize::MAX);
+        self.maybe = None;
+        for collection in model.collections.values_mut() {
+            collection.epoch = None;
+        }
+        self.model = model;
+        let mut epochs = StdRng::seed_from_u64(self.dice.random());
+        let mut server = Server::open(store, self.tombstones_max, self.page_changes_max);
+        for name in server.heads().into_keys() {
+            server.rotate_epoch(&name, &mut epochs);
+        }
+        self.disk = Some(server.ledger.store().fork());
+        self.note("restore a backup");
+        if self.dice.random_bool(0.5) {
+            self.start_server();
+        }
+    }
+
+    /// X1: a row of a copy is lost and another is changed, while no process looks.
+    fn damage_a_copy(&mut self) {
+        let index = self.dice.random_range(0..self.devices.len());
+        let name = self.names.choose(&mut self.dice).expect("not empty").clone();
+        if self.devices[index].damage(&name, &mut self.dice) {
+            self.note(&format!("damage {name} of device {index}"));
+            self.restart(index);
+        }
+    }
+}
