@@ -31,6 +31,7 @@ use crate::engine::ledger::Ledger;
 use crate::engine::writer::Writer;
 use crate::metrics::Metrics;
 use crate::rpc::admin::AdminRpc;
+use crate::rpc::loads::LoadBreaker;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
 use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings};
@@ -149,6 +150,7 @@ pub async fn serve_measured<S: Store>(
         access,
         metrics,
         streams: streams(config),
+        loads: LoadBreaker::default(),
         drain: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };

@@ -137,6 +137,16 @@ pub fn lost_task(error: &tokio::task::JoinError) -> Status {
     Status::internal(INTERNAL)
 }
 
+/// A target whose load is begun again and again.
+#[must_use]
+pub fn begun_again(wait: Duration) -> Failure {
+    let text = "the same first load was begun again and again without getting on from it; wait, and \
+                give every device a client_id of its own";
+    let status = Status::resource_exhausted(text);
+    let message = status.message().to_owned();
+    Failure { code: status.code().into(), message, retry_after: Some(wait) }
+}
+
 /// A target that has no answer, while the others of its call do.
 #[must_use]
 pub fn target(error: &TargetError) -> Failure {

@@ -12,6 +12,7 @@ mod draining;
 mod imports;
 mod limits;
 mod listings;
+mod loops;
 mod mends;
 mod model;
 mod pages;

@@ -3,6 +3,7 @@
 
 pub mod check;
 mod effect;
+pub mod loads;
 pub mod page;
 pub mod plan;
 pub mod read;

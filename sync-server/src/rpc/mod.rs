@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
 
+use self::loads::{ConnectionNumber, LoadBreaker};
 use crate::auth::{Access, Caller};
+use crate::core::loads::Who;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
 use crate::engine::writer::Writes;
@@ -18,6 +20,7 @@ use crate::store::Store;
 
 pub mod admin;
 mod backup;
+pub mod loads;
 mod subscribe;
 pub mod sync;
 pub mod write;
@@ -48,6 +51,8 @@ pub struct Context<S> {
     pub metrics: Metrics,
     /// Bounds of streams.
     pub streams: StreamSettings,
+    /// Who begins the same load again and again.
+    pub loads: LoadBreaker,
     /// Cancelled when the server begins to stop.
     pub drain: CancellationToken,
     /// Every task that a call leaves behind; the end of the server waits for them.
@@ -73,6 +78,12 @@ impl<S: Store> Context<S> {
         let header = request.metadata().get("authorization");
         let header = header.and_then(|value| value.to_str().ok());
         self.access.identify(header).map_err(status::access)
+    }
+
+    /// Who calls, as far as loops of loads are concerned: its name, or its connection.
+    fn loader<T>(request: &Request<T>, caller: &Caller, client_id: &str) -> Who {
+        let on = request.extensions().get::<ConnectionNumber>().copied().unwrap_or_default();
+        LoadBreaker::who(caller, client_id, on)
     }
 
     /// Runs a read of the store off the async workers. A call that is cancelled while it waits

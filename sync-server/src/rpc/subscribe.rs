@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt as _;
-use sync_proto::types::{Event, Goodbye, GoodbyeReason, Subscribe, Timestamp};
+use sync_proto::types::{
+    AcceptedTarget, CollectionName, Event, Failure, Goodbye, GoodbyeReason, Plan, Subscribe,
+    Target, Timestamp,
+};
 use sync_proto::v1;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -17,6 +20,7 @@ use tonic::Status;
 
 use super::Context;
 use crate::auth::Caller;
+use crate::core::loads::Who;
 use crate::core::page::PageLimits;
 use crate::engine::following::Following;
 use crate::engine::hub::Listener;
@@ -69,6 +73,7 @@ enum Wake {
 pub(super) fn start<S: Store>(
     context: &Arc<Context<S>>,
     caller: &Caller,
+    who: &Who,
     asked: Subscribe,
 ) -> Result<mpsc::Receiver<Message>, Status> {
     if context.drain.is_cancelled() {
@@ -78,12 +83,28 @@ pub(super) fn start<S: Store>(
         Status::resource_exhausted("streams: the server has as many as it takes; retry later")
     })?;
     let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
-    // Listen before looking: a head that moves in between is looked at again, not missed.
-    let names = asked.targets.iter().map(|target| target.collection.clone()).collect();
-    let listener = context.hub.listen(names);
     let may_read = |name: &_| caller.may_read(name);
-    let (following, accepted) =
-        Following::accept(&context.ledger, asked.targets, PageLimits::FULL, may_read);
+    let (targets, held_up) = hold_up(context, who, asked.targets, may_read);
+    // Listen before looking: a head that moves in between is looked at again, not missed.
+    let names = targets.iter().map(|target| target.collection.clone()).collect();
+    let listener = context.hub.listen(names);
+    let loads: Vec<Target> =
+        targets.iter().filter(|target| target.cursor.is_none()).cloned().collect();
+    let (following, mut accepted) =
+        Following::accept(&context.ledger, targets, PageLimits::FULL, may_read);
+    for target in &loads {
+        let load =
+            |one: &AcceptedTarget| one.collection == target.collection && one.plan == Plan::Load;
+        if accepted.iter().any(load) {
+            context.loads.began(who, target);
+        }
+    }
+    let mut first = Vec::new();
+    for (index, target, failure) in held_up {
+        accepted.insert(index, target);
+        first.push(Event::Failed(accepted[index].collection.clone(), failure));
+    }
+    first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {
@@ -95,16 +116,42 @@ pub(super) fn start<S: Store>(
         waiting_since: None,
         _slot: slot,
     };
-    let accepted = Event::Accepted(accepted, asked.heartbeat);
-    context.tasks.spawn(stream.run(following, accepted));
+    context.tasks.spawn(stream.run(following, first));
     Ok(messages)
+}
+
+/// A target whose load may not begin now: its place among the targets, what it is told, and why.
+type HeldUp = (usize, AcceptedTarget, Failure);
+
+/// Takes those targets out whose loads may not begin now.
+fn hold_up<S: Store>(
+    context: &Context<S>,
+    who: &Who,
+    targets: Vec<Target>,
+    may_read: impl Fn(&CollectionName) -> bool,
+) -> (Vec<Target>, Vec<HeldUp>) {
+    let (mut served, mut held_up) = (Vec::new(), Vec::new());
+    for (index, target) in targets.into_iter().enumerate() {
+        let name = target.collection.clone();
+        // Whoever may not read, or finds nothing, is told that instead.
+        let head = may_read(&name).then(|| context.ledger.head(&name)).flatten();
+        let judged = head.is_some() && !target.notify_only;
+        match judged.then(|| context.loads.held_up(who, &target)).flatten() {
+            Some(failure) => {
+                let told = AcceptedTarget { collection: name, plan: Plan::Load, head };
+                held_up.push((index, told, failure));
+            }
+            None => served.push(target),
+        }
+    }
+    (served, held_up)
 }
 
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
-    async fn run(mut self, following: Following, accepted: Event<Bytes>) {
-        let end = match self.send(accepted).await {
+    async fn run(mut self, following: Following, first: Vec<Event<Bytes>>) {
+        let end = match self.send_all(first).await {
             Ok(()) => self.follow(following).await,
             Err(end) => end,
         };
@@ -191,10 +238,18 @@ impl<S: Store> Stream<S> {
         if let Some(first) = events.next() {
             room.send(Ok(first.into()));
         }
+        self.send_all(events).await?;
+        Ok(following)
+    }
+
+    async fn send_all(
+        &mut self,
+        events: impl IntoIterator<Item = Event<Bytes>>,
+    ) -> Result<(), End> {
         for event in events {
             self.send(event).await?;
         }
-        Ok(following)
+        Ok(())
     }
 
     /// Queues a message, and waits for as long as the subscriber makes it wait.

@@ -8,7 +8,8 @@ use rand::RngExt as _;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{
-    CollectionName, Head, Key, ListItems, Malformed, Outcome, Pull, Reconcile, Subscribe,
+    CollectionName, Failure, Head, Key, ListItems, Malformed, Outcome, Pull, Reconcile, Subscribe,
+    Target,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
@@ -17,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, subscribe};
 use crate::auth::{AccessError, Caller};
+use crate::core::loads::Who;
 use crate::core::window;
 use crate::engine::pulling::{Answer, TargetError};
 use crate::status;
@@ -53,6 +55,52 @@ impl<S: Store> SyncRpc<S> {
     }
 }
 
+// === impl SyncRpc, pulls ===
+
+impl<S: Store> SyncRpc<S> {
+    /// Takes the targets out of a pull whose loads may not begin now: what each is answered.
+    fn hold_up(&self, who: &Who, caller: &Caller, pull: &mut Pull) -> Vec<Option<Failure>> {
+        let judge = |target: &Result<Target, Malformed>| {
+            let target = target.as_ref().ok()?;
+            // Whoever may not read, or finds nothing, is told that instead.
+            let exists = || self.context.ledger.head(&target.collection).is_some();
+            let served = !target.from_last_ack && caller.may_read(&target.collection) && exists();
+            served.then(|| self.context.loads.held_up(who, target)).flatten()
+        };
+        let held_up: Vec<_> = pull.targets.iter().map(judge).collect();
+        let mut next = held_up.iter();
+        pull.targets.retain(|_| next.next().is_some_and(Option::is_none));
+        held_up
+    }
+
+    /// Answers a pull, and takes note of the loads that begin.
+    async fn answers(
+        &self,
+        who: &Who,
+        caller: Caller,
+        pull: Pull,
+    ) -> Result<Vec<Outcome<Bytes>>, Status> {
+        let first = rand::rng().random_range(0..pull.targets.len());
+        let waiting = Waiting::default();
+        let cancelled = Arc::clone(&waiting.cancelled);
+        let read = self.context.read(move |ledger| {
+            let answers = ledger.pull(&pull, first, |name| caller.may_read(name), &cancelled);
+            (pull, answers)
+        });
+        let (pull, answers) = read.await?;
+        for (target, answer) in pull.targets.iter().zip(&answers) {
+            if let (Ok(target), Ok(Outcome::Delta(_))) = (target, answer)
+                && target.cursor.is_none()
+            {
+                self.context.loads.began(who, target);
+            }
+        }
+        let outcome =
+            |answer: Answer| answer.unwrap_or_else(|e| Outcome::Failed(status::target(&e)));
+        Ok(answers.into_iter().map(outcome).collect())
+    }
+}
+
 #[tonic::async_trait]
 impl<S: Store> SyncService for SyncRpc<S> {
     type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
@@ -62,18 +110,21 @@ impl<S: Store> SyncService for SyncRpc<S> {
         request: Request<v1::PullRequest>,
     ) -> Result<Response<v1::PullResponse>, Status> {
         let caller = self.context.caller(&request)?;
-        let pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
-        let first = rand::rng().random_range(0..pull.targets.len());
-        let waiting = Waiting::default();
-        let cancelled = Arc::clone(&waiting.cancelled);
-        let answers = self.context.read(move |ledger| {
-            ledger.pull(&pull, first, |name| caller.may_read(name), &cancelled)
+        let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
+        let mut pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        let held_up = self.hold_up(&who, &caller, &mut pull);
+        let answered = if pull.targets.is_empty() {
+            Vec::new()
+        } else {
+            self.answers(&who, caller, pull).await?
+        };
+        let mut answered = answered.into_iter();
+        let outcomes = held_up.into_iter().map(|held_up| match held_up {
+            Some(failure) => Outcome::Failed(failure),
+            None => answered.next().expect("one for each target that was not held up"),
         });
-        let outcome =
-            |answer: Answer| answer.unwrap_or_else(|e| Outcome::Failed(status::target(&e)));
         let counted = |outcome: &Outcome<Bytes>| self.context.metrics.pulled(outcome);
-        let outcomes = answers.await?.into_iter().map(outcome).inspect(counted);
-        let outcomes = outcomes.map(Into::into).collect();
+        let outcomes = outcomes.inspect(counted).map(Into::into).collect();
         Ok(Response::new(v1::PullResponse { outcomes }))
     }
 
@@ -82,12 +133,13 @@ impl<S: Store> SyncService for SyncRpc<S> {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = self.context.caller(&request)?;
+        let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
         let asked = Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         if let Some(index) = asked.targets.iter().position(|target| target.from_last_ack) {
             let text = format!("targets[{index}].{}", TargetError::NoAcks);
             return Err(Status::unimplemented(text));
         }
-        let messages = subscribe::start(&self.context, &caller, asked)?;
+        let messages = subscribe::start(&self.context, &caller, &who, asked)?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 

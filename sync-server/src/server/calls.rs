@@ -69,9 +69,11 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.asks();
+            let number = peer.number();
+            request.extensions_mut().insert(number);
         }
         // Health is told to the end, and those who watch it or reflect have nothing to lose.
         if !is_of_ours(request.uri().path()) {

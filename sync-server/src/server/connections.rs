@@ -24,6 +24,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::rpc::loads::ConnectionNumber;
+
 /// The pause after an accept that failed for a reason of ours, such as too many open files: it
 /// fails again until something is closed, and asking at once would only take the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -50,6 +52,8 @@ struct Acceptor {
     /// Connections that were one too many.
     refused: u64,
     last_warning: Option<Instant>,
+    /// Connections that were accepted.
+    accepted: u64,
 }
 
 /// A connection that ends in time.
@@ -66,6 +70,8 @@ pub(super) struct Connection {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peer {
     has_asked: Arc<AtomicBool>,
+    /// Tells connections apart.
+    number: u64,
 }
 
 /// The connections that a listener accepts, for as long as it is asked. Never ends and never
@@ -74,7 +80,7 @@ pub(super) fn accept_all(
     listener: TcpListener,
     bounds: Bounds,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
-    let acceptor = Acceptor { listener, bounds, refused: 0, last_warning: None };
+    let acceptor = Acceptor { listener, bounds, refused: 0, last_warning: None, accepted: 0 };
     futures::stream::unfold(acceptor, async |mut acceptor| {
         let connection = acceptor.accept().await;
         Some((Ok(connection), acceptor))
@@ -103,7 +109,9 @@ impl Acceptor {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection was gone when it was accepted");
             }
-            return Connection::new(stream, slot, &self.bounds);
+            self.accepted += 1;
+            let peer = Peer { number: self.accepted, ..Peer::default() };
+            return Connection::new(stream, peer, slot, &self.bounds);
         }
     }
 
@@ -135,8 +143,7 @@ fn is_of_peer(kind: io::ErrorKind) -> bool {
 // === impl Connection ===
 
 impl Connection {
-    fn new(stream: TcpStream, slot: OwnedSemaphorePermit, bounds: &Bounds) -> Self {
-        let peer = Peer::default();
+    fn new(stream: TcpStream, peer: Peer, slot: OwnedSemaphorePermit, bounds: &Bounds) -> Self {
         // A token of its own, so that connections do not meet at one lock with every read.
         let cut = bounds.cut.child_token();
         let end = Box::pin(end(peer.clone(), bounds.first_request_within, cut));
@@ -230,5 +237,10 @@ impl Peer {
     /// It has made a request, so its connection is of use.
     pub(super) fn asks(&self) {
         self.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells its connection apart from all others of this server.
+    pub(super) fn number(&self) -> ConnectionNumber {
+        ConnectionNumber(self.number)
     }
 }

@@ -123,7 +123,8 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
 
 fn client(connection: &Connection) -> Result<SyncClient, Failure> {
     let mut builder = SyncClient::builder(&connection.server)
-        .client_id("syncctl")
+        // Each run by itself: the server slows a client down that loads the same again and again.
+        .client_id(format!("syncctl-{}", std::process::id()))
         .call_timeout(connection.timeout)
         .retry_for(connection.retry.unwrap_or_default());
     if let Some(token) = &connection.token {
