@@ -117,12 +117,6 @@ impl BackupRow {
 // === impl Encoder ===
 
 impl Encoder {
-    /// Rows written so far.
-    #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
     /// The beginning of the file.
     pub fn header(&mut self, time: Timestamp) -> Bytes {
         let mut header = BytesMut::with_capacity(HEADER_BYTES);

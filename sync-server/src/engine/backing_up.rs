@@ -67,6 +67,7 @@ pub struct Backup {
     stage: Stage,
     copied: BTreeMap<CollectionId, Copied>,
     passes: u32,
+    rows: u64,
     /// Rows of the pass under way.
     pass_rows: u64,
     estimated_rows: u64,
@@ -122,6 +123,7 @@ impl Backup {
             stage: Stage::Begin(now),
             copied: BTreeMap::new(),
             passes: 0,
+            rows: 0,
             pass_rows: 0,
             estimated_rows: 0,
         }
@@ -130,7 +132,7 @@ impl Backup {
     /// Rows copied so far.
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.encoder.as_ref().map_or(0, Encoder::rows)
+        self.rows
     }
 
     /// About how many rows there are in all.
@@ -255,6 +257,7 @@ impl Backup {
         if rows.is_empty() {
             return None;
         }
+        self.rows += rows.len() as u64;
         self.pass_rows += rows.len() as u64;
         let generation = self.copied.entry(id).or_default().generation;
         Some(self.encoder().block(&Block::Rows { id, generation, rows }))

@@ -124,6 +124,8 @@ fn take(world: &mut World) -> (Vec<u8>, BTreeMap<CollectionName, (Head, Policy)>
         }
         world.live_on();
     }
+    let rows = contents(&file[..], &mut |_| {}).unwrap().rows;
+    assert_eq!((backup.rows(), backup.estimated_rows() >= rows), (rows, true));
     (file, heads.expect("it ends with heads"))
 }
 
