@@ -33,7 +33,7 @@ crash CYCLES="200":
     DELTASYNC_CRASH_CYCLES={{ CYCLES }} cargo test --workspace -- --nocapture kill crashes::
 
 # Cut the power of a writing server many times (root, e2fsprogs, perl, eatmydata).
-power-cuts CUTS="300":
+power-cuts CUTS="400":
     DELTASYNC_POWER_CUTS={{ CUTS }} cargo test -p sync-tests --test proof power_cuts -- --nocapture
 
 # Kill the server at every system call of a start, of work and of a stop (root, strace).
@@ -51,6 +51,11 @@ disk-faults FAULTS="200":
 # Flip bits and cut files of a server's data directory.
 damage DAMAGES="200":
     DELTASYNC_DAMAGES={{ DAMAGES }} cargo test -p sync-tests --test proof damage -- --nocapture
+
+# Fuzz what parses foreign bytes: requests responses page_tokens store_rows whole_stores
+# disk_layout replica_rows (cargo install cargo-fuzz).
+fuzz TARGET SECONDS="600":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run -s none {{ TARGET }} -- -max_total_time={{ SECONDS }}
 
 # Replay the real histories beside the checkout.
 replay:
