@@ -20,7 +20,7 @@ use crate::error::ClientError;
 use crate::mending::{Place, ask, work};
 use crate::session::{
     Action, Choice, Config, Done, Fault, Input, MendFault, MendId, PullId, Report, Session, Stats,
-    Status, StreamId, Task, written,
+    Status, StreamId, Task, WriteFault, written,
 };
 use crate::store::{ReplicaStore, StoreError, Visible, check};
 use crate::view::View;
@@ -67,8 +67,8 @@ struct Work {
 
 type Pulled = (PullId, Result<(Vec<Outcome>, usize), ClientError>);
 type Asked = (CollectionName, MendId, Result<Done, MendFault>, u64);
-/// What to tell the session; nothing if the store has failed for good.
-type Worked = Result<Input, StoreError>;
+/// What to tell the session.
+type Worked = Option<Input>;
 type Opened = (StreamId, Result<EventStream, ClientError>);
 
 /// Work on the rows of a copy.
@@ -117,12 +117,17 @@ impl Driver {
     }
 
     /// Keeps the copies right until `stop` is cancelled. Ends earlier only when the local store
-    /// fails. Every collection is `Stopped` then, and what was written is on the disk. A driver
+    /// does not say where the copies stand; later failures of it show in [`Status::StoreFailing`],
+    /// and what was not written is fetched again once it works. `Err` also if what was written last
+    /// could not be brought to the disk. Every collection is `Stopped` then, and what was written is on the disk. A driver
     /// that is dropped, run or not, leaves its collections `Stopped`, too.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
         let Self { client, store, views, stats, config, life } = self;
         let worked = match Work::begin(client, store.clone(), views, stats, config).await {
-            Ok(mut work) => work.until(&stop).await,
+            Ok(mut work) => {
+                work.until(&stop).await;
+                Ok(())
+            }
             Err(failure) => Err(failure),
         };
         let flushed = blocking("flushing the local store", move || store.flush()).await;
@@ -186,19 +191,19 @@ impl Work {
         })
     }
 
-    async fn until(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+    async fn until(&mut self, stop: &CancellationToken) {
         loop {
             while let Some(action) = self.session.poll_action() {
-                self.carry_out(action).await?;
+                self.carry_out(action).await;
             }
             self.publish_stats();
             let input = match self.wake(stop).await {
-                Wake::Stop => return Ok(()),
+                Wake::Stop => return,
                 Wake::Pulled((id, answer)) => Some(self.pulled(id, answer)),
                 Wake::Asked(asked) => Some(self.asked(asked)),
                 Wake::Worked(worked) => {
                     self.working = None;
-                    Some(worked?)
+                    worked
                 }
                 Wake::Opened((id, opened)) => self.opened(id, opened),
                 Wake::Message(id, message) => Some(self.message(id, message)),
@@ -207,7 +212,7 @@ impl Work {
                     Some(Input::Elapsed)
                 }
                 Wake::Idle => {
-                    self.sweep().await?;
+                    self.sweep().await;
                     None
                 }
             };
@@ -215,10 +220,10 @@ impl Work {
                 self.session.handle(input, now());
             }
             // A stream that never pauses must keep neither from happening.
-            self.flush_if_due().await?;
+            self.flush_if_due().await;
             self.since_sweep += 1;
             if self.sweeping && self.since_sweep >= SWEEP_EVERY {
-                self.sweep().await?;
+                self.sweep().await;
             }
         }
     }
@@ -243,7 +248,7 @@ impl Work {
         }
     }
 
-    async fn carry_out(&mut self, action: Action) -> Result<(), StoreError> {
+    async fn carry_out(&mut self, action: Action) {
         match action {
             Action::OpenStream(id, subscribe) => {
                 self.close_stream();
@@ -257,8 +262,12 @@ impl Work {
                 self.pulls.push(async move { (id, client.pull_once(pull).await) }.boxed());
             }
             Action::Write(name, write) => {
-                let Some(view) = self.views.get(&name) else { return Ok(()) };
-                let (input, applied) = written(&name, view.write(write).await)?;
+                let Some(view) = self.views.get(&name) else { return };
+                let outcome = written(&name, view.write(write).await);
+                let (input, applied) = outcome.unwrap_or_else(|failure| {
+                    complain(&failure, "a write to the local store failed");
+                    (Input::Written(name, Err(WriteFault::Failed)), None)
+                });
                 self.sweeping |= applied.is_some_and(|done| done.visible == Visible::Swapped);
                 self.flush_at.get_or_insert(now() + FLUSH_AFTER);
                 self.session.handle(input, now());
@@ -268,7 +277,6 @@ impl Work {
             Action::Chosen(name, choice) => log(&name, &choice),
             Action::Report(name, report) => self.report(&name, &report),
         }
-        Ok(())
     }
 
     fn report(&self, name: &CollectionName, report: &Report) {
@@ -339,21 +347,27 @@ impl Work {
         Input::StreamEnded(id, fault)
     }
 
-    async fn flush_if_due(&mut self) -> Result<(), StoreError> {
+    async fn flush_if_due(&mut self) {
         if self.flush_at.is_some_and(|at| at <= now()) {
             self.flush_at = None;
             let store = self.store.clone();
-            blocking("flushing the local store", move || store.flush()).await?;
+            let flushed = blocking("flushing the local store", move || store.flush()).await;
+            if let Err(failure) = flushed {
+                complain(&failure, "the local store could not be flushed");
+                self.flush_at = Some(now() + FLUSH_AFTER);
+            }
         }
-        Ok(())
     }
 
-    async fn sweep(&mut self) -> Result<(), StoreError> {
+    async fn sweep(&mut self) {
         self.since_sweep = 0;
         let store = self.store.clone();
-        let more = blocking("sweeping the local store", move || store.sweep(SWEEP_ROWS)).await?;
-        self.sweeping = more;
-        Ok(())
+        let swept = blocking("sweeping the local store", move || store.sweep(SWEEP_ROWS)).await;
+        // After a failure the next load asks for it again.
+        self.sweeping = swept.unwrap_or_else(|failure| {
+            complain(&failure, "the local store could not be swept");
+            false
+        });
     }
 
     fn mend(&mut self, name: CollectionName, id: MendId, task: Task) {
@@ -380,21 +394,33 @@ impl Work {
         let store = self.store.clone();
         match job {
             Job::Check(name) => {
-                let check = move || {
-                    let sound = match store.snapshot(&name).and_then(|rows| check(&*rows)) {
-                        Err(StoreError::Damaged { .. }) => false,
-                        sound => sound?,
-                    };
-                    Ok(Input::SelfChecked(name, sound))
+                let of = name.clone();
+                let check = move || match store.snapshot(&of).and_then(|rows| check(&*rows)) {
+                    Err(StoreError::Damaged { .. }) => Ok(false),
+                    sound => sound,
                 };
-                blocking("checking the local store", check).boxed()
+                let checking = blocking("checking the local store", check);
+                let checking = async move {
+                    let sound = checking.await;
+                    let sound =
+                        sound.inspect_err(|failure| complain(failure, "no check of a copy"));
+                    Some(Input::SelfChecked(name, sound.ok()?))
+                };
+                checking.boxed()
             }
             Job::Mend(name, id, task) => {
-                let work = move || {
-                    let done = work(&*store, &name, &task)?;
-                    Ok(Input::Mended(name, id, done.unwrap_or(Err(MendFault::Damaged))))
+                let of = name.clone();
+                let working =
+                    blocking("repairing the local store", move || work(&*store, &of, &task));
+                let working = async move {
+                    let done = working.await.unwrap_or_else(|failure| {
+                        complain(&failure, "a repair begins again");
+                        // What was staged may be gone.
+                        Some(Err(MendFault::Moved))
+                    });
+                    Some(Input::Mended(name, id, done.unwrap_or(Err(MendFault::Damaged))))
                 };
-                blocking("repairing the local store", work).boxed()
+                working.boxed()
             }
         }
     }
@@ -424,6 +450,12 @@ async fn finished(working: &mut Option<BoxFuture<'static, Worked>>) -> Worked {
         Some(working) => working.await,
         None => std::future::pending().await,
     }
+}
+
+/// The disk of the application needs somebody's attention.
+fn complain(failure: &StoreError, what: &'static str) {
+    let cause = std::error::Error::source(failure).map(ToString::to_string);
+    tracing::error!(%failure, cause, what);
 }
 
 fn log(collection: &CollectionName, choice: &Choice) {

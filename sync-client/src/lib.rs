@@ -41,8 +41,8 @@
 //! rows that readers see and takes their place at once; it goes on where it was interrupted. At
 //! every caught-up point the copy's digest is compared with the server's; what differs is found
 //! segment by segment, fetched, and put in its place at once. Lost, repeated and
-//! reordered messages, cut connections and server restarts are no errors: they show in
-//! [`Status`], and pass.
+//! reordered messages, cut connections, server restarts and a disk that is full are no errors: they
+//! show in [`Status`], and pass. A damaged file is set aside and its copies are loaded again.
 
 pub mod backoff;
 mod blocking;

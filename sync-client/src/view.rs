@@ -1,6 +1,7 @@
 //! One collection of a replica as its readers, its feeds and the driver share it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ struct Audience {
     /// must not stop the driver.
     gate: RwLock<()>,
     feeds: Mutex<Vec<Weak<Feed>>>,
+    /// [`ReplicaStore::lives`] as far as feeds were told.
+    lives: AtomicU64,
 }
 
 /// Where a copy stands, and how that compares with the server.
@@ -53,10 +56,11 @@ impl View {
         store: Arc<dyn ReplicaStore>,
     ) -> Result<Self, StoreError> {
         let place = Place { standing: store.standing(&name)?, synced_at: None };
+        let lives = AtomicU64::new(store.lives());
         Ok(Self {
             name,
             store,
-            audience: Arc::default(),
+            audience: Arc::new(Audience { lives, ..Audience::default() }),
             status: watch::Sender::new(Status::Connecting),
             place: watch::Sender::new(place),
         })
@@ -156,10 +160,21 @@ impl Audience {
         let applied = store.write(name, write)?;
         // Who came before this moment may have read the rows as they were before the write.
         let live = self.live();
+        let lives = store.lives();
+        if self.lives.swap(lives, Ordering::Relaxed) != lives {
+            // The rows that feeds have told of are gone, and nobody can say which they were.
+            for feed in &live {
+                feed.overflow();
+            }
+        }
         match &applied.visible {
             Visible::Nothing => {}
             Visible::Rows(changes) => live.iter().for_each(|feed| feed.remember(changes)),
-            Visible::Much => live.iter().for_each(|feed| feed.overflow()),
+            Visible::Much => {
+                for feed in &live {
+                    feed.overflow();
+                }
+            }
             Visible::Swapped => {
                 if let Err(failure) = tell_swapped(store, name, &live) {
                     // The write is done: only what it changed is not known in full.

@@ -99,7 +99,7 @@ fn same(memory: &MemoryStore, disk: &DiskStore, name: &CollectionName) {
 }
 
 fn other(name: &CollectionName) -> CollectionName {
-    self::name(if name.as_str() == "c/0" { 1 } else { 0 })
+    self::name(u64::from(name.as_str() == "c/0"))
 }
 
 /// Puts edits of a repair aside, in two steps.
@@ -451,8 +451,8 @@ fn x1_rows_that_do_not_read_are_found_and_put_right() {
     let write = Write { expected: sound.active(), step };
     let applied = store.write(&name, &write).unwrap();
     assert_eq!(applied.standing.tally, sound.tally);
-    let Visible::Rows(changed) = applied.visible else { panic!("{:?}", applied.visible) };
-    assert_eq!(changed.len(), 3);
+    let Visible::Rows(named) = applied.visible else { panic!("{:?}", applied.visible) };
+    assert_eq!(named.len(), 3);
     let snapshot = store.snapshot(&name).unwrap();
     assert!(check(&*snapshot).unwrap());
     assert_eq!(snapshot.window(0, 100).unwrap().len(), 10);

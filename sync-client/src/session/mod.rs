@@ -142,6 +142,8 @@ pub enum WriteFault {
     MissingValue,
     /// What the store found cannot be right.
     Damaged,
+    /// The store failed; what has become of the write is not known.
+    Failed,
 }
 
 /// What to do.

@@ -43,6 +43,12 @@ pub enum Status {
         /// When.
         until: Instant,
     },
+    /// The local store does not take what comes: its disk is full, read-only or broken. The copy
+    /// stays readable if it can be read; the next attempt is made at `until`.
+    StoreFailing {
+        /// When.
+        until: Instant,
+    },
     /// The collection is not readable with these credentials. Asked again now and then.
     Denied,
     /// There is no such collection, so the copy is empty. It loads when it is created.

@@ -50,6 +50,8 @@ pub(super) struct Track {
     pub(super) mend: Option<Mending>,
     /// The cursor is below the floor: serve it all the same, the digest tells what that is worth.
     pub(super) verify: bool,
+    /// The store did not take the last write.
+    pub(super) store_fails: bool,
     /// Deletes may be missing in what was applied.
     pub(super) unverified: bool,
     /// Since when the copy is as it should be; repairs that follow each other closely wait
@@ -145,6 +147,7 @@ impl Track {
             repair: None,
             mend: None,
             verify: false,
+            store_fails: false,
             // Whether the last process was told that they may be missing, nobody knows.
             unverified: standing.load.is_none()
                 && standing.cursor.is_some_and(|at| !at.is_caught_up()),
@@ -386,6 +389,9 @@ impl Track {
         if let Some(until) = self.kept_back_until.or(retry_at)
             && until > now
         {
+            if self.store_fails {
+                return Status::StoreFailing { until };
+            }
             let stuck = self.repair.filter(|repair| repair.stuck);
             return stuck.map_or(Status::BackingOff { until }, |Repair { reason, .. }| {
                 Status::Stuck { reason, until }

@@ -1,6 +1,7 @@
 //! From a delta to a write, and from a write to what follows. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sync_proto::digest::Digest;
 use sync_proto::types::{ChangeKind, CollectionName, Cursor, Delta, Version};
@@ -252,6 +253,7 @@ impl Track {
         match result {
             Ok(standing) => {
                 self.standing = standing;
+                self.store_fails = false;
                 self.on_applied(name, &pending, cx);
             }
             Err(WriteFault::Conflict(standing)) => {
@@ -264,6 +266,14 @@ impl Track {
                     self.drop_mend();
                 }
                 self.pull_soon(cx.now);
+            }
+            // Where the copy stands now, the next write finds out.
+            Err(WriteFault::Failed) => {
+                self.caught_up = false;
+                self.store_fails = true;
+                self.drop_mend();
+                self.fail(Some(Duration::ZERO), cx);
+                return;
             }
             // A push may leave out what a push before it brought, which was lost. A pull is
             // about this very copy: what it leaves out, the copy must have.

@@ -29,6 +29,12 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
         true
     }
 
+    /// How often everything in it was lost, because it was damaged: what readers were told does
+    /// not count any more.
+    fn lives(&self) -> u64 {
+        0
+    }
+
     /// Where the copy of a collection stands. A collection that was never written stands at
     /// [`Standing::default`].
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError>;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::service::TestServer;
 
+mod faults;
 #[allow(dead_code, reason = "shared by tests of which each needs a part")]
 #[path = "../reference/mod.rs"]
 mod reference;

@@ -218,6 +218,7 @@ impl StatusFields {
             }
             Status::Stuck { reason, .. } => Self { reason: Some(reason.as_str()), ..word("stuck") },
             Status::BackingOff { .. } => word("backing-off"),
+            Status::StoreFailing { .. } => word("store-failing"),
             Status::Denied => word("denied"),
             Status::Absent => word("absent"),
             Status::Stopped | _ => word("stopped"),

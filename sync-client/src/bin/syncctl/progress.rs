@@ -69,6 +69,7 @@ impl Loads {
             | Status::Lagging
             | Status::Repairing { .. }
             | Status::Stuck { .. }
+            | Status::StoreFailing { .. }
             | Status::BackingOff { .. }
             | Status::Stopped
             | _ => {}

@@ -18,10 +18,11 @@
 //! ```
 
 use bytes::Bytes;
-use redb::TableDefinition;
+use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use sync_proto::digest::Digest;
 use sync_proto::types::{Cursor, Epoch, Key, SortKey, Version};
 
+use super::failed;
 use crate::store::{Load, Row, Staged, Standing, StoreError, Tally};
 
 /// Format that this program writes.
@@ -56,6 +57,48 @@ pub(super) struct Part {
 pub(super) struct CopyRecord {
     pub(super) rows: Option<Part>,
     pub(super) load: Option<Part>,
+}
+
+/// Makes sure that the tables are there, in a format that this program knows.
+pub(super) fn prepare(database: &Database) -> Result<(), StoreError> {
+    let doing = "opening the local store";
+    let write = database.begin_write().map_err(failed(doing))?;
+    let free = {
+        // Readers expect every table to exist.
+        write.open_table(COPIES).map_err(failed(doing))?;
+        write.open_table(ORDER).map_err(failed(doing))?;
+        free_generation(&write)?
+    };
+    {
+        let mut numbers = write.open_table(NUMBERS).map_err(failed(doing))?;
+        let found = numbers.get(FORMAT_NUMBER).map_err(failed(doing))?.map(|n| n.value());
+        match found.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
+            None => {
+                numbers.insert(FORMAT_NUMBER, u64::from(FORMAT)).map_err(failed(doing))?;
+            }
+            Some(FORMAT) => {}
+            Some(found) => return Err(StoreError::NewerFormat { found, known: FORMAT }),
+        }
+        // Lost, or too low for what is there: rows of two copies would mix.
+        let next = numbers.get(NEXT_GENERATION).map_err(failed(doing))?.map(|n| n.value());
+        if next.is_none_or(|next| next < free) {
+            numbers.insert(NEXT_GENERATION, free).map_err(failed(doing))?;
+        }
+    }
+    write.commit().map_err(failed(doing))
+}
+
+/// The first generation that no row is of.
+fn free_generation(write: &WriteTransaction) -> Result<u64, StoreError> {
+    let doing = "opening the local store";
+    let rows = write.open_table(ROWS).map_err(failed(doing))?;
+    let garbage = write.open_table(GARBAGE).map_err(failed(doing))?;
+    let last = rows.last().map_err(failed(doing))?;
+    let of_rows = last.and_then(|(place, _)| place.value().first_chunk().copied());
+    let of_garbage =
+        garbage.last().map_err(failed(doing))?.map(|(generation, _)| generation.value());
+    let newest = of_rows.map_or(0, u64::from_be_bytes).max(of_garbage.unwrap_or(0));
+    Ok(newest.saturating_add(1))
 }
 
 /// The place of a row.

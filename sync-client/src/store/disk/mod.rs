@@ -12,15 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 use sync_proto::digest::Segment;
 use sync_proto::types::{CollectionName, Key};
 
+use self::file::{File, THE_FILE};
 use self::layout::{
-    COPIES, CopyRecord, FORMAT, FORMAT_NUMBER, GARBAGE, NEXT_GENERATION, NUMBERS, ORDER, ROWS,
-    decode_row, generation_range, key_in_order, row_key,
+    COPIES, CopyRecord, ORDER, Part, ROWS, decode_row, generation_range, key_in_order, row_key,
 };
 use self::tables::Tables;
 use super::plan::compare;
@@ -29,6 +27,7 @@ use super::{
     Visible, Write,
 };
 
+mod file;
 mod layout;
 mod mending;
 mod tables;
@@ -51,7 +50,7 @@ pub struct DiskStore {
 }
 
 struct Shared {
-    database: Arc<Database>,
+    file: File,
     /// The rows before the last swap of a collection, as long as somebody compares them.
     before: Mutex<BTreeMap<CollectionName, u64>>,
     /// The generations of edits that are put aside.
@@ -66,6 +65,7 @@ struct Pace {
 }
 
 struct DiskSnapshot {
+    shared: Arc<Shared>,
     read: redb::ReadTransaction,
     record: CopyRecord,
     standing: Standing,
@@ -74,57 +74,39 @@ struct DiskSnapshot {
 // === impl DiskStore ===
 
 impl DiskStore {
-    /// Opens the file, or creates it.
+    /// Opens the file, or creates it. One that is damaged is set aside under its name with
+    /// `.damaged` behind it, in the place of an earlier one, and a new one begun: its copies are
+    /// loaded again. After a failure of the disk the file is opened again when it is next needed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let database = match Database::create(path) {
-            Ok(database) => database,
-            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse),
-            Err(other) => return Err(failed("opening the local store")(other)),
-        };
-        Self::from_database(Arc::new(database))
+        Ok(Self::on(File::open(path.as_ref())?))
     }
 
     /// Keeps the copies in a database of the application. A write transaction of the
     /// application makes the replica wait, and the other way round.
     pub fn from_database(database: Arc<Database>) -> Result<Self, StoreError> {
-        let doing = "opening the local store";
-        let write = database.begin_write().map_err(failed(doing))?;
-        {
-            let mut numbers = write.open_table(NUMBERS).map_err(failed(doing))?;
-            let found = numbers.get(FORMAT_NUMBER).map_err(failed(doing))?.map(|n| n.value());
-            match found.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
-                None => {
-                    numbers.insert(FORMAT_NUMBER, u64::from(FORMAT)).map_err(failed(doing))?;
-                    numbers.insert(NEXT_GENERATION, 1).map_err(failed(doing))?;
-                }
-                Some(FORMAT) => {}
-                Some(found) => return Err(StoreError::NewerFormat { found, known: FORMAT }),
-            }
-            // Readers expect every table to exist.
-            write.open_table(COPIES).map_err(failed(doing))?;
-            write.open_table(ROWS).map_err(failed(doing))?;
-            write.open_table(ORDER).map_err(failed(doing))?;
-            write.open_table(GARBAGE).map_err(failed(doing))?;
-        }
-        write.commit().map_err(failed(doing))?;
+        Ok(Self::on(File::of(database)?))
+    }
+
+    fn on(file: File) -> Self {
         let pace = Mutex::new(Pace { writes: 0, durable_at: Instant::now() });
         let (before, aside) = (Mutex::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { database, before, aside, pace }) })
+        Self { shared: Arc::new(Shared { file, before, aside, pace }) }
     }
 
     fn read(&self, collection: &CollectionName) -> Result<DiskSnapshot, StoreError> {
         let doing = "reading the local store";
-        let read = self.shared.database.begin_read().map_err(failed(doing))?;
+        let read = self.shared.file.database()?.begin_read().map_err(failed(doing))?;
         let copies = read.open_table(COPIES).map_err(failed(doing))?;
         let found = copies.get(collection.as_str()).map_err(failed(doing))?;
         let record = found.and_then(|bytes| CopyRecord::decode_or_none(bytes.value()));
         let record = record.unwrap_or_default();
-        Ok(DiskSnapshot { read, record, standing: record.standing() })
+        let shared = self.shared.clone();
+        Ok(DiskSnapshot { shared, read, record, standing: record.standing() })
     }
 
     fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
         let doing = "writing the local store";
-        let mut write = self.shared.database.begin_write().map_err(failed(doing))?;
+        let mut write = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
         let mut pace = self.shared.pace.lock();
         pace.writes += 1;
         if pace.writes < DURABLE_WRITES && pace.durable_at.elapsed() < DURABLE_EVERY {
@@ -136,22 +118,8 @@ impl DiskStore {
     }
 }
 
-impl ReplicaStore for DiskStore {
-    fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
-        Ok(self.read(collection)?.standing)
-    }
-
-    fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
-        let snapshot = self.read(collection)?;
-        let Some(part) = snapshot.record.rows else { return Ok(None) };
-        snapshot.row(part.generation, key.clone())
-    }
-
-    fn snapshot(&self, collection: &CollectionName) -> Result<Box<dyn Snapshot>, StoreError> {
-        Ok(Box::new(self.read(collection)?))
-    }
-
-    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+impl DiskStore {
+    fn carry_out(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
         let transaction = self.begin_write()?;
         let mut tables = Tables::open(&transaction)?;
         let record = tables.copy(collection)?;
@@ -190,6 +158,42 @@ impl ReplicaStore for DiskStore {
         Ok(Applied { standing: now.standing(), visible })
     }
 
+    fn sweep_some(&self, rows_max: usize) -> Result<bool, StoreError> {
+        let transaction = self.begin_write()?;
+        // Of another replica on the same store, perhaps.
+        let mut kept: BTreeSet<u64> = self.shared.before.lock().values().copied().collect();
+        kept.extend(self.shared.aside.lock().values());
+        let more = Tables::open(&transaction)?.sweep(rows_max, &kept)?;
+        transaction.commit().map_err(failed("sweeping the local store"))?;
+        Ok(more)
+    }
+}
+
+impl ReplicaStore for DiskStore {
+    fn lives(&self) -> u64 {
+        self.shared.file.lives()
+    }
+
+    fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
+        Ok(self.shared.file.watch(|| self.read(collection))?.standing)
+    }
+
+    fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
+        self.shared.file.watch(|| {
+            let snapshot = self.read(collection)?;
+            let Some(part) = snapshot.record.rows else { return Ok(None) };
+            snapshot.row(part.generation, key.clone())
+        })
+    }
+
+    fn snapshot(&self, collection: &CollectionName) -> Result<Box<dyn Snapshot>, StoreError> {
+        Ok(Box::new(self.shared.file.watch(|| self.read(collection))?))
+    }
+
+    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+        self.shared.file.watch(|| self.carry_out(collection, write))
+    }
+
     fn swapped(
         &self,
         collection: &CollectionName,
@@ -209,11 +213,11 @@ impl ReplicaStore for DiskStore {
 
     fn sums(&self, collection: &CollectionName) -> Result<Sums, StoreError> {
         self.shared.aside.lock().remove(collection);
-        self.read(collection)?.sums()
+        self.shared.file.watch(|| self.read(collection)?.sums())
     }
 
     fn stage(&self, collection: &CollectionName, edits: Vec<Staged>) -> Result<(), StoreError> {
-        self.put_aside(collection, &edits)
+        self.shared.file.watch(|| self.put_aside(collection, &edits))
     }
 
     fn stage_rest(
@@ -221,23 +225,19 @@ impl ReplicaStore for DiskStore {
         collection: &CollectionName,
         segments: &BTreeSet<Segment>,
     ) -> Result<(), StoreError> {
-        self.put_rest_aside(collection, segments)
+        self.shared.file.watch(|| self.put_rest_aside(collection, segments))
     }
 
     fn sweep(&self, rows_max: usize) -> Result<bool, StoreError> {
-        let transaction = self.begin_write()?;
-        // Of another replica on the same store, perhaps.
-        let mut kept: BTreeSet<u64> = self.shared.before.lock().values().copied().collect();
-        kept.extend(self.shared.aside.lock().values());
-        let more = Tables::open(&transaction)?.sweep(rows_max, &kept)?;
-        transaction.commit().map_err(failed("sweeping the local store"))?;
-        Ok(more)
+        self.shared.file.watch(|| self.sweep_some(rows_max))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
         let doing = "flushing the local store";
-        let transaction = self.shared.database.begin_write().map_err(failed(doing))?;
-        transaction.commit().map_err(failed(doing))
+        self.shared.file.watch(|| {
+            let transaction = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
+            transaction.commit().map_err(failed(doing))
+        })
     }
 }
 
@@ -284,12 +284,18 @@ impl Snapshot for DiskSnapshot {
 
     fn rows(&self, after: Option<&Key>, limit: usize) -> Result<Vec<Row>, StoreError> {
         let Some(part) = self.record.rows else { return Ok(Vec::new()) };
-        self.rows_of(part.generation, after)?.take(limit).collect()
+        self.shared.file.watch(|| self.rows_of(part.generation, after)?.take(limit).collect())
     }
 
     fn window(&self, offset: usize, limit: usize) -> Result<Vec<Row>, StoreError> {
-        let doing = "reading the local store";
         let Some(part) = self.record.rows else { return Ok(Vec::new()) };
+        self.shared.file.watch(|| self.window_of(part, offset, limit))
+    }
+}
+
+impl DiskSnapshot {
+    fn window_of(&self, part: Part, offset: usize, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let doing = "reading the local store";
         let range = generation_range(part.generation);
         let order = self.read.open_table(ORDER).map_err(failed(doing))?;
         let places =
@@ -313,7 +319,7 @@ fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> StoreError
     move |error| {
         let error = error.into();
         if matches!(error, redb::Error::Corrupted(_)) {
-            return StoreError::Damaged { place: "the file" };
+            return StoreError::Damaged { place: THE_FILE };
         }
         StoreError::Io { doing, source: Box::new(error) }
     }

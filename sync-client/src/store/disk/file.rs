@@ -1,0 +1,172 @@
+//! The file of a store: opened, set aside when it is damaged, opened again after a failure. A copy
+//! can be fetched again, so a file that cannot be trusted costs a load and nothing else; it is
+//! kept beside the new one, for whoever wants to look.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, DatabaseError, StorageError};
+
+use super::failed;
+use super::layout::prepare;
+use crate::store::StoreError;
+
+/// An open file, or one that could not be opened again yet.
+pub(super) struct File {
+    /// `None` = a database of the application, which alone can open it.
+    path: Option<PathBuf>,
+    database: RwLock<Option<Arc<Database>>>,
+    trouble: Mutex<Option<Trouble>>,
+    /// How often everything was lost.
+    lives: AtomicU64,
+}
+
+/// Why the file has to be opened again.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    damaged: bool,
+    /// No attempt before.
+    not_before: Instant,
+}
+
+/// Between two attempts to open the file again: each may read all of it.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// What a damaged file is called then. One is kept: damage that repeats must not fill the disk.
+const DAMAGED: &str = "damaged";
+/// What the engine found in the file, as opposed to in a row.
+pub(super) const THE_FILE: &str = "the file";
+
+// === impl File ===
+
+impl File {
+    pub(super) fn of(database: Arc<Database>) -> Result<Self, StoreError> {
+        prepare(&database)?;
+        Ok(Self::new(None, database))
+    }
+
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let (database, lost) = open_or_begin(path)?;
+        let file = Self::new(Some(path.to_owned()), Arc::new(database));
+        file.lives.store(u64::from(lost), Ordering::Relaxed);
+        Ok(file)
+    }
+
+    fn new(path: Option<PathBuf>, database: Arc<Database>) -> Self {
+        let (trouble, lives) = (Mutex::new(None), AtomicU64::new(0));
+        Self { path, database: RwLock::new(Some(database)), trouble, lives }
+    }
+
+    /// How often everything in it was lost.
+    pub(super) fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
+    }
+
+    /// The database; opened again first, if that is needed. The engine refuses everything after
+    /// a failure, so that is the only way on.
+    pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
+        if self.trouble.lock().is_some() {
+            self.reopen()?;
+        }
+        self.database.read().clone().ok_or_else(closed)
+    }
+
+    /// Carries out an operation, and learns from what it came to. The engine was seen to panic on
+    /// damage; what it holds then is given up with the file.
+    pub(super) fn watch<T>(
+        &self,
+        operation: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let outcome = catch_unwind(AssertUnwindSafe(operation));
+        let outcome = outcome.unwrap_or(Err(StoreError::Damaged { place: THE_FILE }));
+        let damaged = match &outcome {
+            Err(StoreError::Io { .. }) => false,
+            Err(StoreError::Damaged { place: THE_FILE }) => true,
+            Ok(_) | Err(_) => return outcome,
+        };
+        let mut trouble = self.trouble.lock();
+        let damaged = damaged || trouble.is_some_and(|before| before.damaged);
+        let not_before = trouble.map_or_else(Instant::now, |before| before.not_before);
+        *trouble = Some(Trouble { damaged, not_before });
+        outcome
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut trouble = self.trouble.lock();
+        let (Some(found), Some(path)) = (*trouble, &self.path) else { return Ok(()) };
+        if Instant::now() < found.not_before {
+            return Err(closed());
+        }
+        *trouble = Some(Trouble { not_before: Instant::now() + REOPEN_EVERY, ..found });
+        // Its lock is free when the last reader has gone, too.
+        *self.database.write() = None;
+        if found.damaged {
+            set_aside(path)?;
+        }
+        let (database, lost) = open_or_begin(path)?;
+        self.lives.fetch_add(u64::from(lost || found.damaged), Ordering::Relaxed);
+        *self.database.write() = Some(Arc::new(database));
+        *trouble = None;
+        tracing::info!("the local store was opened again");
+        Ok(())
+    }
+}
+
+/// Opens the file, or creates it; a damaged one is set aside first, and `true` returned.
+fn open_or_begin(path: &Path) -> Result<(Database, bool), StoreError> {
+    match open(path) {
+        Err(StoreError::Damaged { place }) => {
+            tracing::error!(place, "the local store is damaged: it is set aside, and begun anew");
+            set_aside(path)?;
+            Ok((open(path)?, true))
+        }
+        opened => Ok((opened?, false)),
+    }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    // The engine was seen to panic on damage.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database = match Database::create(path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse),
+            Err(DatabaseError::Storage(StorageError::Io(error))) if is_damage(&error) => {
+                return Err(StoreError::Damaged { place: THE_FILE });
+            }
+            Err(DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted) => {
+                return Err(StoreError::Damaged { place: THE_FILE });
+            }
+            Err(other) => return Err(failed("opening the local store")(other)),
+        };
+        prepare(&database)?;
+        Ok(database)
+    }));
+    opened.unwrap_or(Err(StoreError::Damaged { place: THE_FILE }))
+}
+
+/// What the disk brought is not what was written.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+fn set_aside(path: &Path) -> Result<(), StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(DAMAGED);
+    let moved = std::fs::rename(path, PathBuf::from(name));
+    moved.map_err(|error| StoreError::Io {
+        doing: "setting a damaged local store aside",
+        source: error.into(),
+    })
+}
+
+fn closed() -> StoreError {
+    StoreError::Io {
+        doing: "opening the local store again",
+        source: "the last attempt failed".into(),
+    }
+}
