@@ -40,6 +40,10 @@ power-cuts CUTS="400":
 kill-points POINTS="all":
     DELTASYNC_KILL_POINTS={{ POINTS }} cargo test -p sync-tests --test proof kills -- --nocapture
 
+# Kill a restore at every system call (root, strace).
+restore-kills KILLS="all":
+    DELTASYNC_RESTORE_KILLS={{ KILLS }} cargo test -p sync-tests --test proof restores -- --nocapture
+
 # Record what clients see of a server that is killed, and check it.
 histories COUNT="10":
     DELTASYNC_HISTORIES={{ COUNT }} DELTASYNC_HISTORY_STEPS=2000 DELTASYNC_HISTORY_KILLS=20 cargo test -p sync-tests --test proof histories -- --nocapture

@@ -66,7 +66,9 @@ fuzz_target!(|input: (&[u8], Vec<(&[u8], &[u8])>, Vec<&[u8]>)| {
     let (changes, to) = page();
     let expected = standing.active();
     // A page of a copy that is damaged may fail; a load from the beginning must not.
-    drop(store.write(&name, &Write { expected, step: Step::Page { changes: changes.clone(), to } }));
+    drop(
+        store.write(&name, &Write { expected, step: Step::Page { changes: changes.clone(), to } }),
+    );
     let standing = store.standing(&name).unwrap();
     let load = Write { expected: standing.active(), step: Step::BeginLoad { changes, to } };
     store.write(&name, &load).expect("a damaged copy is loaded anew");

@@ -9,6 +9,7 @@ mod histories;
 mod kills;
 mod machine;
 mod power_cuts;
+mod restores;
 mod tracer;
 
 /// The server program, built for these tests.
