@@ -216,7 +216,7 @@ async fn purges_and_policies_race_readers_and_writers() {
         assert!(reader.copy == wanted, "a reader has something else");
         resets += reader.seen.resets;
     }
-    println!("{purged} purged by hand, {resets} resets");
+    eprintln!("{purged} purged by hand, {resets} resets");
     server.stop().await;
 }
 
@@ -243,7 +243,7 @@ async fn a_large_purge_does_not_stall_commits() {
     }
     let purged = within("the purge", purging).await.unwrap().unwrap();
     assert_eq!((purged.purged, head(wire).await.tombstones), (40_000, 0));
-    println!("{commits} commits beside a purge of 40,000, the slowest took {worst:?}");
+    eprintln!("{commits} commits beside a purge of 40,000, the slowest took {worst:?}");
     assert!(commits > 20, "only {commits} commits had their turn");
     server.stop().await;
 }

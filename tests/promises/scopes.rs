@@ -168,7 +168,7 @@ fn a_small_part_of_a_large_collection_is_one_look() {
     ] {
         let (changes, looks, took) = cost(&ledger, &list, (cursor, scope), LookLimits::FULL);
         let (_, _, through_the_log) = cost(&ledger, &list, (cursor, scope), log);
-        println!("{what}: {took:?}, {looks} looks; through the log {through_the_log:?}");
+        eprintln!("{what}: {took:?}, {looks} looks; through the log {through_the_log:?}");
         assert_eq!(changes, found, "{what}");
         // One more judges `max_changes` where a catch-up begins.
         assert!(looks <= 1 + usize::from(cursor.is_some()), "{what}: {looks} looks");
