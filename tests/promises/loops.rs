@@ -78,7 +78,11 @@ async fn a_loop_of_loads_is_slowed_down() {
             assert_held_up(&failure);
             None
         }
-        outcome => panic!("{outcome:?}"),
+        outcome @ (Outcome::Aligned(_)
+        | Outcome::Reset(_)
+        | Outcome::Denied
+        | Outcome::NotFound
+        | Outcome::Deferred(_)) => panic!("{outcome:?}"),
     })
     .await;
     let outcome = load(wire, "loops").await;

@@ -109,12 +109,14 @@ impl Loads {
         let Some(over) = begun.times.checked_sub(who.free()) else { return Ok(()) };
         let wait = WAIT_MIN.saturating_mul(2u32.saturating_pow(over)).min(WAIT_MAX);
         let passed = now.saturating_sub(begun.last);
-        if passed >= wait { Ok(()) } else { Err(wait - passed) }
+        let left = wait.saturating_sub(passed);
+        if left.is_zero() { Ok(()) } else { Err(left) }
     }
 
     /// Takes note that a load has begun.
     pub fn began(&mut self, load: LoadKey, now: Duration) {
-        let times = self.forget(load).filter(|begun| now - begun.last < FORGOTTEN_AFTER);
+        let times =
+            self.forget(load).filter(|begun| now.saturating_sub(begun.last) < FORGOTTEN_AFTER);
         let times = times.map_or(0, |begun| begun.times).saturating_add(1);
         self.turn += 1;
         self.by_key.insert(load, Begun { times, last: now, turn: self.turn });
