@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,9 +10,10 @@ use crate::limits::{
     COLLECTION_NAME_LEN_MAX, INBOX_PREFIX, KEY_LEN_MAX, SORT_KEY_LEN_MAX, VALUE_LEN_MAX,
 };
 
-/// The name of a collection: 1..512 bytes of `/`-separated, non-empty segments.
+/// The name of a collection: 1..512 bytes of `/`-separated, non-empty segments. Shared when it is
+/// cloned: a server keeps the name of every target in several places.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CollectionName(Box<str>);
+pub struct CollectionName(Arc<str>);
 
 /// Identifies an item in its collection: 1..1024 bytes, opaque.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,6 +2,7 @@
 //! *which* of its collections moved; whoever empties it reads the head that is there then. So a
 //! late or slow listener misses nothing, and waking costs the same however much has happened.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -20,7 +21,14 @@ struct State {
     next_listener: ListenerId,
     /// By name and listener, so that one of many goes without a search: `announce` waits for
     /// whoever holds this lock.
-    listeners: HashMap<CollectionName, BTreeMap<(ListenerId, Index), Arc<Mailbox>>>,
+    listeners: HashMap<CollectionName, Registered>,
+}
+
+/// Who listens to one collection. Most have one listener, and there may be very many of them.
+#[derive(Debug)]
+enum Registered {
+    One((ListenerId, Index), Arc<Mailbox>),
+    Many(BTreeMap<(ListenerId, Index), Arc<Mailbox>>),
 }
 
 /// Tells listeners apart; never reused.
@@ -57,8 +65,13 @@ impl Hub {
         let id = state.next_listener;
         state.next_listener += 1;
         for (index, name) in names.iter().enumerate() {
-            let registered = state.listeners.entry(name.clone()).or_default();
-            registered.insert((id, index), Arc::clone(&mailbox));
+            let mailbox = Arc::clone(&mailbox);
+            match state.listeners.entry(name.clone()) {
+                Entry::Vacant(place) => {
+                    place.insert(Registered::One((id, index), mailbox));
+                }
+                Entry::Occupied(mut place) => place.get_mut().add((id, index), mailbox),
+            }
         }
         drop(state);
         Listener { hub: Arc::clone(self), id, mailbox, names }
@@ -68,9 +81,14 @@ impl Hub {
     pub fn announce(&self, names: &[CollectionName]) {
         let state = self.state.lock();
         for name in names {
-            for ((_, index), mailbox) in state.listeners.get(name).into_iter().flatten() {
-                mailbox.moved.lock().insert(*index);
-                mailbox.wake.notify_one();
+            match state.listeners.get(name) {
+                None => {}
+                Some(Registered::One((_, index), mailbox)) => mailbox.announce(*index),
+                Some(Registered::Many(listeners)) => {
+                    for ((_, index), mailbox) in listeners {
+                        mailbox.announce(*index);
+                    }
+                }
             }
         }
     }
@@ -78,7 +96,57 @@ impl Hub {
     /// How many registrations there are for a collection.
     #[must_use]
     pub fn listeners(&self, name: &CollectionName) -> usize {
-        self.state.lock().listeners.get(name).map_or(0, BTreeMap::len)
+        match self.state.lock().listeners.get(name) {
+            None => 0,
+            Some(Registered::One(..)) => 1,
+            Some(Registered::Many(listeners)) => listeners.len(),
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Forgets a registration, and gives back the room of many when they have gone.
+    fn forget(&mut self, name: &CollectionName, who: (ListenerId, Index)) {
+        let empty = match self.listeners.get_mut(name) {
+            None => false,
+            Some(Registered::One(..)) => true,
+            Some(Registered::Many(listeners)) => {
+                listeners.remove(&who);
+                listeners.is_empty()
+            }
+        };
+        if empty {
+            self.listeners.remove(name);
+        }
+        if self.listeners.is_empty() {
+            self.listeners.shrink_to_fit();
+        }
+    }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    fn add(&mut self, who: (ListenerId, Index), mailbox: Arc<Mailbox>) {
+        match self {
+            Self::Many(listeners) => {
+                listeners.insert(who, mailbox);
+            }
+            Self::One(first, its) => {
+                *self = Self::Many(BTreeMap::from([(*first, Arc::clone(its)), (who, mailbox)]));
+            }
+        }
+    }
+}
+
+// === impl Mailbox ===
+
+impl Mailbox {
+    fn announce(&self, index: Index) {
+        self.moved.lock().insert(index);
+        self.wake.notify_one();
     }
 }
 
@@ -108,11 +176,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock();
         for (index, name) in self.names.iter().enumerate() {
-            let Some(registered) = state.listeners.get_mut(name) else { continue };
-            registered.remove(&(self.id, index));
-            if registered.is_empty() {
-                state.listeners.remove(name);
-            }
+            state.forget(name, (self.id, index));
         }
     }
 }
