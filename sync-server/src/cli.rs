@@ -161,10 +161,43 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     first_request_timeout_s: Option<u64>,
+    /// Memory for requests that arrive or are worked on, in MiB; one connection may use a quarter
+    /// of it. More waits, at most 5 s. 16..65536, default 64.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_mib: Option<u64>,
+    /// Likewise, for answers that are made or have not been taken. 16..65536, default 64.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replies_mib: Option<u64>,
+    /// Likewise, for messages of subscriptions that have not been taken; streams wait without an
+    /// end. 16..65536, default 64.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages_mib: Option<u64>,
+    /// End a request of which nothing comes within this, in seconds, or all of it slower than
+    /// 16 KiB/s. 1..3600, default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload_timeout_s: Option<u64>,
     /// Live subscription streams at once. 1..1000000, default 10000.
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     streams_max: Option<usize>,
+    /// Live subscription streams of one token's subject at once; without tokens, of one connection.
+    /// 1..1000000, default 5000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams_per_subject_max: Option<usize>,
+    /// Targets on all live streams together. 1..100000000, default 200000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targets_max: Option<usize>,
+    /// Likewise, on those of one token's subject; without tokens, of one connection.
+    /// 1..100000000, default 100000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targets_per_subject_max: Option<usize>,
     /// End streams older than this with Goodbye, in seconds. 1..31536000, default 3600.
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

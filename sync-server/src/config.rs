@@ -10,8 +10,11 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Access, TokenConfig};
+use crate::budget::{Budget, Budgets};
 use crate::core::retention::Retention;
 use crate::engine::ledger::Settings;
+use crate::flight::CALL_BYTES;
+use crate::rpc::places::Limits;
 use crate::store::disk::DiskOptions;
 
 /// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
@@ -20,6 +23,12 @@ pub const ENV_PREFIX: &str = "SYNC_SERVER_";
 /// The setting that is not read from the environment: a list of tables cannot be written there so
 /// that a person sees what it grants.
 const FILE_ONLY: &str = "tokens";
+
+/// Calls at once, besides streams that were accepted; a quarter of them on one connection.
+const CALLS_MAX: usize = 4_096;
+
+/// A quarter of a budget of messages holds one.
+const MESSAGES_MIB_MIN: u64 = 16;
 
 /// The configuration in force. `--help` says what each setting means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +46,14 @@ pub struct Config {
     pub idempotency_keys_max: u64,
     pub connections_max: usize,
     pub first_request_timeout_s: u64,
+    pub requests_mib: u64,
+    pub replies_mib: u64,
+    pub pages_mib: u64,
+    pub upload_timeout_s: u64,
     pub streams_max: usize,
+    pub streams_per_subject_max: usize,
+    pub targets_max: usize,
+    pub targets_per_subject_max: usize,
     pub stream_age_max_s: u64,
     pub goodbye_jitter_ms: u64,
     pub grace_s: u64,
@@ -83,6 +99,24 @@ fn is_of_kubernetes(variable: &str) -> bool {
         || variable.starts_with("service_port_")
 }
 
+/// Levels of the log, as the filter takes them.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// A part of a filter that is meant to be a level and is none. The filter itself would take it for
+/// the name of a module, and log nothing of all others.
+fn no_level(filter: &str) -> Option<&str> {
+    let is_level = |word: &str| {
+        // Numbers are levels too.
+        word.parse::<u8>().is_ok_and(|number| number <= 5)
+            || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))
+    };
+    filter.split(',').map(str::trim).find(|part| {
+        // What names a module, a span or a field says more than one word.
+        let word = part.chars().all(char::is_alphanumeric);
+        word && !part.is_empty() && !is_level(part)
+    })
+}
+
 // === impl Config ===
 
 impl Default for Config {
@@ -99,7 +133,14 @@ impl Default for Config {
             idempotency_keys_max: 100_000,
             connections_max: 4_096,
             first_request_timeout_s: 10,
+            requests_mib: 64,
+            replies_mib: 64,
+            pages_mib: 64,
+            upload_timeout_s: 10,
             streams_max: 10_000,
+            streams_per_subject_max: 5_000,
+            targets_max: 200_000,
+            targets_per_subject_max: 100_000,
             stream_age_max_s: 3_600,
             goodbye_jitter_ms: 5_000,
             grace_s: 10,
@@ -151,7 +192,14 @@ impl Config {
             ("idempotency_window_s", self.idempotency_window_s, 1, 30 * 24 * 60 * 60),
             ("connections_max", count(self.connections_max), 1, 1_000_000),
             ("first_request_timeout_s", self.first_request_timeout_s, 1, 3_600),
+            ("requests_mib", self.requests_mib, MESSAGES_MIB_MIN, 65_536),
+            ("replies_mib", self.replies_mib, MESSAGES_MIB_MIN, 65_536),
+            ("pages_mib", self.pages_mib, MESSAGES_MIB_MIN, 65_536),
+            ("upload_timeout_s", self.upload_timeout_s, 1, 3_600),
             ("streams_max", count(self.streams_max), 1, 1_000_000),
+            ("streams_per_subject_max", count(self.streams_per_subject_max), 1, 1_000_000),
+            ("targets_max", count(self.targets_max), 1, 100_000_000),
+            ("targets_per_subject_max", count(self.targets_per_subject_max), 1, 100_000_000),
             ("stream_age_max_s", self.stream_age_max_s, 1, 365 * 24 * 60 * 60),
             ("goodbye_jitter_ms", self.goodbye_jitter_ms, 0, 600_000),
             ("grace_s", self.grace_s, 1, 300),
@@ -166,6 +214,10 @@ impl Config {
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
             return invalid("log", &error.to_string());
+        }
+        if let Some(word) = no_level(&self.log) {
+            let levels = LEVELS.join(", ");
+            return invalid("log", &format!("{word:?} is no level; the levels are {levels}"));
         }
         Ok(())
     }
@@ -193,6 +245,32 @@ impl Config {
         }
     }
 
+    /// How many streams and targets there may be.
+    #[must_use]
+    pub fn places(&self) -> Limits {
+        Limits {
+            streams_max: self.streams_max,
+            streams_per_subject_max: self.streams_per_subject_max,
+            targets_max: self.targets_max,
+            targets_per_subject_max: self.targets_per_subject_max,
+        }
+    }
+
+    /// What the server may hold for its peers.
+    #[must_use]
+    pub fn budgets(&self) -> Budgets {
+        let budget = |setting, mib: u64| {
+            let bytes = usize::try_from(mib * 1024 * 1024).expect("it was checked");
+            Budget::new(setting, bytes)
+        };
+        Budgets {
+            calls: Budget::new("calls", CALLS_MAX * CALL_BYTES),
+            requests: budget("requests_mib", self.requests_mib),
+            replies: budget("replies_mib", self.replies_mib),
+            pages: budget("pages_mib", self.pages_mib),
+        }
+    }
+
     /// How the store uses memory and disk.
     #[must_use]
     pub fn store(&self) -> DiskOptions {
@@ -217,7 +295,7 @@ mod tests {
     fn settings_out_of_range_are_named() {
         type Break = fn(&mut Config);
         valid().check().unwrap();
-        let cases: [(&str, Break); 18] = [
+        let cases: [(&str, Break); 28] = [
             ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
             ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
             ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),
@@ -238,7 +316,17 @@ mod tests {
             ("goodbye_jitter_ms: 600001, must be 0", |config| config.goodbye_jitter_ms = 600_001),
             ("grace_s: 0, must be 1 to 300", |config| config.grace_s = 0),
             ("grace_s: 301", |config| config.grace_s = 301),
+            ("requests_mib: 15, must be 16 to 65536", |config| config.requests_mib = 15),
+            ("replies_mib: 65537, must be 16", |config| config.replies_mib = 65_537),
+            ("pages_mib: 0, must be 16", |config| config.pages_mib = 0),
+            ("upload_timeout_s: 3601, must be 1", |config| config.upload_timeout_s = 3_601),
+            ("streams_per_subject_max: 0, must", |config| config.streams_per_subject_max = 0),
+            ("targets_max: 0, must be 1 to 100000000", |config| config.targets_max = 0),
+            ("targets_per_subject_max: 0, must", |config| config.targets_per_subject_max = 0),
             ("log: ", |config| config.log = "a=b=c".to_owned()),
+            ("log: \"inof\" is no level", |config| config.log = "inof".to_owned()),
+            ("log: \"loud\" is no level", |config| config.log = "warn, loud".to_owned()),
+            ("log: ", |config| config.log = "sync_server=inof".to_owned()),
             ("tokens: tokens[0].sha256", |config| {
                 let sha256 = "no hash".to_owned();
                 let (read, write) = (Vec::new(), Vec::new());
@@ -263,6 +351,16 @@ mod tests {
         (config.tombstones_max, config.idempotency_keys_max) = (0, 0);
         config.check().unwrap();
         assert_eq!(config.store().free_bytes_min, 1 << 40);
+    }
+
+    /// G11: what is a level, and what only looks like one.
+    #[test]
+    fn levels_and_filters_are_told_apart() {
+        for filter in ["info", "WARN", "off", "3", "", "info,h2=warn", "sync_server::rpc", "[span]"]
+        {
+            let config = Config { log: filter.to_owned(), ..valid() };
+            config.check().unwrap_or_else(|error| panic!("{filter}: {error}"));
+        }
     }
 
     #[test]

@@ -9,10 +9,12 @@
 
 pub mod auth;
 pub mod backup;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod core;
 pub mod engine;
+pub mod flight;
 pub mod metrics;
 pub mod offline;
 pub mod program;

@@ -25,6 +25,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use tower::layer::util::{Identity, Stack};
 
 use crate::auth::Access;
+use crate::budget::WAITING_UPLOADS_MAX;
 use crate::config::Config;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
@@ -32,6 +33,7 @@ use crate::engine::writer::Writer;
 use crate::metrics::Metrics;
 use crate::rpc::admin::AdminRpc;
 use crate::rpc::loads::LoadBreaker;
+use crate::rpc::places::Places;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
 use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings};
@@ -40,13 +42,24 @@ use crate::store::{Store, StoreError};
 use self::calls::CallsLayer;
 use self::connections::Bounds;
 use self::measuring::Shown;
+use self::upload::UploadBounds;
 
 mod calls;
 mod connections;
+mod framing;
 mod measuring;
+mod reply;
+mod upload;
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.
-const CONNECTION_STREAMS_MAX: u32 = 1_024;
+const CONNECTION_STREAMS_MAX: u32 = 256;
+/// What a peer may send of one request before the server takes any of it: 5 MB/s over 25 ms.
+const REQUEST_WINDOW_BYTES: u32 = 128 * 1024;
+/// Likewise, of all requests of a connection: what it costs when none is taken. Larger than the
+/// windows of all that may wait for room, or those could keep the others from getting on.
+const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const _: () =
+    assert!(WAITING_UPLOADS_MAX < (CONNECTION_WINDOW_BYTES / REQUEST_WINDOW_BYTES) as usize);
 /// Resets of one connection that we caused, or that wait to be taken, before it is closed: the
 /// protection against rapid-reset floods, which tonic's default builder switches off.
 const RESETS_MAX: usize = 256;
@@ -173,8 +186,12 @@ async fn serve_calls<S: Store>(
     let grace = Duration::from_secs(config.grace_s);
     let calls = CallsLayer {
         open: TaskTracker::new(),
-        drain: context.drain.clone(),
-        upload_within: UPLOAD_MAX.min(grace / 2),
+        access: context.access.clone(),
+        uploads: UploadBounds {
+            patience: Duration::from_secs(config.upload_timeout_s),
+            drain: context.drain.clone(),
+            drain_within: UPLOAD_MAX.min(grace / 2),
+        },
     };
     let router = router(&context, config, calls.clone())?.add_service(health_service);
     set_serving(&health, true).await;
@@ -184,10 +201,11 @@ async fn serve_calls<S: Store>(
         slots: Arc::new(Semaphore::new(config.connections_max)),
         first_request_within: Duration::from_secs(config.first_request_timeout_s),
         cut: CancellationToken::new(),
+        budgets: config.budgets(),
     };
     // However this ends, and also if it is dropped: no connection outlives it.
     let cut = bounds.cut.clone().drop_guard();
-    let shown = page.map(|page| Shown::start(page, &context, Arc::clone(&bounds.slots), config));
+    let shown = page.map(|page| Shown::start(page, &context, &bounds));
     let incoming = connections::accept_all(listener, bounds);
     let closing = CancellationToken::new();
     let closed = closing.clone().cancelled_owned();
@@ -266,7 +284,7 @@ async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
 
 fn streams(config: &Config) -> StreamSettings {
     StreamSettings {
-        slots: Arc::new(Semaphore::new(config.streams_max)),
+        places: Places::new(config.places()),
         age_max: Duration::from_secs(config.stream_age_max_s),
         goodbye_jitter: Duration::from_millis(config.goodbye_jitter_ms),
     }
@@ -293,6 +311,8 @@ fn router<S: Store>(
     let reflection_alpha = config.reflection.then(|| builder().build_v1alpha()).transpose();
     Ok(tonic::transport::Server::builder()
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .initial_stream_window_size(REQUEST_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_local_error_reset_streams(Some(RESETS_MAX))
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
         .http2_max_header_list_size(HEADERS_BYTES_MAX)

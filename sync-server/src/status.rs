@@ -7,6 +7,7 @@ use sync_proto::types::{Failure, Malformed};
 use tonic::{Code, Status};
 
 use crate::auth::AccessError;
+use crate::budget::{Exhausted, WAITING_UPLOADS_MAX};
 use crate::core::plan::Refusal;
 use crate::core::window::TokenRefusal;
 use crate::engine::administering::AdminRefusal;
@@ -16,6 +17,7 @@ use crate::engine::listing::ListError;
 use crate::engine::pulling::TargetError;
 use crate::engine::reconciling::ReconcileError;
 use crate::engine::writer::WriteError;
+use crate::rpc::places::NoPlace;
 use crate::store::StoreError;
 
 /// What is said of a fault that is ours.
@@ -44,6 +46,27 @@ pub fn access(error: AccessError) -> Status {
 pub fn access_at(field: &str, error: AccessError) -> Status {
     let status = access(error);
     Status::new(status.code(), format!("{field}: {}", status.message()))
+}
+
+/// A call for which there is no room.
+#[must_use]
+pub fn exhausted(error: &Exhausted) -> Status {
+    Status::resource_exhausted(error.to_string())
+}
+
+/// A request that would wait for room, behind others of its connection that do.
+#[must_use]
+pub fn too_many_uploads() -> Status {
+    Status::resource_exhausted(format!(
+        "requests_mib: {WAITING_UPLOADS_MAX} requests of this connection wait for room, which is \
+         the limit; send less at once"
+    ))
+}
+
+/// A stream for which there is no place.
+#[must_use]
+pub fn no_place(error: &NoPlace) -> Status {
+    Status::resource_exhausted(error.to_string())
 }
 
 /// A write that did not happen, or may not have.

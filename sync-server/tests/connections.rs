@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod peers;
+
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -11,43 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use prost::Message;
 use sync_proto::v1;
-use sync_server::config::Config;
-use sync_server::engine::ledger::Ledger;
-use sync_server::server::{ServeError, serve};
+use sync_server::server::ServeError;
 use sync_server::store::memory::MemoryStore;
 use sync_server::store::{Batch, Direction, KeyRange, Store, StoreError, Usage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tonic::codegen::http::{Request, Response};
+use tokio::net::TcpStream;
 
-const CHECK: &str = "/grpc.health.v1.Health/Check";
+use peers::{Peer, Server, grpc_status, within};
+
 const COMMIT: &str = "/deltasync.v1.WriteService/Commit";
 const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const SUBSCRIBE: &str = "/deltasync.v1.SyncService/Subscribe";
-
-/// A server that is slow or hangs fails the test.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-struct Server {
-    address: SocketAddr,
-    stop: CancellationToken,
-    running: JoinHandle<Result<(), ServeError>>,
-}
-
-/// A peer that speaks HTTP/2.
-struct Peer {
-    requests: SendRequest<Bytes>,
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
 
 /// A store whose next sync takes a while, once told so.
 struct SlowStore {
@@ -60,87 +39,6 @@ struct Program {
     child: Child,
     address: SocketAddr,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
-}
-
-// === impl Server ===
-
-impl Server {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
-        Self::over(MemoryStore::new(), change).await
-    }
-
-    async fn over<S: Store>(store: S, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        change(&mut config);
-        let ledger = Ledger::open(store, config.ledger(), &mut |_| {}).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let stopping = stop.clone();
-        let running = TaskTracker::new()
-            .spawn(async move { serve(listener, ledger, &config, stopping).await });
-        Self { address, stop, running }
-    }
-
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
-    }
-
-    async fn peer(&self) -> Peer {
-        Peer::over(self.connect().await, h2::client::Builder::new()).await.unwrap()
-    }
-
-    async fn stop(self) -> Result<(), ServeError> {
-        self.stop.cancel();
-        within(self.running).await.unwrap()
-    }
-}
-
-// === impl Peer ===
-
-impl Peer {
-    async fn over(stream: TcpStream, builder: h2::client::Builder) -> Result<Self, h2::Error> {
-        let (requests, connection) = builder.handshake(stream).await?;
-        let connection = TaskTracker::new().spawn(connection);
-        Ok(Self { requests, connection })
-    }
-
-    /// Sends the head of a call.
-    async fn call(&mut self, path: &str) -> Result<Call, h2::Error> {
-        self.requests = self.requests.clone().ready().await?;
-        let request = Request::post(format!("http://server{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .unwrap();
-        let (response, body) = self.requests.send_request(request, false)?;
-        Ok(Call { response, body })
-    }
-
-    /// Whether the server answers on this connection.
-    async fn is_served(&mut self) -> bool {
-        let Ok(mut call) = self.call(CHECK).await else { return false };
-        call.send(&v1::GetImportRequest::default(), true);
-        within(call.response).await.is_ok_and(|response| response.status() == 200)
-    }
-}
-
-/// A call that has begun.
-struct Call {
-    response: ResponseFuture,
-    body: SendStream<Bytes>,
-}
-
-// === impl Call ===
-
-impl Call {
-    fn send(&mut self, message: &impl Message, complete: bool) {
-        let mut frame = BytesMut::new();
-        frame.put_u8(0);
-        frame.put_u32(u32::try_from(message.encoded_len()).unwrap());
-        message.encode(&mut frame).unwrap();
-        self.body.send_data(frame.freeze(), complete).unwrap();
-    }
 }
 
 // === impl SlowStore ===
@@ -217,20 +115,12 @@ impl Program {
     }
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
-}
-
 /// Waits until the server has closed the connection; what it said before.
 async fn closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     // A reset is as good an end as any.
     drop(within(stream.read_to_end(&mut said)).await);
     said
-}
-
-fn grpc_status(response: &Response<RecvStream>) -> &str {
-    response.headers()["grpc-status"].to_str().unwrap()
 }
 
 fn put() -> v1::CommitRequest {

@@ -69,7 +69,11 @@ pub const ALL: &[Described] = &[
          too_large, forced).",
     ),
     gauge("deltasync_streams", "Live subscription streams."),
+    gauge("deltasync_targets", "Targets on live subscription streams."),
     gauge("deltasync_connections", "Open connections."),
+    gauge("deltasync_requests_held_bytes", "Claimed for requests that arrive or are worked on."),
+    gauge("deltasync_replies_held_bytes", "Claimed for answers that are made or not taken."),
+    gauge("deltasync_pages_held_bytes", "Claimed for messages of subscriptions not taken."),
     counter("deltasync_page_cache_total", "Shared pages by result: hit, miss (read and built)."),
 ];
 

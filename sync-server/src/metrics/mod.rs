@@ -34,6 +34,14 @@ pub struct Sample {
     pub write_queue: u64,
     pub streams: u64,
     pub connections: u64,
+    /// Targets on live subscription streams.
+    pub targets: u64,
+    /// Bytes that are claimed for requests.
+    pub requests_bytes: u64,
+    /// Bytes that are claimed for answers.
+    pub replies_bytes: u64,
+    /// Bytes that are claimed for messages of subscriptions.
+    pub pages_bytes: u64,
     pub page_hits: u64,
     pub page_misses: u64,
 }
@@ -65,6 +73,10 @@ struct Handles {
     write_queue: Gauge,
     streams: Gauge,
     connections: Gauge,
+    targets: Gauge,
+    requests_bytes: Gauge,
+    replies_bytes: Gauge,
+    pages_bytes: Gauge,
 }
 
 /// One counter for each value of a label.
@@ -192,6 +204,10 @@ impl Metrics {
         handles.write_queue.set(as_f64(sample.write_queue));
         handles.streams.set(as_f64(sample.streams));
         handles.connections.set(as_f64(sample.connections));
+        handles.targets.set(as_f64(sample.targets));
+        handles.requests_bytes.set(as_f64(sample.requests_bytes));
+        handles.replies_bytes.set(as_f64(sample.replies_bytes));
+        handles.pages_bytes.set(as_f64(sample.pages_bytes));
         handles.page_hits.absolute(sample.page_hits);
         handles.page_misses.absolute(sample.page_misses);
         self.prometheus.as_ref().map(PrometheusHandle::render).unwrap_or_default()
@@ -248,7 +264,11 @@ impl Handles {
             tombstones: gauge(recorder, "deltasync_tombstones"),
             write_queue: gauge(recorder, "deltasync_write_queue_length"),
             streams: gauge(recorder, "deltasync_streams"),
+            targets: gauge(recorder, "deltasync_targets"),
             connections: gauge(recorder, "deltasync_connections"),
+            requests_bytes: gauge(recorder, "deltasync_requests_held_bytes"),
+            replies_bytes: gauge(recorder, "deltasync_replies_held_bytes"),
+            pages_bytes: gauge(recorder, "deltasync_pages_held_bytes"),
         }
     }
 }

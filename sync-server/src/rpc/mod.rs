@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
 
 use self::loads::{ConnectionNumber, LoadBreaker};
+use self::places::Places;
 use crate::auth::{Access, Caller};
 use crate::core::loads::Who;
 use crate::engine::hub::Hub;
@@ -21,6 +22,8 @@ use crate::store::Store;
 pub mod admin;
 mod backup;
 pub mod loads;
+pub(crate) mod outbox;
+pub mod places;
 mod subscribe;
 pub mod sync;
 pub mod write;
@@ -62,8 +65,8 @@ pub struct Context<S> {
 /// Bounds of subscriptions.
 #[derive(Debug, Clone)]
 pub struct StreamSettings {
-    /// Streams at once.
-    pub slots: Arc<tokio::sync::Semaphore>,
+    /// Streams and targets at once.
+    pub places: Arc<Places>,
     /// A stream older than this is ended with Goodbye, so that load can move between servers.
     pub age_max: std::time::Duration,
     /// Within this, clients spread their return after a Goodbye.

@@ -1,25 +1,28 @@
 //! The shell of a subscription: waits, reads off the async workers, sends. What is read and said
-//! is decided in `engine::following`. A subscriber that reads slowly parks the loop in `send`,
-//! and finds larger, coalesced pages when it reads again.
+//! is decided in `engine::following`. A page is read when everything before it has been taken, so
+//! a subscriber that reads slowly parks the loop, costs a cursor, and finds larger, coalesced
+//! pages when it reads again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use rand::RngExt as _;
 use sync_proto::types::{
     AcceptedTarget, CollectionName, Event, Failure, Goodbye, GoodbyeReason, Plan, Subscribe,
     Target, Timestamp,
 };
 use sync_proto::v1;
-use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
 
 use super::Context;
+use super::outbox::{self, Outbox, Outgoing};
+use super::places::{Holder, Place};
 use crate::auth::Caller;
+use crate::budget::{Account, Claim};
 use crate::core::loads::Who;
 use crate::core::page::PageLimits;
 use crate::engine::following::Following;
@@ -27,28 +30,27 @@ use crate::engine::hub::Listener;
 use crate::status;
 use crate::store::Store;
 
-/// Messages that wait for the transport. One: what waits here is memory per subscriber, and what
-/// is not read yet can still be coalesced.
-const OUTBOX_LEN: usize = 1;
-
 /// A subscriber that makes a due target wait for this long is told that it lags.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The least that a client waits before it comes back after a Goodbye.
 const GOODBYE_RETRY_AFTER: Duration = Duration::from_millis(500);
 
-type Message = Result<v1::SubscribeResponse, Status>;
-
 /// One stream.
 struct Stream<S> {
     context: Arc<Context<S>>,
-    outbox: mpsc::Sender<Message>,
+    outbox: Outbox,
     listener: Listener,
     heartbeat: Duration,
     end_of_age: Instant,
+    /// What is to be said before the targets have their turn: that they were accepted, or where
+    /// they stand.
+    first: Vec<v1::SubscribeResponse>,
+    /// The wait for room that is under way.
+    room: Option<BoxFuture<'static, Claim>>,
     /// Since when a target has been due and the subscriber has not made room.
     waiting_since: Option<Instant>,
-    _slot: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Why a stream ends.
@@ -65,8 +67,8 @@ enum End {
 enum Wake {
     Moved(BTreeSet<usize>),
     Heartbeat,
-    /// A target is due, and there is room for what it says.
-    Due(OwnedPermit<Message>),
+    /// There is something to say, and room for it.
+    Room(Claim),
 }
 
 /// Starts the task of a stream and returns its messages.
@@ -74,15 +76,19 @@ pub(super) fn start<S: Store>(
     context: &Arc<Context<S>>,
     caller: &Caller,
     who: &Who,
+    account: &Account,
     asked: Subscribe,
-) -> Result<mpsc::Receiver<Message>, Status> {
+) -> Result<Outgoing, Status> {
     if context.drain.is_cancelled() {
         return Err(Status::unavailable("the server is stopping"));
     }
-    let slot = Arc::clone(&context.streams.slots).try_acquire_owned().map_err(|_| {
-        Status::resource_exhausted("streams: the server has as many as it takes; retry later")
-    })?;
-    let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
+    let holder = match caller.subject() {
+        "" => Holder::Connection(account.connection),
+        subject => Holder::Subject(subject.to_owned()),
+    };
+    let place = context.streams.places.take(holder, asked.targets.len());
+    let place = place.map_err(|error| status::no_place(&error))?;
+    let (outbox, outgoing) = outbox::open(account.pages.clone());
     let may_read = |name: &_| caller.may_read(name);
     let (targets, held_up) = hold_up(context, who, asked.targets, may_read);
     // Listen before looking: a head that moves in between is looked at again, not missed.
@@ -99,7 +105,7 @@ pub(super) fn start<S: Store>(
             context.loads.began(who, target);
         }
     }
-    let mut first = Vec::new();
+    let mut first: Vec<Event<Bytes>> = Vec::new();
     for (index, target, failure) in held_up {
         accepted.insert(index, target);
         first.push(Event::Failed(accepted[index].collection.clone(), failure));
@@ -113,11 +119,13 @@ pub(super) fn start<S: Store>(
         listener,
         heartbeat: asked.heartbeat,
         end_of_age: Instant::now() + age,
+        first: first.into_iter().map(v1::SubscribeResponse::from).collect(),
+        room: None,
         waiting_since: None,
-        _slot: slot,
+        _place: place,
     };
-    context.tasks.spawn(stream.run(following, first));
-    Ok(messages)
+    context.tasks.spawn(stream.run(following));
+    Ok(outgoing)
 }
 
 /// A target whose load may not begin now: its place among the targets, what it is told, and why.
@@ -150,25 +158,22 @@ fn hold_up<S: Store>(
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
-    async fn run(mut self, following: Following, first: Vec<Event<Bytes>>) {
-        let end = match self.send_all(first).await {
-            Ok(()) => self.follow(following).await,
-            Err(end) => end,
-        };
-        let last = match end {
-            End::Gone => return,
-            End::Failed(status) => Err(status),
+    async fn run(mut self, following: Following) {
+        match self.follow(following).await {
+            End::Gone => {}
+            End::Failed(status) => self.outbox.fail(status),
             End::Goodbye(reason) => {
                 // Half of the spread is ours: also clients that throw no dice come back apart.
                 let jitter = self.context.streams.goodbye_jitter / 2;
                 let own = jitter.mul_f64(rand::rng().random_range(0.0..1.0));
                 let retry_after = GOODBYE_RETRY_AFTER + own;
-                Ok(Event::Goodbye(Goodbye { reason, retry_after, jitter }).into())
+                let goodbye: Event<Bytes> = Event::Goodbye(Goodbye { reason, retry_after, jitter });
+                // A subscriber that does not even take this loses it: the connection ends anyway.
+                let gone = tokio::time::timeout(SLOW_AFTER, self.outbox.end(goodbye.into())).await;
+                if gone.is_err() {
+                    tracing::debug!("a subscriber did not take its last message");
+                }
             }
-        };
-        // A subscriber that does not even read this loses it: the connection ends anyway.
-        if tokio::time::timeout(SLOW_AFTER, self.outbox.send(last)).await.is_err() {
-            tracing::debug!("a subscriber did not take its last message");
         }
     }
 
@@ -176,18 +181,20 @@ impl<S: Store> Stream<S> {
         let first = Instant::now() + self.heartbeat;
         let mut heartbeat = tokio::time::interval_at(first, self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = false;
         loop {
-            match self.wake(&mut heartbeat, following.is_due()).await {
+            match self.wake(&mut heartbeat, beats, following.is_due()).await {
                 Ok(Wake::Moved(moved)) => following.mark(moved),
-                Ok(Wake::Heartbeat) => {
-                    if let Err(end) = self.send(following.bookmark(Timestamp::now())).await {
-                        return end;
+                Ok(Wake::Heartbeat) => beats = true,
+                Ok(Wake::Room(room)) => {
+                    if std::mem::take(&mut beats) && self.first.is_empty() {
+                        self.first.push(following.bookmark(Timestamp::now()).into());
+                    }
+                    match self.step(following, room).await {
+                        Ok(stepped) => following = stepped,
+                        Err(end) => return end,
                     }
                 }
-                Ok(Wake::Due(room)) => match self.step(following, room).await {
-                    Ok(stepped) => following = stepped,
-                    Err(end) => return end,
-                },
                 Err(end) => return end,
             }
         }
@@ -196,75 +203,67 @@ impl<S: Store> Stream<S> {
     /// What to do next. A page is read only when there is room for it, so what a slow subscriber
     /// has not taken is still coalesced; and news are taken also while targets are due, so that a
     /// target that is far behind does not hide the others.
-    async fn wake(&mut self, heartbeat: &mut Interval, due: bool) -> Result<Wake, End> {
+    async fn wake(
+        &mut self,
+        heartbeat: &mut Interval,
+        beats: bool,
+        due: bool,
+    ) -> Result<Wake, End> {
         if due {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
-        tokio::select! {
-            biased;
-            () = self.context.drain.cancelled() => Err(End::Goodbye(GoodbyeReason::Draining)),
-            () = self.outbox.closed() => Err(End::Gone),
-            () = tokio::time::sleep_until(self.end_of_age) => {
-                Err(End::Goodbye(GoodbyeReason::MaxAge))
-            }
-            _ = heartbeat.tick() => Ok(Wake::Heartbeat),
-            moved = self.listener.moved() => Ok(Wake::Moved(moved)),
-            room = self.outbox.clone().reserve_owned(), if due => {
-                room.map(Wake::Due).map_err(|_| End::Gone)
-            }
+        let says = due || beats || !self.first.is_empty();
+        if says && self.room.is_none() {
+            self.room = Some(self.outbox.room());
         }
-    }
-
-    /// Gives the next target its turn and sends what it has to say.
-    async fn step(
-        &mut self,
-        mut following: Following,
-        room: OwnedPermit<Message>,
-    ) -> Result<Following, End> {
-        let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        let slow = waited >= SLOW_AFTER;
-        let read = self.context.read(move |ledger| {
-            let events = following.step(ledger, slow);
-            (following, events)
-        });
-        let (following, events) = read.await.map_err(End::Failed)?;
-        let events = events.map_err(|error| End::Failed(status::storage(&error)))?;
-        let metrics = self.context.metrics.clone();
-        let mut events = events.into_iter().inspect(|event| {
-            if let Event::Reset(_, reset) = event {
-                metrics.stream_reset(reset.reason);
+        let room = async {
+            match &mut self.room {
+                Some(room) => room.await,
+                None => std::future::pending().await,
             }
-        });
-        if let Some(first) = events.next() {
-            room.send(Ok(first.into()));
-        }
-        self.send_all(events).await?;
-        Ok(following)
-    }
-
-    async fn send_all(
-        &mut self,
-        events: impl IntoIterator<Item = Event<Bytes>>,
-    ) -> Result<(), End> {
-        for event in events {
-            self.send(event).await?;
-        }
-        Ok(())
-    }
-
-    /// Queues a message, and waits for as long as the subscriber makes it wait.
-    async fn send(&mut self, event: Event<Bytes>) -> Result<(), End> {
-        let permit = tokio::select! {
+        };
+        let claim = tokio::select! {
             biased;
             () = self.context.drain.cancelled() => {
                 return Err(End::Goodbye(GoodbyeReason::Draining));
             }
+            () = self.outbox.closed() => return Err(End::Gone),
             () = tokio::time::sleep_until(self.end_of_age) => {
                 return Err(End::Goodbye(GoodbyeReason::MaxAge));
             }
-            permit = self.outbox.reserve() => permit.map_err(|_| End::Gone)?,
+            _ = heartbeat.tick(), if !beats => return Ok(Wake::Heartbeat),
+            moved = self.listener.moved() => return Ok(Wake::Moved(moved)),
+            claim = room => claim,
         };
-        permit.send(Ok(event.into()));
-        Ok(())
+        self.room = None;
+        Ok(Wake::Room(claim))
+    }
+
+    /// Gives the next target its turn and sends what there is to say.
+    async fn step(&mut self, mut following: Following, room: Claim) -> Result<Following, End> {
+        let mut messages = std::mem::take(&mut self.first);
+        if following.is_due() {
+            let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            let slow = waited >= SLOW_AFTER;
+            let read = self.context.read(move |ledger| {
+                let events = following.step(ledger, slow);
+                (following, events)
+            });
+            let (stepped, events) = read.await.map_err(End::Failed)?;
+            following = stepped;
+            let events = events.map_err(|error| End::Failed(status::storage(&error)))?;
+            let metrics = self.context.metrics.clone();
+            let counted = |event: &Event<Bytes>| {
+                if let Event::Reset(_, reset) = event {
+                    metrics.stream_reset(reset.reason);
+                }
+            };
+            messages.extend(events.into_iter().inspect(counted).map(v1::SubscribeResponse::from));
+        }
+        if messages.is_empty() {
+            return Ok(following);
+        }
+        self.outbox.send(&messages, room).map_err(|()| End::Gone)?;
+        Ok(following)
     }
 }

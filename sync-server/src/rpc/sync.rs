@@ -13,11 +13,12 @@ use sync_proto::types::{
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::{Context, subscribe};
 use crate::auth::{AccessError, Caller};
+use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::core::window;
 use crate::engine::pulling::{Answer, TargetError};
@@ -103,7 +104,7 @@ impl<S: Store> SyncRpc<S> {
 
 #[tonic::async_trait]
 impl<S: Store> SyncService for SyncRpc<S> {
-    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+    type SubscribeStream = Empty<Result<v1::SubscribeResponse, Status>>;
 
     async fn pull(
         &self,
@@ -134,13 +135,18 @@ impl<S: Store> SyncService for SyncRpc<S> {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = self.context.caller(&request)?;
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
+        let account = request.extensions().get::<Account>().cloned();
+        let account = account.expect("every call of a connection has its account");
         let asked = Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         if let Some(index) = asked.targets.iter().position(|target| target.from_last_ack) {
             let text = format!("targets[{index}].{}", TargetError::NoAcks);
             return Err(Status::unimplemented(text));
         }
-        let messages = subscribe::start(&self.context, &caller, &who, asked)?;
-        Ok(Response::new(ReceiverStream::new(messages)))
+        let outgoing = subscribe::start(&self.context, &caller, &who, &account, asked)?;
+        // The stream is sent in place of this empty one.
+        let mut answer = Response::new(tokio_stream::empty());
+        answer.extensions_mut().insert(outgoing);
+        Ok(answer)
     }
 
     async fn list_items(

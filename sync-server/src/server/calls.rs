@@ -1,32 +1,37 @@
-//! The calls that a server waits for before it ends: each has begun before the server was told to
-//! stop, and none can be held open by a peer that is silent.
+//! What holds for every call, whichever service answers it: who calls is known before anything of
+//! the request is read; what the call holds for its peer is claimed first (`upload`, `reply`); and
+//! the server waits for it before it ends, if it has begun before.
 
-use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use http_body::{Frame, SizeHint};
-use tokio_util::sync::CancellationToken;
+use http_body::Body as _;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{Request, Response, header};
 use tower::{Layer, Service};
 
 use super::SERVICES;
 use super::connections::Peer;
+use super::reply::Reply;
+use super::upload::{Held, Shape, Upload, UploadBounds};
+use crate::auth::Access;
+use crate::rpc::outbox::Outgoing;
+use crate::status;
 
-/// Counts calls, and refuses new ones when the server stops.
+/// Counts calls, knows who makes them, bounds what they hold, and refuses new ones when the server
+/// stops.
 #[derive(Debug, Clone)]
 pub(super) struct CallsLayer {
     /// Calls that have not been answered.
     pub(super) open: TaskTracker,
-    /// Cancelled when the server begins to stop.
-    pub(super) drain: CancellationToken,
-    /// From then on, what a peer still has to send of its requests must come within this.
-    pub(super) upload_within: Duration,
+    /// Who may call.
+    pub(super) access: Access,
+    /// How requests must arrive.
+    pub(super) uploads: UploadBounds,
 }
 
 /// All services, behind a [`CallsLayer`].
@@ -34,13 +39,6 @@ pub(super) struct CallsLayer {
 pub(super) struct Calls<S> {
     inner: S,
     layer: CallsLayer,
-}
-
-/// The body of a request: ends when the server does not wait for it any longer.
-struct Upload {
-    body: Body,
-    end: BoxFuture<'static, ()>,
-    ended: bool,
 }
 
 // === impl CallsLayer ===
@@ -70,75 +68,63 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(peer) = request.extensions().get::<Peer>() {
-            peer.asks();
-            let number = peer.number();
-            request.extensions_mut().insert(number);
-        }
         // Health is told to the end, and those who watch it or reflect have nothing to lose.
-        if !is_of_ours(request.uri().path()) {
-            return Box::pin(self.inner.call(request));
+        let ours = is_of_ours(request.uri().path());
+        let peer = request.extensions().get::<Peer>().cloned();
+        if let Some(peer) = &peer {
+            peer.asks();
+            request.extensions_mut().insert(peer.number());
         }
+        let Some(peer) = peer.filter(|_| ours) else {
+            return Box::pin(self.inner.call(request));
+        };
         // Count first, ask then: a call that is not refused is waited for.
         let open = self.layer.open.token();
-        if self.layer.drain.is_cancelled() {
-            let refusal = Status::unavailable("the server is stopping");
+        if let Err(refusal) = self.layer.admit(&request) {
             return Box::pin(std::future::ready(Ok(refusal.into_http())));
         }
-        let (drain, within) = (self.layer.drain.clone(), self.layer.upload_within);
-        let call = self.inner.call(request.map(|body| Upload::limit(body, drain, within)));
+        let account = peer.account().clone();
+        let shape = Shape::of(request.uri().path());
+        let held = Arc::new(Mutex::new(Held::default()));
+        request.extensions_mut().insert(account.clone());
+        let request = request.map(|body| {
+            let uploads = self.layer.uploads.clone();
+            Body::new(Upload::new(body, shape, account.clone(), Arc::clone(&held), uploads))
+        });
+        let call = self.inner.call(request);
         Box::pin(async move {
-            let answer = call.await;
+            let mut answer = call.await?;
             drop(open);
-            answer
+            let claim = held.lock().answer.take();
+            if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
+                return Ok(answer.map(|_| outgoing.into_body()));
+            }
+            Ok(match claim {
+                Some(claim) if !answer.body().is_end_stream() => {
+                    answer.map(|body| Body::new(Reply::new(body, account.replies, claim)))
+                }
+                // A refusal, which is all in the head of the answer.
+                Some(_) | None => answer,
+            })
         })
+    }
+}
+
+// === impl CallsLayer ===
+
+impl CallsLayer {
+    /// Whether the call may begin, judged by its head alone.
+    fn admit(&self, request: &Request<Body>) -> Result<(), Status> {
+        if self.uploads.drain.is_cancelled() {
+            return Err(Status::unavailable("the server is stopping"));
+        }
+        let shown = request.headers().get(header::AUTHORIZATION);
+        let shown = shown.and_then(|value| value.to_str().ok());
+        self.access.identify(shown).map(|_| ()).map_err(status::access)
     }
 }
 
 fn is_of_ours(path: &str) -> bool {
     let service = path.trim_start_matches('/').split('/').next();
     service.is_some_and(|service| SERVICES.contains(&service))
-}
-
-// === impl Upload ===
-
-impl Upload {
-    fn limit(body: Body, drain: CancellationToken, within: Duration) -> Body {
-        let end = Box::pin(async move {
-            drain.cancelled().await;
-            tokio::time::sleep(within).await;
-        });
-        Body::new(Self { body, end, ended: false })
-    }
-}
-
-impl http_body::Body for Upload {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            return Poll::Ready(frame);
-        }
-        if self.end.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.ended = true;
-        let status = Status::unavailable("the server is stopping; the request was not complete");
-        Poll::Ready(Some(Err(status)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

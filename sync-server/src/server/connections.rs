@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::budget::{Account, Budgets};
 use crate::rpc::loads::ConnectionNumber;
 
 /// The pause after an accept that failed for a reason of ours, such as too many open files: it
@@ -43,17 +44,19 @@ pub(super) struct Bounds {
     pub(super) first_request_within: Duration,
     /// Cuts all connections when cancelled.
     pub(super) cut: CancellationToken,
+    /// What they may hold.
+    pub(super) budgets: Budgets,
 }
 
 /// Takes connections from a listener.
 struct Acceptor {
     listener: TcpListener,
     bounds: Bounds,
+    /// Connections that were accepted.
+    accepted: u64,
     /// Connections that were one too many.
     refused: u64,
     last_warning: Option<Instant>,
-    /// Connections that were accepted.
-    accepted: u64,
 }
 
 /// A connection that ends in time.
@@ -67,11 +70,10 @@ pub(super) struct Connection {
 }
 
 /// The far end of a connection; an extension of each of its requests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     has_asked: Arc<AtomicBool>,
-    /// Tells connections apart.
-    number: u64,
+    account: Arc<Account>,
 }
 
 /// The connections that a listener accepts, for as long as it is asked. Never ends and never
@@ -80,7 +82,7 @@ pub(super) fn accept_all(
     listener: TcpListener,
     bounds: Bounds,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
-    let acceptor = Acceptor { listener, bounds, refused: 0, last_warning: None, accepted: 0 };
+    let acceptor = Acceptor { listener, bounds, accepted: 0, refused: 0, last_warning: None };
     futures::stream::unfold(acceptor, async |mut acceptor| {
         let connection = acceptor.accept().await;
         Some((Ok(connection), acceptor))
@@ -110,8 +112,7 @@ impl Acceptor {
                 tracing::debug!(%error, "a connection was gone when it was accepted");
             }
             self.accepted += 1;
-            let peer = Peer { number: self.accepted, ..Peer::default() };
-            return Connection::new(stream, peer, slot, &self.bounds);
+            return Connection::new(stream, slot, self.accepted, &self.bounds);
         }
     }
 
@@ -143,9 +144,12 @@ fn is_of_peer(kind: io::ErrorKind) -> bool {
 // === impl Connection ===
 
 impl Connection {
-    fn new(stream: TcpStream, peer: Peer, slot: OwnedSemaphorePermit, bounds: &Bounds) -> Self {
-        // A token of its own, so that connections do not meet at one lock with every read.
+    fn new(stream: TcpStream, slot: OwnedSemaphorePermit, number: u64, bounds: &Bounds) -> Self {
+        // A token of its own, so that connections do not meet at one lock with every read, and
+        // one can be cut alone.
         let cut = bounds.cut.child_token();
+        let account = Arc::new(bounds.budgets.account(number, &cut));
+        let peer = Peer { has_asked: Arc::default(), account };
         let end = Box::pin(end(peer.clone(), bounds.first_request_within, cut));
         Self { stream, peer, end, ended: None, _slot: slot }
     }
@@ -241,6 +245,11 @@ impl Peer {
 
     /// Tells its connection apart from all others of this server.
     pub(super) fn number(&self) -> ConnectionNumber {
-        ConnectionNumber(self.number)
+        ConnectionNumber(self.account.connection)
+    }
+
+    /// What its connection may hold.
+    pub(super) fn account(&self) -> &Account {
+        &self.account
     }
 }

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use super::connections::Bounds;
 use crate::metrics::{Sample, page};
 use crate::rpc::Context;
 use crate::store::Store;
@@ -22,9 +21,7 @@ pub(super) struct Shown {
 /// What a page is made of.
 struct Watched<S> {
     context: Arc<Context<S>>,
-    connection_slots: Arc<Semaphore>,
-    connections_max: usize,
-    streams_max: usize,
+    bounds: Bounds,
 }
 
 // === impl Shown ===
@@ -33,15 +30,9 @@ impl Shown {
     pub(super) fn start<S: Store>(
         listener: TcpListener,
         context: &Arc<Context<S>>,
-        connection_slots: Arc<Semaphore>,
-        config: &Config,
+        bounds: &Bounds,
     ) -> Self {
-        let watched = Watched {
-            context: Arc::clone(context),
-            connection_slots,
-            connections_max: config.connections_max,
-            streams_max: config.streams_max,
-        };
+        let watched = Watched { context: Arc::clone(context), bounds: bounds.clone() };
         let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
         let metrics = context.metrics.clone();
         let render = move || watched.context.metrics.render(&watched.sample());
@@ -64,7 +55,8 @@ impl<S: Store> Watched<S> {
         let ledger = &self.context.ledger;
         let (usage, totals) = (ledger.store().usage(), ledger.totals());
         let (page_hits, page_misses) = ledger.page_hits_and_misses();
-        let used = |slots: &Semaphore, most: usize| (most - slots.available_permits()) as u64;
+        let (streams, targets) = self.context.streams.places.taken();
+        let Bounds { connections_max, slots, budgets, .. } = &self.bounds;
         Sample {
             store_bytes: usage.bytes,
             unsynced_files: usage.unsynced_files,
@@ -73,8 +65,12 @@ impl<S: Store> Watched<S> {
             items: totals.items,
             tombstones: totals.tombstones,
             write_queue: self.context.writes.queued() as u64,
-            streams: used(&self.context.streams.slots, self.streams_max),
-            connections: used(&self.connection_slots, self.connections_max),
+            streams: streams as u64,
+            targets: targets as u64,
+            connections: (connections_max - slots.available_permits()) as u64,
+            requests_bytes: budgets.requests.held() as u64,
+            replies_bytes: budgets.replies.held() as u64,
+            pages_bytes: budgets.pages.held() as u64,
             page_hits,
             page_misses,
         }

@@ -1,0 +1,412 @@
+//! How much memory all peers together may tie up, and one connection of it. Whoever wants to hold
+//! bytes for a peer claims them first, and waits while there is no room: that wait is the
+//! back-pressure. A claim ends with what it was made for.
+//!
+//! ```text
+//! claim ─► room in the connection's quarter ─► room in the whole ─► held ─► dropped
+//!              waits, it is its own doing        waits, but not for ever
+//! ```
+//! While others wait for the whole, a peer that has taken nothing for a while loses its
+//! connection: otherwise a few that never read could keep everybody else out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// One connection may hold this part of a budget.
+const CONNECTION_SHARE: usize = 4;
+
+/// So often a waiting claim looks for somebody who keeps it waiting for no good reason.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// While others wait, whoever holds bytes must take or send some of them within this.
+const STALL_MAX: Duration = Duration::from_secs(2);
+
+/// Requests of one connection that may wait for room: fewer than fill the connection's window, so
+/// that those for which there is room get on.
+pub const WAITING_UPLOADS_MAX: usize = 12;
+
+/// A budget of bytes, shared by all connections.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The setting that the budget comes from, for those who are refused.
+    setting: &'static str,
+    total: usize,
+    free: Arc<Semaphore>,
+    /// Holders that depend on their peer, by number.
+    holders: Mutex<BTreeMap<u64, Arc<Holder>>>,
+    next: AtomicU64,
+    began: Instant,
+}
+
+/// The part of a budget that one connection may use.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    shared: Arc<Shared>,
+    total: usize,
+    free: Arc<Semaphore>,
+    /// When the peer last took or sent something of this lane.
+    progress: Arc<AtomicU64>,
+    cut: CancellationToken,
+}
+
+/// Bytes that may be held until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    own: OwnedSemaphorePermit,
+    whole: OwnedSemaphorePermit,
+    holder: Option<(u64, Arc<Holder>)>,
+    shared: Arc<Shared>,
+}
+
+/// Somebody whose peer must do something before the bytes are free.
+#[derive(Debug)]
+struct Holder {
+    /// When the peer last did, in milliseconds since the budget began.
+    progress: AtomicU64,
+    /// Whether it is the peer's turn, not the server's.
+    awaited: AtomicBool,
+    /// The lane that it waits behind: what the peer does there is progress for this one, too.
+    behind: Mutex<Option<Arc<AtomicU64>>>,
+    cut: CancellationToken,
+}
+
+/// There is no room, and there was none within the time that was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: the server holds as much for its peers as it may ({total} bytes); retry later")]
+pub struct Exhausted {
+    setting: &'static str,
+    total: usize,
+}
+
+/// What one connection may hold, of each budget.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Tells connections apart.
+    pub connection: u64,
+    /// Calls, whatever they are about.
+    pub calls: Lane,
+    /// Requests that arrive or are worked on.
+    pub requests: Lane,
+    /// Requests that wait for room. What they have sent stays with the transport, where it takes
+    /// the place of others of the connection.
+    pub uploads: Arc<Semaphore>,
+    /// Answers that are made or have not been taken.
+    pub replies: Lane,
+    /// Messages of subscriptions that have not been taken.
+    pub pages: Lane,
+}
+
+/// The budgets of a server.
+#[derive(Debug, Clone)]
+pub struct Budgets {
+    /// Of [`Account::calls`].
+    pub calls: Budget,
+    /// Of [`Account::requests`].
+    pub requests: Budget,
+    /// Of [`Account::replies`].
+    pub replies: Budget,
+    /// Of [`Account::pages`].
+    pub pages: Budget,
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// A budget of so many bytes, named after the setting that it comes from.
+    #[must_use]
+    pub fn new(setting: &'static str, total: usize) -> Self {
+        let shared = Shared {
+            setting,
+            total,
+            free: Arc::new(Semaphore::new(total)),
+            holders: Mutex::default(),
+            next: AtomicU64::default(),
+            began: Instant::now(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The part of one connection, which is cut when it keeps others waiting.
+    #[must_use]
+    pub fn lane(&self, cut: CancellationToken) -> Lane {
+        let total = self.shared.total / CONNECTION_SHARE;
+        let free = Arc::new(Semaphore::new(total));
+        Lane { shared: Arc::clone(&self.shared), total, free, progress: Arc::default(), cut }
+    }
+
+    /// Bytes that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.shared.total - self.shared.free.available_permits()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn exhausted(&self) -> Exhausted {
+        Exhausted { setting: self.setting, total: self.total }
+    }
+
+    /// Cuts the peer that has kept others waiting for longest, if it was too long.
+    fn cut_stalled(&self) {
+        let stalled = self
+            .holders
+            .lock()
+            .values()
+            .filter(|holder| holder.awaited.load(Ordering::Relaxed) && !holder.cut.is_cancelled())
+            .map(|holder| (holder.progress(), Arc::clone(holder)))
+            .min_by_key(|(progress, _)| *progress);
+        let Some((progress, holder)) = stalled else { return };
+        let stalled_ms = self.now().saturating_sub(progress);
+        if Duration::from_millis(stalled_ms) >= STALL_MAX {
+            tracing::debug!(budget = self.setting, stalled_ms, "a peer keeps others waiting");
+            holder.cut.cancel();
+        }
+    }
+}
+
+// === impl Holder ===
+
+impl Holder {
+    fn progress(&self) -> u64 {
+        let own = self.progress.load(Ordering::Relaxed);
+        let behind = self.behind.lock();
+        behind.as_ref().map_or(own, |behind| own.max(behind.load(Ordering::Relaxed)))
+    }
+}
+
+// === impl Lane ===
+
+impl Lane {
+    /// Waits for room, as long as it takes. First come, first served.
+    pub async fn claim(&self, bytes: usize) -> Claim {
+        let permits = self.permits(bytes);
+        let own = acquire(&self.free, permits).await;
+        let mut whole = std::pin::pin!(acquire(&self.shared.free, permits));
+        loop {
+            // The place in the queue is kept from one look to the next.
+            match tokio::time::timeout(LOOK_EVERY, &mut whole).await {
+                Ok(whole) => return self.held(own, whole),
+                Err(_) => self.shared.cut_stalled(),
+            }
+        }
+    }
+
+    /// Waits for room: for that of the connection as long as it takes, which is its own doing,
+    /// for that of the whole at most `within`.
+    pub async fn claim_within(&self, bytes: usize, within: Duration) -> Result<Claim, Exhausted> {
+        let permits = self.permits(bytes);
+        let own = acquire(&self.free, permits).await;
+        let mut whole = std::pin::pin!(acquire(&self.shared.free, permits));
+        let deadline = Instant::now() + within;
+        loop {
+            match tokio::time::timeout(LOOK_EVERY.min(within), &mut whole).await {
+                Ok(whole) => return Ok(self.held(own, whole)),
+                Err(_) if Instant::now() >= deadline => return Err(self.shared.exhausted()),
+                Err(_) => self.shared.cut_stalled(),
+            }
+        }
+    }
+
+    /// No claim is larger than the lane: it would wait for ever.
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.total)).unwrap_or(u32::MAX)
+    }
+
+    fn held(&self, own: OwnedSemaphorePermit, whole: OwnedSemaphorePermit) -> Claim {
+        Claim { own, whole, holder: None, shared: Arc::clone(&self.shared) }
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// Bytes that are claimed.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.whole.num_permits()
+    }
+
+    /// Both claims, which are of the same lane, as one.
+    #[must_use]
+    pub fn with(mut self, mut other: Self) -> Self {
+        if let Some((number, _)) = other.holder.take() {
+            self.shared.holders.lock().remove(&number);
+        }
+        self.own.merge(other.own.split(other.own.num_permits()).expect("it has as many"));
+        self.whole.merge(other.whole.split(other.whole.num_permits()).expect("it has as many"));
+        self
+    }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let more = self.bytes().saturating_sub(bytes);
+        drop(self.own.split(more));
+        drop(self.whole.split(more));
+    }
+
+    /// From now on the peer must do something before the bytes are free: take them, or send the
+    /// rest. Says so again each time when it did.
+    pub fn await_peer(&mut self, lane: &Lane) {
+        let now = self.shared.now();
+        lane.progress.store(now, Ordering::Relaxed);
+        if let Some((_, holder)) = &self.holder {
+            holder.progress.store(now, Ordering::Relaxed);
+            holder.awaited.store(true, Ordering::Relaxed);
+            return;
+        }
+        let holder = Arc::new(Holder {
+            progress: now.into(),
+            awaited: true.into(),
+            behind: Mutex::default(),
+            cut: lane.cut.clone(),
+        });
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        self.shared.holders.lock().insert(number, Arc::clone(&holder));
+        self.holder = Some((number, holder));
+    }
+
+    /// From now on the peer must do something in another lane, where there is no room for what
+    /// comes next.
+    pub fn await_lane(&mut self, lane: &Lane) {
+        if let Some((_, holder)) = &self.holder {
+            *holder.behind.lock() = Some(Arc::clone(&lane.progress));
+        }
+    }
+
+    /// From now on it is the server's turn.
+    pub fn await_server(&mut self) {
+        if let Some((_, holder)) = &self.holder {
+            *holder.behind.lock() = None;
+            holder.awaited.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn acquire(free: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(free).acquire_many_owned(permits).await;
+    permit.expect("the semaphore is never closed")
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some((number, _)) = self.holder.take() {
+            self.shared.holders.lock().remove(&number);
+        }
+    }
+}
+
+// === impl Budgets ===
+
+impl Budgets {
+    /// The parts of one connection.
+    #[must_use]
+    pub fn account(&self, connection: u64, cut: &CancellationToken) -> Account {
+        Account {
+            connection,
+            uploads: Arc::new(Semaphore::new(WAITING_UPLOADS_MAX)),
+            calls: self.calls.lane(cut.clone()),
+            requests: self.requests.lane(cut.clone()),
+            replies: self.replies.lane(cut.clone()),
+            pages: self.pages.lane(cut.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BRIEF: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn budget() -> Budget {
+        Budget::new("replies_mib", 400)
+    }
+
+    /// G8: one connection gets its quarter and no more, whatever is free.
+    #[tokio::test]
+    async fn a_connection_has_a_part_of_the_whole() {
+        let budget = budget();
+        let (one, other) =
+            (budget.lane(CancellationToken::new()), budget.lane(CancellationToken::new()));
+        let mut held = one.claim(90).await;
+        assert!(
+            tokio::time::timeout(BRIEF * 2, one.claim_within(11, BRIEF)).await.is_err(),
+            "it waits"
+        );
+        drop(other.claim_within(100, BRIEF).await.unwrap());
+        assert_eq!(budget.held(), 90);
+        held.shrink_to(20);
+        drop(one.claim_within(80, BRIEF).await.unwrap());
+        drop(held);
+        assert_eq!(budget.held(), 0);
+    }
+
+    /// G11: whoever waits in vain for the whole is told which limit it was.
+    #[tokio::test]
+    async fn a_wait_for_the_whole_ends() {
+        let budget = budget();
+        let lanes = [(); 5].map(|()| budget.lane(CancellationToken::new()));
+        let mut held = Vec::new();
+        for lane in &lanes[..4] {
+            held.push(lane.claim(100).await);
+        }
+        let refused = lanes[4].claim_within(1, BRIEF).await.unwrap_err();
+        assert!(refused.to_string().starts_with("replies_mib: "), "{refused}");
+        assert!(refused.to_string().contains("400 bytes"), "{refused}");
+        drop(held.pop());
+        lanes[4].claim_within(100, BRIEF).await.unwrap();
+    }
+
+    /// G8: who holds the whole and takes nothing is cut when others wait; who takes some is not,
+    /// nor who waits for the server.
+    #[tokio::test]
+    async fn who_keeps_others_waiting_for_nothing_is_cut() {
+        let mut budget = budget();
+        Arc::get_mut(&mut budget.shared).unwrap().began -= LONG;
+        let cuts = [(); 5].map(|()| CancellationToken::new());
+        let lanes = cuts.each_ref().map(|cut| budget.lane(cut.clone()));
+        let mut held = Vec::new();
+        for lane in &lanes[..4] {
+            let mut claim = lane.claim(100).await;
+            claim.await_peer(lane);
+            // Long ago.
+            let (_, holder) = claim.holder.as_ref().unwrap();
+            holder.progress.store(0, Ordering::Relaxed);
+            held.push(claim);
+        }
+        held[0].await_server();
+        held[3].await_lane(&lanes[4]);
+        held[1].await_peer(&lanes[1]);
+        lanes[4].progress.store(budget.shared.now(), Ordering::Relaxed);
+        let waiting = lanes[4].claim_within(100, LONG);
+        let cut = async {
+            cuts[2].cancelled().await;
+            drop(held.remove(2));
+        };
+        let (got, ()) = tokio::join!(waiting, cut);
+        got.unwrap();
+        assert_eq!(
+            cuts.each_ref().map(CancellationToken::is_cancelled),
+            [false, false, true, false, false]
+        );
+    }
+}

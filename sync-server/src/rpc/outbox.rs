@@ -1,0 +1,166 @@
+//! What a subscription says, on its way to its subscriber. One parcel at a time: the next is not
+//! made before the transport has let go of the last, so a subscriber that does not read costs one
+//! parcel at most, and none while it has not taken the one before. The messages are encoded here
+//! and not by tonic, whose buffer would keep the size of the largest page for as long as the
+//! stream lives.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut as _, Bytes};
+use futures::future::BoxFuture;
+use http_body::Frame;
+use parking_lot::Mutex;
+use prost::Message as _;
+use sync_proto::limits::MESSAGE_BYTES_MAX;
+use sync_proto::v1;
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::codegen::http::HeaderMap;
+use tonic::{Code, Status};
+
+use crate::budget::{Claim, Lane};
+use crate::flight::{Cargo, Flight};
+
+/// Parcels that wait for the transport: one, and the last words of the stream.
+const PARCELS_MAX: usize = 2;
+
+/// Bytes of a message before the message itself: a flag and its length.
+const PREFIX_LEN: usize = 5;
+
+type Parcel = Result<Cargo, Status>;
+
+/// The sending end.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    parcels: mpsc::Sender<Parcel>,
+    flight: Arc<Flight>,
+    lane: Lane,
+}
+
+/// The body of an answer that takes the place of the one that tonic would make. Travels as an
+/// extension of the answer, which is why it can be cloned; the first to take it has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing(Arc<Mutex<Option<Messages>>>);
+
+/// The receiving end.
+#[derive(Debug)]
+struct Messages {
+    parcels: mpsc::Receiver<Parcel>,
+    cargo: Option<Cargo>,
+    ended: bool,
+}
+
+/// Both ends, for one stream of a connection that may hold as much as its lane says.
+pub(super) fn open(lane: Lane) -> (Outbox, Outgoing) {
+    let (sender, receiver) = mpsc::channel(PARCELS_MAX);
+    let flight = Flight::new(lane.clone());
+    let messages = Messages { parcels: receiver, cargo: None, ended: false };
+    (Outbox { parcels: sender, flight, lane }, Outgoing(Arc::new(Mutex::new(Some(messages)))))
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Waits until there is room for the next parcel: everything before has gone, and what it may
+    /// hold is claimed.
+    pub(super) fn room(&self) -> BoxFuture<'static, Claim> {
+        let (flight, lane) = (Arc::clone(&self.flight), self.lane.clone());
+        Box::pin(async move {
+            flight.landed().await;
+            lane.claim(MESSAGE_BYTES_MAX).await
+        })
+    }
+
+    /// Sends messages for which there is room. An error says that the subscriber went away.
+    pub(super) fn send(&self, messages: &[v1::SubscribeResponse], room: Claim) -> Result<(), ()> {
+        self.queue(Ok(self.flight.load(framed(messages), Some(room))))
+    }
+
+    /// Sends the last message of the stream, a small one, whether or not there is room, and waits
+    /// until it has gone.
+    pub(super) async fn end(&self, message: v1::SubscribeResponse) {
+        if self.queue(Ok(self.flight.load(framed(&[message]), None))).is_ok() {
+            self.flight.landed().await;
+        }
+    }
+
+    /// Ends the stream with an error.
+    pub(super) fn fail(&self, status: Status) {
+        if self.queue(Err(status)).is_err() {
+            tracing::debug!("a subscriber was gone before it could be told of a failure");
+        }
+    }
+
+    /// Waits until the subscriber went away.
+    pub(super) async fn closed(&self) {
+        self.parcels.closed().await;
+    }
+
+    fn queue(&self, parcel: Parcel) -> Result<(), ()> {
+        self.parcels.try_send(parcel).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => {}
+            mpsc::error::TrySendError::Full(_) => {
+                panic!("a parcel was sent before the last one had gone")
+            }
+        })
+    }
+}
+
+/// The messages as gRPC sends them, in a buffer of just their size.
+fn framed(messages: &[v1::SubscribeResponse]) -> Bytes {
+    let size = |message: &v1::SubscribeResponse| PREFIX_LEN + message.encoded_len();
+    let mut buffer = Vec::with_capacity(messages.iter().map(size).sum());
+    for message in messages {
+        buffer.put_u8(0);
+        buffer.put_u32(u32::try_from(message.encoded_len()).expect("a message is bounded"));
+        message.encode(&mut buffer).expect("a vector has room");
+    }
+    buffer.into()
+}
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    /// The body.
+    pub(crate) fn into_body(self) -> Body {
+        self.0.lock().take().map_or_else(Body::empty, Body::new)
+    }
+}
+
+// === impl Messages ===
+
+impl http_body::Body for Messages {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(cargo) = &mut self.cargo
+                && !cargo.is_empty()
+            {
+                return Poll::Ready(Some(Ok(Frame::data(cargo.unload()))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let last = match ready!(self.parcels.poll_recv(context)) {
+                Some(Ok(cargo)) => {
+                    self.cargo = Some(cargo);
+                    continue;
+                }
+                Some(Err(status)) => status,
+                None => Status::new(Code::Ok, ""),
+            };
+            self.ended = true;
+            let mut trailers = HeaderMap::new();
+            return Poll::Ready(Some(
+                last.add_header(&mut trailers).map(|()| Frame::trailers(trailers)),
+            ));
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The body of a request, as it arrives. Nothing of a message is read before there is room for
+//! all of it; the last of a request is not passed on before there is room for the answer; and a
+//! peer that does not get on with sending does not hold what it claims for long.
+//!
+//! ```text
+//! Starting ─► Reading ◄─► Claiming (a message begins)
+//!                │
+//!                └─ complete ─► Answering (room for the answer) ─► Ended
+//! ```
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+use sync_proto::limits::MESSAGE_BYTES_MAX;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::framing::Framing;
+use crate::budget::{Account, Claim, Exhausted};
+use crate::flight::CALL_BYTES;
+use crate::status;
+
+/// A message must arrive at least this fast, give or take the server's patience.
+const UPLOAD_BYTES_PER_S_MIN: usize = 16 * 1024;
+
+/// An import may pause this long between two messages.
+const IMPORT_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a call waits for room that others hold.
+pub(super) const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// Room for any answer: a message, with what it takes to make it.
+const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + CALL_BYTES;
+
+/// An answer about what a request named is not larger than a few times the request.
+const ANSWER_PER_REQUEST: usize = 4;
+
+/// How a call uses memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Answers with what is stored.
+    Reading,
+    /// Answers with a few words about what was asked.
+    Telling,
+    /// The same, after any number of messages.
+    Importing,
+    /// Answers for ever; the stream claims for itself.
+    Following,
+}
+
+/// What a call holds for its peer.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The call itself.
+    call: Option<Claim>,
+    /// The request.
+    request: Option<Claim>,
+    /// The answer.
+    pub(super) answer: Option<Claim>,
+}
+
+/// Bounds of uploads.
+#[derive(Debug, Clone)]
+pub(super) struct UploadBounds {
+    /// Silence that is borne within a message; the whole of it may take as long beyond the time
+    /// in which it arrives when it arrives just fast enough.
+    pub(super) patience: Duration,
+    /// Cancelled when the server begins to stop.
+    pub(super) drain: CancellationToken,
+    /// From then on, what a peer still has to send of its requests must come within this.
+    pub(super) drain_within: Duration,
+}
+
+/// The body of a request: ends when the server does not wait for it any longer.
+pub(super) struct Upload {
+    body: Body,
+    shape: Shape,
+    account: Account,
+    held: Arc<Mutex<Held>>,
+    framing: Framing,
+    step: Step,
+    patience: Duration,
+    pace: Pace,
+    due: Pin<Box<Sleep>>,
+    drained: BoxFuture<'static, ()>,
+}
+
+type Claiming = BoxFuture<'static, Result<Claim, Exhausted>>;
+
+enum Step {
+    Starting(Claiming),
+    Reading,
+    Claiming(Claiming, Bytes),
+    Answering(Claiming),
+    Ended,
+}
+
+/// How a peer gets on with what it is sending.
+#[derive(Debug)]
+struct Pace {
+    /// When the message began, or the pause before it.
+    since: Instant,
+    /// When something last came.
+    last: Instant,
+    bytes: usize,
+    /// Bytes of the whole request.
+    total: usize,
+    pausing: bool,
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// The shape of the call with this path. A call that is not known here may answer anything.
+    pub(super) fn of(path: &str) -> Self {
+        match path.rsplit('/').next() {
+            Some("Subscribe") => Self::Following,
+            Some("Import") => Self::Importing,
+            Some("Commit" | "GetImport" | "DeleteCollection" | "GetCollection" | "Ack") => {
+                Self::Telling
+            }
+            Some(_) | None => Self::Reading,
+        }
+    }
+
+    fn answer_bytes(self, request: usize) -> usize {
+        match self {
+            Self::Reading => ANSWER_BYTES_MAX,
+            Self::Telling => ANSWER_BYTES_MAX.min(2 * CALL_BYTES + ANSWER_PER_REQUEST * request),
+            Self::Importing => 2 * CALL_BYTES,
+            Self::Following => 0,
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// The peer has sent more. Whoever asked for it has done with all messages before the one
+    /// that is open, which has this length.
+    fn took(&mut self, open: usize, account: &Account) {
+        if let Some(call) = &mut self.call {
+            call.await_peer(&account.calls);
+        }
+        if let Some(request) = &mut self.request {
+            request.shrink_to(open.min(MESSAGE_BYTES_MAX));
+            request.await_peer(&account.requests);
+        }
+    }
+
+    /// The peer has sent everything, and must perhaps take other answers first.
+    fn is_complete(&mut self, account: &Account) {
+        for claim in [&mut self.call, &mut self.request].into_iter().flatten() {
+            claim.await_lane(&account.replies);
+        }
+    }
+
+    /// There is room for the answer.
+    fn may_answer(&mut self, claim: Claim) {
+        for claim in [&mut self.call, &mut self.request].into_iter().flatten() {
+            claim.await_server();
+        }
+        self.answer = Some(claim);
+    }
+}
+
+// === impl Upload ===
+
+impl Upload {
+    pub(super) fn new(
+        body: Body,
+        shape: Shape,
+        account: Account,
+        held: Arc<Mutex<Held>>,
+        bounds: UploadBounds,
+    ) -> Self {
+        let UploadBounds { patience, drain, drain_within } = bounds;
+        let drained = Box::pin(async move {
+            drain.cancelled().await;
+            tokio::time::sleep(drain_within).await;
+        });
+        let lane = account.calls.clone();
+        let starting = Box::pin(async move { lane.claim_within(CALL_BYTES, ROOM_WITHIN).await });
+        let now = Instant::now();
+        Self {
+            body,
+            shape,
+            account,
+            held,
+            framing: Framing::default(),
+            step: Step::Starting(starting),
+            patience,
+            pace: Pace { since: now, last: now, bytes: 0, total: 0, pausing: false },
+            due: Box::pin(tokio::time::sleep_until(now + patience)),
+            drained,
+        }
+    }
+
+    fn poll_step(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            match &mut self.step {
+                Step::Starting(claiming) => {
+                    let mut claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
+                    claim.await_peer(&self.account.calls);
+                    self.held.lock().call = Some(claim);
+                    self.begin_reading();
+                }
+                Step::Claiming(claiming, bytes) => {
+                    let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
+                    let bytes = std::mem::take(bytes);
+                    self.hold(claim);
+                    self.begin_reading();
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Step::Reading => match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(bytes) => {
+                            if let Some(bytes) = self.take(bytes)? {
+                                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                            }
+                        }
+                        Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    },
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => self.begin_answering(),
+                },
+                Step::Answering(claiming) => {
+                    let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
+                    self.held.lock().may_answer(claim);
+                    self.step = Step::Ended;
+                }
+                Step::Ended => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// There is room for what comes next.
+    fn begin_reading(&mut self) {
+        // The peer was not to blame for the wait.
+        self.pace.since = Instant::now();
+        self.pace.last = self.pace.since;
+        self.step = Step::Reading;
+    }
+
+    fn hold(&mut self, claim: Claim) {
+        let mut held = self.held.lock();
+        let request = match held.request.take() {
+            Some(request) => request.with(claim),
+            None => claim,
+        };
+        held.request.insert(request).await_peer(&self.account.requests);
+    }
+
+    /// Takes note of what has arrived; returned at once if there is room for it already.
+    fn take(&mut self, bytes: Bytes) -> Result<Option<Bytes>, Status> {
+        self.held.lock().took(self.framing.open().unwrap_or_default(), &self.account);
+        let begun = self.framing.take(&bytes).min(MESSAGE_BYTES_MAX);
+        self.pace.total += bytes.len();
+        if self.pace.pausing || (begun > 0 && self.shape == Shape::Importing) {
+            self.pace = Pace { since: Instant::now(), bytes: 0, pausing: false, ..self.pace };
+        }
+        self.pace.last = Instant::now();
+        self.pace.bytes += bytes.len();
+        if begun <= CALL_BYTES {
+            // The claim of the call covers it.
+            return Ok(Some(bytes));
+        }
+        let place = Arc::clone(&self.account.uploads).try_acquire_owned();
+        let place = place.map_err(|_| status::too_many_uploads())?;
+        let lane = self.account.requests.clone();
+        let claiming = Box::pin(async move {
+            let claim = lane.claim_within(begun, ROOM_WITHIN).await;
+            drop(place);
+            claim
+        });
+        self.step = Step::Claiming(claiming, bytes);
+        Ok(None)
+    }
+
+    /// The request is complete.
+    fn begin_answering(&mut self) {
+        self.held.lock().is_complete(&self.account);
+        let bytes = self.shape.answer_bytes(self.pace.total);
+        let lane = self.account.replies.clone();
+        self.step =
+            Step::Answering(Box::pin(async move { lane.claim_within(bytes, ROOM_WITHIN).await }));
+    }
+
+    /// Whether the peer has been waited for long enough.
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !matches!(self.step, Step::Reading) {
+            return Poll::Pending;
+        }
+        let between = self.shape == Shape::Importing && self.framing.open().is_none();
+        if between && !self.pace.pausing {
+            // Only now has all before been taken, so only now does the peer pause.
+            self.pace = Pace { since: Instant::now(), bytes: 0, pausing: true, ..self.pace };
+        }
+        let due = if between {
+            self.pace.since + IMPORT_PAUSE_MAX
+        } else {
+            // Neither a silence as long, nor a trickle for longer.
+            self.pace.last.min(self.pace.since + fair(self.pace.bytes)) + self.patience
+        };
+        if self.due.deadline() != due {
+            self.due.as_mut().reset(due);
+        }
+        self.due.as_mut().poll(context)
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let status = match self.poll_step(context) {
+            Poll::Ready(Some(Err(status))) => status,
+            Poll::Ready(frame) => return Poll::Ready(frame),
+            Poll::Pending if self.drained.as_mut().poll(context).is_ready() => {
+                Status::unavailable("the server is stopping; the request was not complete")
+            }
+            Poll::Pending => {
+                ready!(self.poll_overdue(context));
+                Status::deadline_exceeded(
+                    "upload_timeout_s: the rest of the request did not come within it, or all of it \
+                     slower than 16 KiB/s; nothing of it was done",
+                )
+            }
+        };
+        self.step = Step::Ended;
+        Poll::Ready(Some(Err(status)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.step, Step::Ended)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The time in which so many bytes arrive when they arrive fast enough.
+fn fair(bytes: usize) -> Duration {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    let rate = u64::try_from(UPLOAD_BYTES_PER_S_MIN).expect("it is small");
+    Duration::from_millis(bytes.saturating_mul(1_000) / rate)
+}
+
+fn refusal(error: Exhausted) -> Status {
+    status::exhausted(&error)
+}

@@ -1,0 +1,141 @@
+//! Raw peers of a server: a test says what they send and when, and how much they take.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use prost::Message;
+use sync_proto::v1;
+use sync_server::config::Config;
+use sync_server::engine::ledger::Ledger;
+use sync_server::server::{ServeError, serve};
+use sync_server::store::Store;
+use sync_server::store::memory::MemoryStore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::codegen::http::{Request, Response};
+
+pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// A server that is slow or hangs fails the test.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server in the test's own process.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), ServeError>>,
+}
+
+/// A peer that speaks HTTP/2.
+pub(crate) struct Peer {
+    requests: SendRequest<Bytes>,
+    /// Shown with each call.
+    pub(crate) token: Option<&'static str>,
+    pub(crate) connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+// === impl Server ===
+
+impl Server {
+    pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(MemoryStore::new(), change).await
+    }
+
+    pub(crate) async fn over<S: Store>(store: S, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let ledger = Ledger::open(store, config.ledger(), &mut |_| {}).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let running = TaskTracker::new()
+            .spawn(async move { serve(listener, ledger, &config, stopping).await });
+        Self { address, stop, running }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    pub(crate) async fn peer(&self) -> Peer {
+        Peer::over(self.connect().await, h2::client::Builder::new()).await.unwrap()
+    }
+
+    pub(crate) async fn stop(self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        within(self.running).await.unwrap()
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    pub(crate) async fn over(
+        stream: TcpStream,
+        builder: h2::client::Builder,
+    ) -> Result<Self, h2::Error> {
+        let (requests, connection) = builder.handshake(stream).await?;
+        let connection = TaskTracker::new().spawn(connection);
+        Ok(Self { requests, token: None, connection })
+    }
+
+    /// Sends the head of a call.
+    pub(crate) async fn call(&mut self, path: &str) -> Result<Call, h2::Error> {
+        self.requests = self.requests.clone().ready().await?;
+        let mut request = Request::post(format!("http://server{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if let Some(token) = self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(()).unwrap();
+        let (response, body) = self.requests.send_request(request, false)?;
+        Ok(Call { response, body })
+    }
+
+    /// Whether the server answers on this connection.
+    pub(crate) async fn is_served(&mut self) -> bool {
+        let Ok(mut call) = self.call(CHECK).await else { return false };
+        call.send(&v1::GetImportRequest::default(), true);
+        within(call.response).await.is_ok_and(|response| response.status() == 200)
+    }
+}
+
+/// A call that has begun.
+pub(crate) struct Call {
+    pub(crate) response: ResponseFuture,
+    pub(crate) body: SendStream<Bytes>,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(crate) fn send(&mut self, message: &impl Message, complete: bool) {
+        self.body.send_data(framed(message), complete).unwrap();
+    }
+}
+
+/// The message as gRPC sends it.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.encoded_len()).unwrap());
+    message.encode(&mut frame).unwrap();
+    frame.freeze()
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+}
+
+pub(crate) fn grpc_status(response: &Response<RecvStream>) -> &str {
+    response.headers()["grpc-status"].to_str().unwrap()
+}
