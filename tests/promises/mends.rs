@@ -173,8 +173,8 @@ async fn a_half_repaired_list_is_never_seen() {
     let reader = device.collection("list").reader();
     until_true("the copy to be repaired", async || {
         let items = reader.iter().unwrap().map(|entry| entry.unwrap());
-        let changed = items.filter(|item| before.get(&item.key) != Some(&item.value)).count();
-        seen.insert((changed, reader.iter().unwrap().count()));
+        let moved = items.filter(|item| before.get(&item.key) != Some(&item.value)).count();
+        seen.insert((moved, reader.iter().unwrap().count()));
         consumer.take_ready();
         device.replica.stats().reconciled > 0
     })

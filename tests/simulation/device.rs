@@ -24,7 +24,7 @@ pub(crate) struct Device {
     pub(crate) session: Session,
     names: Vec<CollectionName>,
     /// The newest state that its readers have seen, per collection.
-    seen: BTreeMap<CollectionName, Cursor>,
+    shown: BTreeMap<CollectionName, Cursor>,
     /// Copies that were damaged and are not repaired yet.
     damaged: BTreeSet<CollectionName>,
 }
@@ -33,8 +33,8 @@ impl Device {
     pub(crate) fn new(number: usize, names: Vec<CollectionName>, seed: u64, now: Instant) -> Self {
         let store = Arc::new(MemoryStore::new());
         let session = session(&store, &names, seed, now);
-        let (seen, damaged) = (BTreeMap::new(), BTreeSet::new());
-        Self { id: (number, 0), store, session, names, seen, damaged }
+        let (shown, damaged) = (BTreeMap::new(), BTreeSet::new());
+        Self { id: (number, 0), store, session, names, shown, damaged }
     }
 
     /// Dies and comes back: whatever was under way is gone, the store is what it was.
@@ -123,11 +123,11 @@ impl Device {
     /// announced (G1, G3, G4), and it never goes back within an epoch (G2).
     fn check(&mut self, name: &CollectionName, history: &History) {
         let Some(cursor) = self.standing(name).cursor else {
-            self.seen.remove(name);
+            self.shown.remove(name);
             assert!(self.items(name).is_empty(), "rows without a cursor");
             return;
         };
-        if let Some(seen) = self.seen.insert(name.clone(), cursor)
+        if let Some(seen) = self.shown.insert(name.clone(), cursor)
             && seen.epoch == cursor.epoch
         {
             assert!(seen.version <= cursor.version, "{name} went back: {seen} to {cursor}");

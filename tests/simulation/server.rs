@@ -131,7 +131,9 @@ impl Server {
                 let answer = self.ledger.reconcile(&asked).map_err(|error| match error {
                     ReconcileError::NotFound => MendFault::NotFound,
                     ReconcileError::BeginAgain(_) => MendFault::Moved,
-                    other => panic!("a token of another question, or a read failed: {other}"),
+                    other @ (ReconcileError::Token(_) | ReconcileError::Store(_) | _) => {
+                        panic!("a token of another question, or a read failed: {other}")
+                    }
                 })?;
                 let answer = Reconciled::from_wire(answer.into(), &asked.round);
                 Ok(Done::Answered(answer.expect("what the server says is well-formed")))
