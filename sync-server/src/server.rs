@@ -52,7 +52,7 @@ mod reply;
 mod upload;
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.
-const CONNECTION_STREAMS_MAX: u32 = 256;
+const CONNECTION_STREAMS_MAX: u32 = 1_024;
 /// What a peer may send of one request before the server takes any of it: 5 MB/s over 25 ms.
 const REQUEST_WINDOW_BYTES: u32 = 128 * 1024;
 /// Likewise, of all requests of a connection: what it costs when none is taken. Larger than the

@@ -163,7 +163,7 @@ async fn a_subscription_that_is_not_well_formed_is_refused() {
     for (request, field) in [
         (many(0), "targets"),
         (many(1_025), "targets"),
-        (twice, "targets"),
+        (twice, "targets[1].collection"),
         (nameless, "targets[1].collection"),
         (beat(99), "heartbeat_ms"),
         (beat(60_001), "heartbeat_ms"),

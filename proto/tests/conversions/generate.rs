@@ -295,7 +295,8 @@ fn condition() -> impl Strategy<Value = Condition> {
         Just(Condition::CollectionAbsent),
         (option::of(epoch()), 1..=Version::MAX.get())
             .prop_map(|(epoch, at)| Condition::HeadEquals(epoch, Version::new(at).unwrap())),
-        (key(), version()).prop_map(|(key, version)| Condition::ItemVersionEquals(key, version)),
+        (key(), 1..=Version::MAX.get())
+            .prop_map(|(key, at)| Condition::ItemVersionEquals(key, Version::new(at).unwrap())),
         key().prop_map(Condition::ItemAbsent),
         key().prop_map(Condition::ItemPresent),
     ]
