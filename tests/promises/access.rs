@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 
 use sha2::{Digest as _, Sha256};
+use sync_client::{MemoryStore, SyncClient, WaitError};
 use sync_proto::types::{Outcome, Plan};
 use sync_proto::v1;
 use sync_server::auth::TokenConfig;
 use sync_tests::compose::{commit, put, scratch};
 use sync_tests::data::hex;
+use sync_tests::device::Device;
 use sync_tests::server::TestServer;
+use sync_tests::wait::{PATIENCE, until_true};
 use sync_tests::wire::Wire;
 use tonic::Code;
 
@@ -104,5 +107,21 @@ async fn strangers_are_refused_and_listings_are_filtered() {
         let refusal = stranger.try_commit(commit(vec![put("x", "a", "1")])).await.unwrap_err();
         assert_eq!(refusal.code(), Code::Unauthenticated, "{refusal}");
     }
+    server.stop().await;
+}
+
+/// G10: a replica whose credentials nobody knows says so, and goes on when it is given others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_credentials_says_why() {
+    let (server, root, _) = guarded().await;
+    let client = SyncClient::connect(server.uri()).unwrap();
+    let device = Device::start_with(client.clone(), MemoryStore::new(), &["groups/1"]);
+    let refused = device.collection("groups/1").wait_until_ready(PATIENCE).await;
+    assert!(matches!(refused, Err(WaitError::Denied)), "{refused:?}");
+    client.set_bearer_token(Some("root")).unwrap();
+    let copy = device.collection("groups/1");
+    until_true("the copy", async || copy.wait_until_ready(PATIENCE).await.is_ok()).await;
+    device.converge(&root, "groups/1").await;
+    device.stop().await;
     server.stop().await;
 }

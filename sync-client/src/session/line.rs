@@ -20,6 +20,8 @@ pub(super) struct Line {
     heartbeat: Duration,
     /// Bytes that the connection has brought, as far as the driver told.
     received: u64,
+    /// The last word was that the credentials are not known.
+    unauthenticated: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Line {
             backoff: Backoff::new(BACKOFF_FIRST, config.backoff_longest),
             heartbeat: config.heartbeat,
             received: 0,
+            unauthenticated: false,
         }
     }
 
@@ -94,6 +97,16 @@ impl Line {
             State::Closed { .. } => None,
             State::Opening { id, .. } | State::Open(Open { id, .. }) => Some(*id),
         }
+    }
+
+    /// Whether the server knows the credentials, as far as was heard last.
+    pub(super) fn is_authenticated(&self) -> bool {
+        !self.unauthenticated
+    }
+
+    /// The server has said whether it knows the credentials.
+    pub(super) fn authenticate(&mut self, known: bool) {
+        self.unauthenticated = !known;
     }
 
     pub(super) fn attempts(&self) -> u32 {
@@ -157,6 +170,7 @@ impl Line {
     }
 
     pub(super) fn accepted(&mut self, heartbeat: Duration, now: Instant) {
+        self.unauthenticated = false;
         if let State::Opening { id, .. } = self.state {
             let millis = |millis: u32| Duration::from_millis(millis.into());
             self.heartbeat = heartbeat.clamp(millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
@@ -176,8 +190,11 @@ impl Line {
     fn end(&mut self, fault: Fault, at_least: Duration, dice: &mut StdRng, now: Instant) {
         let backoff = match fault {
             Fault::Passing | Fault::Slow => self.backoff.next(dice),
-            Fault::Lasting | Fault::Refused => self.backoff.next(dice) + LASTING_WAIT,
+            Fault::Lasting | Fault::Refused | Fault::Unauthenticated => {
+                self.backoff.next(dice) + LASTING_WAIT
+            }
         };
+        self.unauthenticated |= fault == Fault::Unauthenticated;
         self.state = State::Closed { open_at: now + backoff.max(at_least) };
     }
 }

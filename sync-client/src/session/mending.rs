@@ -312,7 +312,9 @@ impl Track {
             Err(MendFault::Call(Fault::Passing | Fault::Slow)) => {
                 self.retry_mend(Duration::ZERO, cx);
             }
-            Err(MendFault::Call(Fault::Lasting)) => self.retry_mend(super::LASTING_FAULT_WAIT, cx),
+            Err(MendFault::Call(Fault::Lasting | Fault::Unauthenticated)) => {
+                self.retry_mend(super::LASTING_FAULT_WAIT, cx);
+            }
             Err(MendFault::Moved) => self.mend_again(name, cx),
             Err(MendFault::NotFound) => {
                 self.drop_mend();

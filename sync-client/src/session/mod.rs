@@ -131,6 +131,8 @@ pub enum Fault {
     Lasting,
     /// This very request is not accepted; another one may be.
     Refused,
+    /// The server does not know the credentials, whatever is asked with them.
+    Unauthenticated,
 }
 
 /// Why a write was not carried out.
@@ -456,6 +458,8 @@ impl From<&ClientError> for Fault {
             Self::Refused
         } else if *error == ClientError::Deadline {
             Self::Slow
+        } else if matches!(error, ClientError::Unauthenticated(_)) {
+            Self::Unauthenticated
         } else if error.is_retryable() {
             Self::Passing
         } else {

@@ -190,6 +190,8 @@ impl Session {
         if slow || answer.is_ok() {
             self.pulls.learn(page_bytes, slow, now - since);
         }
+        let known = !matches!(answer, Err(Fault::Unauthenticated));
+        self.hear_of_credentials(known, answer.is_ok(), now);
         match answer {
             Ok(outcomes) => {
                 self.pulls.backoff.reset();
@@ -205,6 +207,16 @@ impl Session {
         }
     }
 
+    /// `known` or not: the server has said so by its answer, or by a refusal. Every collection
+    /// shows it.
+    fn hear_of_credentials(&mut self, known: bool, answered: bool, now: Instant) {
+        if known == self.line.is_authenticated() || (known && !answered) {
+            return;
+        }
+        self.line.authenticate(known);
+        self.touch_all(now, |_, _| {});
+    }
+
     fn on_pull_failed(
         &mut self,
         asked: &[(CollectionName, Option<Cursor>)],
@@ -213,7 +225,7 @@ impl Session {
     ) {
         self.stats.pull_failures += 1;
         let mut wait = self.pulls.backoff.next(&mut self.dice);
-        if fault == Fault::Lasting {
+        if matches!(fault, Fault::Lasting | Fault::Unauthenticated) {
             wait += LASTING_WAIT;
             self.pulls.resume_at = Some(now + wait);
         }
@@ -222,7 +234,9 @@ impl Session {
             self.touch(name, now, |track, cx| {
                 track.pull = PullState::Idle;
                 match fault {
-                    Fault::Passing | Fault::Slow | Fault::Lasting => track.pull_soon(now + wait),
+                    Fault::Passing | Fault::Slow | Fault::Lasting | Fault::Unauthenticated => {
+                        track.pull_soon(now + wait);
+                    }
                     Fault::Refused if alone => track.fail(None, cx),
                     // One of them may be what the server does not stand: find out which.
                     Fault::Refused => {

@@ -49,7 +49,8 @@ pub enum Status {
         /// When.
         until: Instant,
     },
-    /// The collection is not readable with these credentials. Asked again now and then.
+    /// The collection is not readable with these credentials, or the server does not know them at
+    /// all. Asked again now and then.
     Denied,
     /// There is no such collection, so the copy is empty. It loads when it is created.
     Absent,

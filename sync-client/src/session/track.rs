@@ -382,7 +382,7 @@ impl Track {
     }
 
     fn status(&self, line: &Line, now: Instant) -> Status {
-        if self.denied {
+        if self.denied || !line.is_authenticated() {
             return Status::Denied;
         }
         let retry_at = self.mend.as_ref().and_then(|mend| mend.retry_at);

@@ -1,4 +1,4 @@
-//! Backups: what a file of one looks like ([`format`]), and how a store is built from it
+//! Backups: what a file of one looks like ([`mod@format`]), and how a store is built from it
 //! ([`restore`]). How one is taken while commits go on is the engine's: `engine::backing_up`.
 
 pub mod format;

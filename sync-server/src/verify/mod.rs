@@ -1,6 +1,6 @@
 //! `verify`: every row of a store is read once, by several threads, and whatever does not fit is
 //! named. Sums say whether the rows of a collection fit together; where they do not, every row of
-//! that collection is looked at again, one by one ([`exact`]).
+//! that collection is looked at again, one by one (`exact`).
 
 use std::ops::ControlFlow;
 

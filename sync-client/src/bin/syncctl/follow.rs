@@ -55,7 +55,7 @@ pub(crate) enum Begin {
 }
 
 /// A status in JSON.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct StatusFields {
     pub(crate) status: &'static str,
     /// Of a first load: items so far, and about how many there are.

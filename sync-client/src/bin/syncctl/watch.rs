@@ -1,5 +1,7 @@
 //! Shows what is in collections and what changes, as it happens.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use jiff::Zoned;
 use serde::Serialize;
@@ -51,6 +53,8 @@ struct Watching<'a> {
     changes_only: bool,
     /// Changes that are still to be told.
     left: u64,
+    /// The status of each collection as it was told last.
+    told: BTreeMap<CollectionName, StatusFields>,
 }
 
 pub(crate) async fn watch(context: &mut Context, watch: args::Watch) -> Result<Exit, Failure> {
@@ -64,7 +68,9 @@ pub(crate) async fn watch(context: &mut Context, watch: args::Watch) -> Result<E
         several: names.len() > 1,
         changes_only: watch.changes_only,
         left: watch.count.unwrap_or(u64::MAX),
+        told: BTreeMap::new(),
     };
+    let mut exit = Exit::Done;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     while watching.left > 0 {
@@ -76,10 +82,14 @@ pub(crate) async fn watch(context: &mut Context, watch: args::Watch) -> Result<E
         // Only when the replica has stopped by itself; `end` says why.
         let Some((collection, news)) = news else { break };
         watching.tell(&collection, &news)?;
+        if watching.is_denied(names) {
+            exit = Exit::Denied;
+            break;
+        }
     }
     drop(watching);
     following.end().await?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 // === impl Watching ===
@@ -98,6 +108,12 @@ impl Watching<'_> {
             }
             News::Change(change) => self.tell_change(collection, change),
         }
+    }
+
+    /// Whether none of the collections may be read: there is nothing to wait for.
+    fn is_denied(&self, names: &[CollectionName]) -> bool {
+        let denied = StatusFields::new(Status::Denied);
+        names.iter().all(|name| self.told.get(name) == Some(&denied))
     }
 
     fn tell_change(&mut self, collection: &CollectionName, change: &Change) -> Result<(), Failure> {
@@ -142,6 +158,9 @@ impl Watching<'_> {
             return Ok(());
         }
         let fields = StatusFields::new(status);
+        if self.told.insert(collection.clone(), fields) == Some(fields) {
+            return Ok(());
+        }
         if self.output.json() {
             let status = Some(fields);
             self.output

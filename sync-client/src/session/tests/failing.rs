@@ -193,6 +193,19 @@ fn a_fault_of_everybody_makes_nobody_pull_alone() {
     assert_eq!(talk.stats().target_failures, 0);
 }
 
+/// A token that is wrong looks like a server that is down, unless somebody says so.
+#[test]
+fn credentials_that_are_not_known_are_shown() {
+    let mut talk = Talk::live(3);
+    let id = talk.stream.as_ref().unwrap().0;
+    talk.input(Input::StreamEnded(id, Fault::Unauthenticated));
+    assert_eq!(talk.status[&name()], Status::Denied);
+    let mut talk = both_in_one_pull(Fault::Unauthenticated);
+    assert!(talk.status.values().all(|status| *status == Status::Denied), "{:?}", talk.status);
+    talk.pass(4_900 * MS);
+    assert!(talk.pulls.is_empty(), "it is not asked again at once");
+}
+
 #[test]
 fn a_load_goes_on_by_pull_when_the_stream_does_not_open() {
     let mut talk = Talk::new(&[name()], MemoryStore::new());
