@@ -63,7 +63,7 @@ fuzz TARGET SECONDS="600":
 
 # Replay the real histories beside the checkout.
 replay:
-    DELTASYNC_REPLAY=all cargo test -p sync-tests replays:: -- --nocapture
+    cargo test -p sync-tests replays:: -- --nocapture
 
 # Simulate many bad networks.
 sim SEEDS="20000":

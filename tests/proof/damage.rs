@@ -16,7 +16,7 @@ use sync_tests::traffic::Traffic;
 use sync_tests::traffic::plan::Values;
 
 use crate::SERVER;
-use crate::machine::report;
+use sync_tests::report::report;
 
 /// Damages per run when the environment does not say.
 const DAMAGES: u64 = 8;

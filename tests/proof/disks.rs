@@ -16,8 +16,9 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::SERVER;
-use crate::machine::{Mount, lacks, not_run, report};
+use crate::machine::{Mount, lacks};
 use crate::tracer::{Fault, Tracer};
+use sync_tests::report::{not_run, report};
 
 /// Failing calls per run when the environment does not say.
 const FAULTS: u64 = 6;

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 use crate::SERVER;
-use crate::machine::report;
+use sync_tests::report::report;
 
 /// Sizes when the environment does not say.
 const STEPS: u64 = 400;

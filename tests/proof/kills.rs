@@ -15,8 +15,9 @@ use sync_tests::traffic::known::Violation;
 use sync_tests::traffic::plan::Values;
 
 use crate::SERVER;
-use crate::machine::{Cut, Disk, lacks, not_run, report};
+use crate::machine::{Cut, Disk, lacks};
 use crate::tracer::{Fault, KILL, Tracer};
+use sync_tests::report::{not_run, report};
 
 /// Points per run when the environment does not say.
 const POINTS: usize = 10;

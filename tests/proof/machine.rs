@@ -2,12 +2,12 @@
 //! its power. Whatever is missing is said aloud, never passed over.
 
 use std::fmt;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use sync_tests::report::report;
 use sync_tests::wait::pass;
 use tempfile::TempDir;
 
@@ -54,16 +54,6 @@ pub(crate) struct Image {
 pub(crate) enum Disk {
     Image(Image),
     Dir(TempDir),
-}
-
-/// Says that something was not run, past the capture of passing tests.
-pub(crate) fn not_run(what: &str, why: &str) {
-    report(&format!("NOT RUN: {what}: {why}"));
-}
-
-/// Says how a test went, past the capture of passing tests.
-pub(crate) fn report(line: &str) {
-    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// Why this machine cannot do it: we are not root, or a program is missing.

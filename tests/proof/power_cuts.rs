@@ -16,7 +16,8 @@ use sync_tests::traffic::plan::Values;
 use sync_tests::wait::pass;
 
 use crate::SERVER;
-use crate::machine::{Cut, Image, lacks, lacks_power_cuts, not_run, report};
+use crate::machine::{Cut, Image, lacks, lacks_power_cuts};
+use sync_tests::report::{not_run, report};
 
 /// Cuts per run when the environment does not say.
 const CUTS: u64 = 6;

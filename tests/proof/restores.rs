@@ -17,8 +17,9 @@ use sync_tests::wait::within;
 use sync_tests::wire::Wire;
 
 use crate::SERVER;
-use crate::machine::{Cut, Disk, lacks, not_run, report, run};
+use crate::machine::{Cut, Disk, lacks, run};
 use crate::tracer::{Fault, KILL};
+use sync_tests::report::{not_run, report};
 
 /// Kills at each kind of call when the environment does not say.
 const KILLS: u64 = 1;

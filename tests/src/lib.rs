@@ -16,6 +16,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod reader;
+pub mod report;
 pub mod seed;
 pub mod server;
 pub mod stream;
