@@ -282,3 +282,19 @@ async fn absent_aligned_and_unoffered_are_told_apart() {
     assert_eq!(failure.code, Code::Unimplemented as i32);
     server.stop().await;
 }
+
+/// X7, G8: a cursor that is shown again and again gets the same answer and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_replayed_a_thousand_times_changes_nothing() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "a", "1")]).await;
+    let old = wire.load("list").await.target;
+    wire.commit(vec![put("list", "b", "2"), delete("list", "a")]).await;
+    let (first, head) = (wire.page(old.clone(), 0).await, wire.head(&name("list")).await);
+    for _ in 0..1_000 {
+        assert_eq!(wire.page(old.clone(), 0).await, first);
+    }
+    assert_eq!(wire.head(&name("list")).await, head);
+    server.stop().await;
+}

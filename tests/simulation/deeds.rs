@@ -37,6 +37,7 @@ impl World {
 
     fn write(&mut self) {
         let Some(server) = &self.server else { return self.start_server() };
+        // T08, X13: a write that storage does not carry out, or of which nobody knows.
         if self.dice.random_bool(0.06) {
             let fault =
                 if self.dice.random_bool(0.5) { StoreFault::Before } else { StoreFault::After };
