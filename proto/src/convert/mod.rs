@@ -13,10 +13,12 @@ use crate::v1;
 
 mod admin;
 mod ask;
+mod inbox;
 mod read;
 mod reconcile;
 mod write;
 
+pub use inbox::{decode_inbox_entry, encode_inbox_entry, polled};
 pub use read::page_size;
 pub use write::{decode_committed, encode_committed, head_equals, id, mutations};
 

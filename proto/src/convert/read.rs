@@ -36,6 +36,10 @@ impl TryFrom<v1::Scope> for Scope {
                 Ok(Self::KeyPrefix(prefix))
             }
             Some(v1::scope::Part::Keys(set)) => key_set(set.keys).map(Self::Keys),
+            Some(v1::scope::Part::Order(_)) => Err(Malformed::new(
+                "order",
+                "this server does not serve stretches of the list order",
+            )),
         }
     }
 }
@@ -105,6 +109,7 @@ impl From<Target> for v1::Target {
             verify: target.verify,
             from_last_ack: target.from_last_ack,
             notify_only: target.notify_only,
+            polled_after: String::new(),
         }
     }
 }
@@ -143,9 +148,7 @@ impl From<Outcome<Bytes>> for v1::Outcome {
     fn from(outcome: Outcome<Bytes>) -> Self {
         use v1::outcome::Result as Wire;
         let result = match outcome {
-            Outcome::Aligned(head) => {
-                Wire::Aligned(v1::Aligned { head: Some(head.into()), polled: Vec::new() })
-            }
+            Outcome::Aligned(head) => Wire::Aligned(v1::Aligned { head: Some(head.into()) }),
             Outcome::Delta(delta) => Wire::Delta(delta.into()),
             Outcome::Reset(reset) => Wire::Reset(reset.into()),
             Outcome::Denied => Wire::Denied(v1::Denied {}),
@@ -153,7 +156,7 @@ impl From<Outcome<Bytes>> for v1::Outcome {
             Outcome::Deferred(head) => Wire::Deferred(v1::Deferred { head: head.map(Into::into) }),
             Outcome::Failed(failure) => Wire::Failed(failure.into()),
         };
-        Self { result: Some(result) }
+        Self { result: Some(result), polled: Vec::new(), polled_more: false }
     }
 }
 
@@ -229,9 +232,11 @@ impl From<Event<Bytes>> for v1::SubscribeResponse {
                 collection: name(collection),
                 delta: Some(delta.into()),
             }),
-            Event::Notice(collection, head) => {
-                Wire::Notice(v1::Notice { collection: name(collection), head: Some(head.into()) })
-            }
+            Event::Notice(collection, head) => Wire::Notice(v1::Notice {
+                collection: name(collection),
+                head: Some(head.into()),
+                inbox: String::new(),
+            }),
             Event::Bookmark(positions, now) => Wire::Bookmark(v1::Bookmark {
                 positions: positions.into_iter().map(Into::into).collect(),
                 server_time: Some(now.into()),

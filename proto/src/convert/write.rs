@@ -6,12 +6,10 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{collection, required, version};
-use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_MUTATIONS_MAX, COMMIT_PRECONDITIONS_MAX, ID_LEN_MAX, SUBJECT_LEN_MAX,
-};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_MUTATIONS_MAX, COMMIT_PRECONDITIONS_MAX, ID_LEN_MAX};
 use crate::types::{
     CollectionName, Commit, Committed, Condition, Epoch, Key, Malformed, Mutation, Op,
-    Precondition, SortKey, Value, Version,
+    Precondition, SortKey, Subject, Value, Version,
 };
 use crate::v1;
 
@@ -109,21 +107,15 @@ impl TryFrom<v1::Mutation> for Mutation {
                 key: Key::new(reorder.key)?,
                 sort_key: SortKey::new(reorder.sort_key)?,
             },
-            v1::mutation::Op::Follow(follow) => Op::Follow { subject: subject(follow.subject)? },
+            v1::mutation::Op::Follow(follow) => {
+                Op::Follow { subject: Subject::new(&follow.subject)? }
+            }
             v1::mutation::Op::Unfollow(unfollow) => {
-                Op::Unfollow { subject: subject(unfollow.subject)? }
+                Op::Unfollow { subject: Subject::new(&unfollow.subject)? }
             }
         };
         Ok(Self { collection, op })
     }
-}
-
-fn subject(subject: String) -> Result<String, Malformed> {
-    if subject.is_empty() || subject.len() > SUBJECT_LEN_MAX {
-        let reason = format!("{} bytes, 1 to {SUBJECT_LEN_MAX} are allowed", subject.len());
-        return Err(Malformed::new("subject", reason));
-    }
-    Ok(subject)
 }
 
 impl From<Mutation> for v1::Mutation {
@@ -139,8 +131,12 @@ impl From<Mutation> for v1::Mutation {
                 key: key.to_bytes(),
                 sort_key: sort_key.to_bytes(),
             }),
-            Op::Follow { subject } => v1::mutation::Op::Follow(v1::Follow { subject }),
-            Op::Unfollow { subject } => v1::mutation::Op::Unfollow(v1::Unfollow { subject }),
+            Op::Follow { subject } => {
+                v1::mutation::Op::Follow(v1::Follow { subject: subject.to_string() })
+            }
+            Op::Unfollow { subject } => {
+                v1::mutation::Op::Unfollow(v1::Unfollow { subject: subject.to_string() })
+            }
         };
         Self { collection: mutation.collection.as_str().to_owned(), op: Some(op) }
     }

@@ -2,6 +2,7 @@
 //! [`Key`] is not empty and not too long, a [`Version`] fits 63 bits, an [`Epoch`] is not zero.
 
 mod admin;
+mod inbox;
 mod log;
 mod names;
 mod read;
@@ -9,6 +10,7 @@ mod reconcile;
 mod write;
 
 pub use admin::{Inspection, Policy};
+pub use inbox::{InboxEntry, Polled, PolledHead, Subject};
 pub use log::{
     Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,
 };

@@ -1,6 +1,6 @@
 //! What authorities ask and are told. Pure.
 
-use super::{CollectionName, Epoch, Key, SortKey, Value, Version};
+use super::{CollectionName, Epoch, Key, SortKey, Subject, Value, Version};
 
 /// An atomic change of one or more collections.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,12 +49,12 @@ pub enum Op {
     /// Puts a subject into the audience.
     Follow {
         /// Who.
-        subject: String,
+        subject: Subject,
     },
     /// Takes a subject out of the audience.
     Unfollow {
         /// Who.
-        subject: String,
+        subject: Subject,
     },
 }
 
@@ -117,7 +117,7 @@ impl Op {
             }
             Self::Delete { key } => key.as_bytes().len(),
             Self::Reorder { key, sort_key } => key.as_bytes().len() + sort_key.as_bytes().len(),
-            Self::Follow { subject } | Self::Unfollow { subject } => subject.len(),
+            Self::Follow { subject } | Self::Unfollow { subject } => subject.as_str().len(),
         }
     }
 }

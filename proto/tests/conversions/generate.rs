@@ -12,7 +12,7 @@ use sync_proto::types::{
     AcceptedTarget, Change, ChangeKind, CollectionName, Commit, Committed, Condition, Cursor,
     Delta, Epoch, Event, Failure, Found, Goodbye, GoodbyeReason, Head, Item, Key, LeafEntry,
     ListItems, ListOrder, Mutation, Op, Outcome, Plan, Position, Precondition, Pull, Reconcile,
-    Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subscribe, Target, Timestamp, Value,
+    Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subject, Subscribe, Target, Timestamp, Value,
     Version,
 };
 
@@ -275,7 +275,7 @@ pub(crate) fn list() -> impl Strategy<Value = ListItems> {
 }
 
 fn op(key: Key) -> impl Strategy<Value = Op> {
-    let subject = "[a-z]{1,9}";
+    let subject = || "[a-z]{1,9}".prop_map(|subject| Subject::new(&subject).unwrap());
     let (put, reorder, delete) = (key.clone(), key.clone(), key);
     prop_oneof![
         (value(), option::of(sort_key())).prop_map(move |(value, sort_key)| Op::Put {
@@ -285,8 +285,8 @@ fn op(key: Key) -> impl Strategy<Value = Op> {
         }),
         sort_key().prop_map(move |sort_key| Op::Reorder { key: reorder.clone(), sort_key }),
         Just(Op::Delete { key: delete }),
-        subject.prop_map(|subject| Op::Follow { subject }),
-        subject.prop_map(|subject| Op::Unfollow { subject }),
+        subject().prop_map(|subject| Op::Follow { subject }),
+        subject().prop_map(|subject| Op::Unfollow { subject }),
     ]
 }
 

@@ -123,7 +123,7 @@ impl TestServer {
         let target = sync_proto::types::Target::try_from(target).unwrap();
         let state = self.state.lock();
         if state.garbled.contains(&target.collection) {
-            return v1::Outcome { result: None };
+            return v1::Outcome { result: None, ..v1::Outcome::default() };
         }
         if state.denied.contains(&target.collection) {
             return Outcome::<Bytes>::Denied.into();
