@@ -12,8 +12,8 @@ use sync_proto::types::{
     AcceptedTarget, Change, ChangeKind, CollectionName, Commit, Committed, Condition, Cursor,
     Delta, Epoch, Event, Failure, Found, Goodbye, GoodbyeReason, Head, Item, Key, LeafEntry,
     ListItems, ListOrder, Mutation, Op, Outcome, Plan, Position, Precondition, Pull, Reconcile,
-    Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subject, Subscribe, Target, Timestamp, Value,
-    Version,
+    Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subject, Subscribe, Target, Timestamp,
+    Value, Version,
 };
 
 pub(crate) fn bytes(
