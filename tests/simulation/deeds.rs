@@ -28,8 +28,9 @@ impl World {
             88..90 => self.rotate_an_epoch(),
             90..92 => self.back_up(),
             92..93 => self.restore(),
-            93..95 => self.damage_a_copy(),
-            95..97 => self.pump(),
+            93..94 => self.roll_back(),
+            94..96 => self.damage_a_copy(),
+            96..97 => self.pump(),
             // The server's clock jumps, forward and back.
             _ => self.clock_skew_ms = self.dice.random_range(0..600_000),
         }
@@ -172,6 +173,25 @@ impl World {
         }
         self.disk = Some(server.ledger.store().fork());
         self.note("restore a backup");
+        if self.dice.random_bool(0.5) {
+            self.start_server();
+        }
+    }
+
+    /// Somebody puts an older copy of the data directory in place, with the epochs that it had: the
+    /// server cannot know, and will give numbers again that it gave before. Copies find out by
+    /// `AHEAD_OF_HEAD`, or by their digest once the head has passed them.
+    fn roll_back(&mut self) {
+        let Some((store, model)) = self.backups.choose(&mut self.dice) else { return };
+        let (store, model) = (store.fork(), model.clone());
+        self.crash_server(usize::MAX);
+        self.maybe = None;
+        for (name, collection) in &model.collections {
+            self.history.give_again(name, collection);
+        }
+        self.model = model;
+        self.disk = Some(store);
+        self.note("roll back");
         if self.dice.random_bool(0.5) {
             self.start_server();
         }

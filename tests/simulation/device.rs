@@ -129,10 +129,11 @@ impl Device {
         };
         if let Some(seen) = self.shown.insert(name.clone(), cursor)
             && seen.epoch == cursor.epoch
+            && !history.is_ambiguous(name, cursor.epoch)
         {
             assert!(seen.version <= cursor.version, "{name} went back: {seen} to {cursor}");
         }
-        if cursor.is_caught_up() {
+        if cursor.is_caught_up() && !history.is_ambiguous(name, cursor.epoch) {
             let announced = history.at(name, cursor);
             let announced = announced.unwrap_or_else(|| panic!("{cursor} was never announced"));
             let equal = self.items(name) == *announced;

@@ -1,6 +1,6 @@
 //! What must be true: a naive model of the collections, written without the server's code.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use sync_proto::digest::Digest;
@@ -30,6 +30,7 @@ pub(crate) struct Model {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     states: HashMap<(CollectionName, Epoch, Version), Arc<Items>>,
+    given_again: HashSet<(CollectionName, Epoch)>,
 }
 
 impl Model {
@@ -124,10 +125,25 @@ impl Collection {
 }
 
 impl History {
-    /// The server has announced this state. G2: a version never stands for two contents.
+    /// From now on the versions of this life may stand for other contents than before.
+    pub(crate) fn give_again(&mut self, name: &CollectionName, collection: &Collection) {
+        let epoch = collection.epoch.expect("it was backed up from a running server");
+        self.given_again.insert((name.clone(), epoch));
+    }
+
+    /// Whether versions of an epoch were given twice: nothing can be told by them then.
+    pub(crate) fn is_ambiguous(&self, name: &CollectionName, epoch: Epoch) -> bool {
+        self.given_again.contains(&(name.clone(), epoch))
+    }
+
+    /// The server has announced this state. G2: a version never stands for two contents, unless an
+    /// older data directory was put in place.
     pub(crate) fn announce(&mut self, name: &CollectionName, collection: &Collection) {
         let epoch = collection.epoch.expect("the server has told its epoch");
         let version = Version::new(collection.version).expect("small");
+        if self.is_ambiguous(name, epoch) {
+            return;
+        }
         let items = Arc::new(collection.items.clone());
         let known = self.states.entry((name.clone(), epoch, version)).or_insert(items);
         assert_eq!(**known, collection.items, "{name} has two contents at {version}");

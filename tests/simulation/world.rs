@@ -353,8 +353,9 @@ impl World {
                 assert_eq!(
                     device.items(name),
                     items.unwrap_or_default(),
-                    "device {:?} at {standing:?} is not the server at {name}",
-                    device.id
+                    "device {:?} at {standing:?} is not the server at {name}: {:?}",
+                    device.id,
+                    device.session
                 );
             }
             assert!(self.is_equal(device), "device {:?} does not stand at the head", device.id);

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
-use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, Target};
+use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, ResetReason, Target};
 
 use super::mending::MendId;
+use super::status::RepairReason;
 use super::track::{PullState, Track, Verdict};
 use super::writing::Source;
 use super::{Action, Config, Context, Fault, PullId, Session};
@@ -289,6 +290,10 @@ impl Track {
     ) {
         self.sees(head);
         match self.active() {
+            // It has read pages to this copy from a newer head: an older store is in its place.
+            Some(at) if current && at.epoch == head.epoch && head.version < self.horizon => {
+                self.repair(name, RepairReason::Reset(ResetReason::AheadOfHead), cx);
+            }
             Some(at) if at.epoch == head.epoch && at.version == head.version => {
                 self.reach(name, head.cursor(), Some(head.digest), Source::Pull, cx);
                 self.see_end_of_pull(cx);

@@ -109,6 +109,10 @@ impl Track {
             return;
         }
         if head.version < self.horizon {
+            // A stream that is behind a pull; or the server went back, and a pull finds that out.
+            if by == Source::Push && self.pull == PullState::Idle {
+                self.pull_soon(cx.now);
+            }
             return;
         }
         if self.unverified {

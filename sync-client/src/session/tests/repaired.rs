@@ -60,6 +60,28 @@ fn a_reset_about_a_place_that_was_left_is_checked_by_a_pull() {
     assert!(talk.stats().repairs.is_empty());
 }
 
+/// An older store was put in place between two pages, with the epoch that it had: the copy stands at
+/// the head, but has read from a newer one. What lies between may be in it or not.
+#[test]
+fn a_server_that_went_back_between_two_pages_is_found_out() {
+    let mut talk = Talk::live(10);
+    talk.push(page(10, 20, 25));
+    assert_ne!(talk.status[&name()], Status::Live);
+    // The stream of the older store has nothing newer to say than where the copy stands.
+    let position = Position {
+        collection: name(),
+        cursor: cursor(20),
+        digest: Some(digest(20)),
+        commit_time: Timestamp::default(),
+    };
+    talk.event(Event::Bookmark(vec![position], Timestamp::default()));
+    assert_eq!(talk.shown(), Some(cursor(20).between_pages(version(20))), "a pull finds out");
+    talk.answer(vec![Outcome::Aligned(head(20))]);
+    let reason = RepairReason::Reset(ResetReason::AheadOfHead);
+    assert_eq!(talk.stats().repairs[&reason], 1);
+    assert!(matches!(talk.status[&name()], Status::Repairing { reason: why, .. } if why == reason));
+}
+
 #[test]
 fn x1_a_digest_that_differs_is_repaired_once_at_once_and_then_ever_more_slowly() {
     let mut talk = Talk::live(10);

@@ -245,6 +245,9 @@ pub(super) fn row_key(key: &[u8]) -> Vec<u8> {
 /// The user's key in a stored key; `None` if it is none.
 pub(super) fn user_key(stored: &[u8]) -> Option<Vec<u8>> {
     let (&ROW_AREA, stored) = stored.split_first()? else { return None };
+    if !stored.contains(&u8::MAX) {
+        return Some(stored.to_vec());
+    }
     let mut key = Vec::with_capacity(stored.len());
     let mut bytes = stored.iter();
     let mut run = 0;
