@@ -131,7 +131,8 @@ impl Device {
             && seen.epoch == cursor.epoch
             && !history.is_ambiguous(name, cursor.epoch)
         {
-            assert!(seen.version <= cursor.version, "{name} went back: {seen} to {cursor}");
+            let (id, seen) = (self.id, seen.version);
+            assert!(seen <= cursor.version, "{name} of {id:?} went back: {seen} to {cursor}");
         }
         if cursor.is_caught_up() && !history.is_ambiguous(name, cursor.epoch) {
             let announced = history.at(name, cursor);

@@ -21,7 +21,7 @@ use world::World;
 const SEEDS_DEFAULT: u64 = 1_000;
 
 /// Seeds that once failed.
-const REGRESSIONS: [u64; 0] = [];
+const REGRESSIONS: [u64; 2] = [3368, 4408];
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
-use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, ResetReason, Target};
+use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, Target};
 
 use super::mending::MendId;
-use super::status::RepairReason;
 use super::track::{PullState, Track, Verdict};
 use super::writing::Source;
 use super::{Action, Config, Context, Fault, PullId, Session};
@@ -292,12 +291,13 @@ impl Track {
         match self.active() {
             // It has read pages to this copy from a newer head: an older store is in its place.
             Some(at) if current && at.epoch == head.epoch && head.version < self.horizon => {
-                self.repair(name, RepairReason::Reset(ResetReason::AheadOfHead), cx);
+                self.is_ahead(name, cx);
             }
             Some(at) if at.epoch == head.epoch && at.version == head.version => {
                 self.reach(name, head.cursor(), Some(head.digest), Source::Pull, cx);
                 self.see_end_of_pull(cx);
             }
+            None if current && self.is_behind(head) => self.is_ahead(name, cx),
             None if current && head.items == 0 => {
                 self.load_nothing(name, head.cursor(), head.digest, cx);
             }

@@ -101,6 +101,13 @@ impl Track {
         self.pull_soon(cx.now);
     }
 
+    /// The server has answered from an older state than it has shown: an older store is in its
+    /// place.
+    pub(super) fn is_ahead(&mut self, name: &CollectionName, cx: &mut Context<'_>) {
+        self.behind = 0;
+        self.repair(name, RepairReason::Reset(ResetReason::AheadOfHead), cx);
+    }
+
     /// A reset of the server, about the copy.
     pub(super) fn start_over(
         &mut self,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sync_proto::digest::Digest;
-use sync_proto::types::{CollectionName, Cursor, Delta, Epoch, Head, Version};
+use sync_proto::types::{CollectionName, Cursor, Delta, Epoch, Head, ResetReason, Version};
 
 use super::line::{Line, Weather};
 use super::mending::Mending;
@@ -102,6 +102,8 @@ pub(super) enum Verdict {
     TooEarly,
     /// It is of another life of the collection.
     Foreign,
+    /// It begins a load of an older state than the one that readers have seen.
+    Outdated,
 }
 
 /// A collection that is not readable is asked for again this often, give or take a half.
@@ -171,8 +173,11 @@ impl Track {
     /// What a delta is to the copy.
     pub(super) fn judge(&self, delta: &Delta) -> Verdict {
         let Some(at) = self.active() else {
-            let begins = delta.from.version == Version::ZERO;
-            return if begins { Verdict::Begins } else { Verdict::TooEarly };
+            return match delta.from.version {
+                Version::ZERO if self.is_behind(&delta.head) => Verdict::Outdated,
+                Version::ZERO => Verdict::Begins,
+                _ => Verdict::TooEarly,
+            };
         };
         if delta.from.epoch != at.epoch {
             return Verdict::Foreign;
@@ -185,6 +190,15 @@ impl Track {
         let left_out = if delta.from.is_loading() { delta.from.base } else { Version::ZERO };
         let fits = delta.from.version <= at.version && left_out <= at.version.max(at.base);
         if fits { Verdict::Fits } else { Verdict::TooEarly }
+    }
+
+    /// Whether a head lies behind what readers have seen, although the server is not known to have
+    /// gone back.
+    pub(super) fn is_behind(&self, head: &Head) -> bool {
+        let went_back = RepairReason::Reset(ResetReason::AheadOfHead);
+        let known = self.repair.is_some_and(|repair| repair.reason == went_back);
+        let seen = self.standing.cursor.filter(|at| at.epoch == head.epoch);
+        !known && seen.is_some_and(|at| head.version < at.version)
     }
 
     /// Whether what comes by the stream will continue the copy.

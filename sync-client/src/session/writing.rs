@@ -81,7 +81,8 @@ impl Track {
                 }
             }
             Verdict::TooEarly => self.keep(delta, by, cx),
-            Verdict::Foreign => self.pull_soon(cx.now),
+            Verdict::Outdated if by == Source::Pull => self.is_ahead(name, cx),
+            Verdict::Foreign | Verdict::Outdated => self.pull_soon(cx.now),
         }
         self.see_hole(cx);
     }
@@ -351,7 +352,7 @@ impl Track {
                 }
                 Verdict::Repeat => cx.stats.repeats += 1,
                 // A page of another load, or of another life: a pull finds out.
-                Verdict::TooEarly | Verdict::Foreign => {}
+                Verdict::TooEarly | Verdict::Foreign | Verdict::Outdated => {}
             }
         }
         let paging = std::mem::take(&mut self.paging);

@@ -82,6 +82,30 @@ fn a_server_that_went_back_between_two_pages_is_found_out() {
     assert!(matches!(talk.status[&name()], Status::Repairing { reason: why, .. } if why == reason));
 }
 
+/// G2: a load that was pushed long ago, and shows less than readers have seen, is no repair. An
+/// answer to a pull that shows less proves that the server went back, and the next one is taken.
+#[test]
+fn a_load_of_an_older_state_is_not_shown() {
+    let mut talk = Talk::live(10);
+    talk.push(Delta { digest: Some(Digest::from_be_bytes([9; 16])), ..delta(10, 12) });
+    assert_eq!(talk.shown(), None, "it is loaded anew");
+    let older = |to| {
+        let from = Cursor { base: version(to), ..cursor(0) };
+        Delta { from, initial: true, ..delta(0, to) }
+    };
+    talk.push(older(11));
+    assert_eq!(talk.at(), Some(cursor(12)), "what readers see did not go back");
+    talk.answer(vec![Outcome::Delta(older(11))]);
+    assert_eq!(talk.at(), Some(cursor(12)));
+    let reason = RepairReason::Reset(ResetReason::AheadOfHead);
+    assert_eq!(talk.stats().repairs[&reason], 1);
+    while talk.pulls.is_empty() {
+        talk.pass(Duration::from_secs(1));
+    }
+    talk.answer(vec![Outcome::Delta(older(11))]);
+    assert_eq!(talk.at(), Some(cursor(11)), "the server has nothing newer");
+}
+
 #[test]
 fn x1_a_digest_that_differs_is_repaired_once_at_once_and_then_ever_more_slowly() {
     let mut talk = Talk::live(10);
