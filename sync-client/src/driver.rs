@@ -14,6 +14,7 @@ use rand::RngExt as _;
 use sync_proto::types::{CollectionName, Event, Outcome};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::blocking::blocking;
 use crate::client::{EventStream, SyncClient};
 use crate::error::ClientError;
@@ -22,7 +23,7 @@ use crate::session::{
     Action, Choice, Config, Done, Fault, Input, MendFault, MendId, PullId, Report, Session, Stats,
     Status, StreamId, Task, WriteFault, written,
 };
-use crate::store::{ReplicaStore, StoreError, Visible, check};
+use crate::store::{ReplicaStore, Standing, StoreError, Visible, check};
 use crate::view::View;
 
 /// Runs a replica. Not cloneable: a replica has one.
@@ -59,6 +60,8 @@ struct Work {
     reconcile_bytes: u64,
     /// When the writes since the last flush are to be made to survive a power cut.
     flush_at: Option<Instant>,
+    /// The last flush failed; what the session believes to be written may be lost.
+    unflushed: Option<Backoff>,
     /// The store may hold rows that nobody sees any more.
     sweeping: bool,
     /// Turns of the loop since it swept.
@@ -97,6 +100,8 @@ enum Wake {
 
 /// Writes reach the disk at the latest after this.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait before a flush that failed is tried again.
+const FLUSH_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Rows that are swept between two looks at the network.
 const SWEEP_ROWS: usize = 1_000;
 /// A network that never pauses is interrupted for sweeping after so many of its messages.
@@ -165,11 +170,7 @@ impl Work {
         stats: Arc<Mutex<Stats>>,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let (names, copies) = (views.clone(), store.clone());
-        let standings = blocking("reading the local store", move || {
-            names.keys().map(|name| Ok((name.clone(), copies.standing(name)?))).collect()
-        });
-        let standings = standings.await?;
+        let standings = standings(&views).await?;
         let session = Session::new(config, standings, rand::rng().random(), now());
         Ok(Self {
             client,
@@ -185,6 +186,7 @@ impl Work {
             bytes: 0,
             reconcile_bytes: 0,
             flush_at: None,
+            unflushed: None,
             // A load may have been exchanged just before the last run ended.
             sweeping: true,
             since_sweep: 0,
@@ -220,7 +222,9 @@ impl Work {
                 self.session.handle(input, now());
             }
             // A stream that never pauses must keep neither from happening.
-            self.flush_if_due().await;
+            if let Some(input) = self.flush_if_due().await {
+                self.session.handle(input, now());
+            }
             self.since_sweep += 1;
             if self.sweeping && self.since_sweep >= SWEEP_EVERY {
                 self.sweep().await;
@@ -347,16 +351,29 @@ impl Work {
         Input::StreamEnded(id, fault)
     }
 
-    async fn flush_if_due(&mut self) {
-        if self.flush_at.is_some_and(|at| at <= now()) {
-            self.flush_at = None;
-            let store = self.store.clone();
-            let flushed = blocking("flushing the local store", move || store.flush()).await;
-            if let Err(failure) = flushed {
-                complain(&failure, "the local store could not be flushed");
-                self.flush_at = Some(now() + FLUSH_AFTER);
-            }
+    async fn flush_if_due(&mut self) -> Option<Input> {
+        self.flush_at.filter(|at| *at <= now())?;
+        self.flush_at = None;
+        let store = self.store.clone();
+        let flushed = blocking("flushing the local store", move || store.flush()).await;
+        if flushed.is_ok() && self.unflushed.is_none() {
+            return None;
         }
+        // The store was, or is now, opened again, perhaps without what was written last.
+        let (standings, failure) = match standings(&self.views).await {
+            Ok(standings) => (standings, flushed.err()),
+            Err(failure) => (BTreeMap::new(), Some(flushed.err().unwrap_or(failure))),
+        };
+        self.flush_at = failure.map(|failure| {
+            complain(&failure, "the local store could not be flushed");
+            let new = Backoff::new(FLUSH_AFTER, FLUSH_RETRY_MAX);
+            let wait = self.unflushed.get_or_insert(new).next(&mut rand::rng());
+            now() + FLUSH_AFTER + wait
+        });
+        if self.flush_at.is_none() {
+            self.unflushed = None;
+        }
+        Some(Input::Restated { standings, failing_until: self.flush_at })
     }
 
     async fn sweep(&mut self) {
@@ -442,6 +459,17 @@ impl Stream {
 /// Now, by the clock that tests can stop.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// Where the copies stand, for everybody to see.
+async fn standings(
+    views: &BTreeMap<CollectionName, Arc<View>>,
+) -> Result<BTreeMap<CollectionName, Standing>, StoreError> {
+    let mut standings = BTreeMap::new();
+    for (name, view) in views {
+        standings.insert(name.clone(), view.restate().await?);
+    }
+    Ok(standings)
 }
 
 /// Waits for work on the rows, for ever if there is none.

@@ -137,6 +137,28 @@ impl View {
         Ok(applied)
     }
 
+    /// Looks where the copy stands: after a failure of the store it may be further back. While the
+    /// store does not say, the copy counts as standing nowhere.
+    pub(crate) async fn restate(&self) -> Result<Standing, StoreError> {
+        let (store, name) = (self.store.clone(), self.name.clone());
+        let audience = self.audience.clone();
+        let look = move || {
+            let standing = {
+                let _closed = audience.gate.write();
+                audience.hear_of_losses(&*store);
+                store.standing(&name)
+            };
+            for feed in audience.live() {
+                feed.wake();
+            }
+            standing
+        };
+        let standing = blocking("reading the local store", look).await;
+        let seen = standing.as_ref().ok().copied().unwrap_or_default();
+        self.place.send_modify(|place| place.standing = seen);
+        standing
+    }
+
     /// The copy was seen to be the server's collection.
     pub(crate) fn set_synced(&self, at: Instant) {
         self.place.send_modify(|place| place.synced_at = Some(at));
@@ -160,13 +182,7 @@ impl Audience {
         let applied = store.write(name, write)?;
         // Who came before this moment may have read the rows as they were before the write.
         let live = self.live();
-        let lives = store.lives();
-        if self.lives.swap(lives, Ordering::Relaxed) != lives {
-            // The rows that feeds have told of are gone, and nobody can say which they were.
-            for feed in &live {
-                feed.overflow();
-            }
-        }
+        self.hear_of_losses(store);
         match &applied.visible {
             Visible::Nothing => {}
             Visible::Rows(changes) => live.iter().for_each(|feed| feed.remember(changes)),
@@ -187,6 +203,16 @@ impl Audience {
             }
         }
         Ok(applied)
+    }
+
+    /// When rows that feeds have told of are gone, nobody can say which they were.
+    fn hear_of_losses(&self, store: &dyn ReplicaStore) {
+        let lives = store.lives();
+        if self.lives.swap(lives, Ordering::Relaxed) != lives {
+            for feed in self.live() {
+                feed.overflow();
+            }
+        }
     }
 
     fn live(&self) -> Vec<Arc<Feed>> {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use sync_proto::types::{Outcome, ResetReason};
 use sync_proto::v1;
 use sync_proto::v1::admin_service_client::AdminServiceClient;
+use sync_tests::backup;
 use sync_tests::compose::{after, delete, name, put};
 use sync_tests::process::Program;
 use sync_tests::server::TestServer;
@@ -21,16 +22,7 @@ use crate::offline::run;
 
 /// Takes a backup into a file.
 async fn back_up(wire: &Wire, file: &Path) {
-    let mut client = AdminServiceClient::new(wire.channel());
-    let stream = within("a backup to begin", client.backup(v1::BackupRequest {})).await;
-    let mut stream = stream.unwrap().into_inner();
-    let (mut bytes, mut rows) = (Vec::new(), 0);
-    while let Some(piece) = within("a piece", stream.message()).await.unwrap() {
-        bytes.extend(piece.chunk);
-        assert!((rows..=piece.estimated_rows).contains(&piece.rows), "{} rows", piece.rows);
-        rows = piece.rows;
-    }
-    std::fs::write(file, bytes).unwrap();
+    std::fs::write(file, backup::take(wire).await.unwrap()).unwrap();
 }
 
 fn restore(file: &Path, dir: &Path) -> (i32, String, String) {

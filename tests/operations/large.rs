@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::{Either, select};
 use serde_json::Value;
 use sync_proto::v1;
+use sync_tests::backup;
 use sync_tests::compose::{delete, name, put};
 use sync_tests::process::Program;
 use sync_tests::report::report;
@@ -79,11 +80,7 @@ async fn purge(wire: &Wire) -> v1::PurgeResponse {
 }
 
 async fn back_up(wire: &Wire, file: &Path) -> usize {
-    let mut stream = wire.admin().backup(v1::BackupRequest {}).await.unwrap().into_inner();
-    let mut bytes = Vec::new();
-    while let Some(piece) = stream.message().await.unwrap() {
-        bytes.extend(piece.chunk);
-    }
+    let bytes = backup::take(wire).await.unwrap();
     std::fs::write(file, &bytes).unwrap();
     bytes.len()
 }

@@ -4,15 +4,21 @@
 //! `DELTASYNC_KILL_POINTS=all` enumerates every call of every phase, a number tries so many.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
+use sync_tests::backup;
 use sync_tests::process::{Process, Program};
 use sync_tests::seed::dice;
 use sync_tests::traffic::Traffic;
 use sync_tests::traffic::known::Violation;
 use sync_tests::traffic::plan::Values;
+use sync_tests::wait::within;
+use sync_tests::wire::Wire;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::SERVER;
 use crate::machine::{Cut, Disk, lacks};
@@ -32,10 +38,10 @@ const COMMITS: u64 = 12;
 const CALLS: [&str; 8] =
     ["mkdir", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "ftruncate"];
 
-const PHASES: [Phase; 4] = [Phase::Create, Phase::Start, Phase::Work, Phase::Stop];
+const PHASES: [Phase; 5] = [Phase::Create, Phase::Start, Phase::Work, Phase::BackUp, Phase::Stop];
 
 /// Where a small run looks: calls of which there are several.
-const LIKELY: [(Phase, &str); 8] = [
+const LIKELY: [(Phase, &str); 9] = [
     (Phase::Create, "fsync"),
     (Phase::Create, "write"),
     (Phase::Start, "fsync"),
@@ -43,6 +49,7 @@ const LIKELY: [(Phase, &str); 8] = [
     (Phase::Work, "write"),
     (Phase::Work, "pwrite64"),
     (Phase::Work, "fdatasync"),
+    (Phase::BackUp, "fdatasync"),
     (Phase::Stop, "write"),
 ];
 
@@ -52,6 +59,8 @@ enum Phase {
     Create,
     Start,
     Work,
+    /// Work, with one backup after the other.
+    BackUp,
     Stop,
 }
 
@@ -118,6 +127,7 @@ impl World {
             }
             Phase::Start => self.during_start(&fault).await,
             Phase::Work => self.during_work(&fault).await,
+            Phase::BackUp => self.during_backups(&fault).await,
             Phase::Stop => self.during_stop(&fault).await,
         };
         let killed = killed.unwrap_or_else(|why| panic!("{phase:?}, {call} {number}: {why}"));
@@ -144,6 +154,28 @@ impl World {
             process.ended().await;
         }
         drop(tracer);
+        end(&mut process, killed)
+    }
+
+    /// What is cut off in the middle is no backup; the last whole one is restored.
+    async fn during_backups(&mut self, fault: &Fault) -> Result<bool, Violation> {
+        let mut process = self.program.start_serving().await;
+        let tracer = Tracer::attach(process.id(), fault);
+        let stop = CancellationToken::new();
+        let backups = TaskTracker::new().spawn(back_up_until(self.program.wire(), stop.clone()));
+        let killed = !self.traffic.work(&self.program, COMMITS).await?;
+        if killed {
+            process.ended().await;
+        }
+        stop.cancel();
+        let (whole, cut) = within("the backups", backups).await.expect("they do not panic");
+        drop(tracer);
+        for (bytes, code) in whole.map(|bytes| (bytes, 0)).into_iter().chain(cut.map(|c| (c, 3))) {
+            let found = restore(&bytes);
+            if found != Some(code) {
+                return Err(Violation(format!("a backup restores with {found:?}, not {code}")));
+            }
+        }
         end(&mut process, killed)
     }
 
@@ -178,6 +210,29 @@ impl World {
         process.kill();
         self.disk.unmount().await;
     }
+}
+
+/// Takes backups until it is stopped, or the server dies: the last whole one, and what was cut off.
+async fn back_up_until(wire: Wire, stop: CancellationToken) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let mut whole = None;
+    while !stop.is_cancelled() {
+        match backup::take(&wire).await {
+            Ok(bytes) => whole = Some(bytes),
+            Err(cut) => return (whole, Some(cut.bytes)),
+        }
+    }
+    (whole, None)
+}
+
+/// How restoring it ends.
+fn restore(backup: &[u8]) -> Option<i32> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    std::fs::write(&file, backup).unwrap();
+    let mut command = Command::new(SERVER);
+    command.args(["restore", "--free-disk-min-mib=1", "--from"]).arg(file);
+    let output = command.arg("--data-dir").arg(dir.path().join("data")).output().unwrap();
+    output.status.code()
 }
 
 /// Whether it was killed. Dying is no reason to complain: its log must be clean.

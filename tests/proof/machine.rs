@@ -110,6 +110,12 @@ impl Mount {
         run("mount", &["-o", &format!("remount,size={mib}m"), text(&self.at)]).map(drop)
     }
 
+    /// Forbids to write to it, or allows it again.
+    pub(crate) fn make_read_only(&self, read_only: bool) -> Result<(), String> {
+        let how = if read_only { "remount,ro" } else { "remount,rw" };
+        run("mount", &["-o", how, text(&self.at)]).map(drop)
+    }
+
     /// Unmounts it, as soon as nobody uses it any more.
     pub(crate) async fn unmount(&mut self) -> Result<(), String> {
         let begun = Instant::now();

@@ -6,14 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use rand::RngExt as _;
-use sync_proto::v1;
-use sync_proto::v1::admin_service_client::AdminServiceClient;
+use sync_tests::backup;
 use sync_tests::process::Program;
 use sync_tests::reader::Copy;
 use sync_tests::seed::dice;
 use sync_tests::traffic::Traffic;
 use sync_tests::traffic::plan::{COLLECTIONS, Values};
-use sync_tests::wait::within;
 use sync_tests::wire::Wire;
 
 use crate::SERVER;
@@ -81,14 +79,7 @@ async fn back_up(data: &Path, file: &Path) -> Vec<Copy> {
     let mut traffic = Traffic::new(Values::All);
     assert!(traffic.work(&program, 30).await.unwrap(), "it works");
     let wire = program.wire();
-    let mut client = AdminServiceClient::new(wire.channel());
-    let stream = within("a backup to begin", client.backup(v1::BackupRequest {})).await;
-    let mut stream = stream.unwrap().into_inner();
-    let mut bytes = Vec::new();
-    while let Some(piece) = within("a piece", stream.message()).await.unwrap() {
-        bytes.extend(piece.chunk);
-    }
-    fs::write(file, bytes).unwrap();
+    fs::write(file, backup::take(&wire).await.unwrap()).unwrap();
     let contents = load(&wire).await;
     process.kill();
     contents

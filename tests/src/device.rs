@@ -103,6 +103,12 @@ impl Device {
         assert_eq!(mine, truth, "{collection}");
     }
 
+    /// Ends it although its store may not take the last word.
+    pub async fn stop_anyway(self) {
+        self.stop.cancel();
+        drop(within("the driver to end", self.driving).await.unwrap());
+    }
+
     /// Ends it; its store can be opened again.
     pub async fn stop(self) {
         self.stop.cancel();

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 pub mod alarm;
+pub mod backup;
 pub mod compose;
 pub mod data;
 pub mod device;

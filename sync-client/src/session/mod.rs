@@ -69,6 +69,8 @@ pub struct Session {
     stats: Stats,
     /// Bytes of all pushes that came early and are kept.
     held_bytes: usize,
+    /// What was written last is not on the disk; it is tried again then.
+    unflushed_until: Option<Instant>,
 }
 
 /// How a session behaves.
@@ -109,6 +111,14 @@ pub enum Input {
     Pulled(PullId, Result<Vec<Outcome>, Fault>),
     /// A write was carried out, or was not.
     Written(CollectionName, Result<Standing, WriteFault>),
+    /// What was written last could not be brought to the disk, or now could again: some of it may
+    /// be lost.
+    Restated {
+        /// Where copies stand, as far as the store says.
+        standings: BTreeMap<CollectionName, Standing>,
+        /// The disk takes nothing; it is tried again then.
+        failing_until: Option<Instant>,
+    },
     /// A copy was checked: whether count and digest are those of its rows.
     SelfChecked(CollectionName, bool),
     /// A step of a repair was done, or was not.
@@ -268,6 +278,7 @@ impl Session {
             actions: VecDeque::new(),
             stats: Stats::default(),
             held_bytes: 0,
+            unflushed_until: None,
         };
         session.plan_safety_pull(now);
         session.tick(now, false);
@@ -294,6 +305,10 @@ impl Session {
                 if self.stats.pushes_applied > applied {
                     self.line.progressed();
                 }
+            }
+            Input::Restated { standings, failing_until } => {
+                self.unflushed_until = failing_until;
+                self.on_restated(standings, now);
             }
             Input::SelfChecked(name, sound) => self.touch(&name, now, |track, cx| {
                 if !sound && track.mend.is_none() {
@@ -397,7 +412,7 @@ impl Session {
         if track.wants_stream() {
             self.line.reopen_soon(now);
         }
-        if let Some(report) = track.report(&self.line, now) {
+        if let Some(report) = track.report(&self.line, self.unflushed_until, now) {
             self.actions.push_back(Action::Report(name.clone(), report));
         }
         let after = track.wake();

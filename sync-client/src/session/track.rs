@@ -390,8 +390,15 @@ impl Track {
     }
 
     /// The report to show, if it is not the one that was shown last.
-    pub(super) fn report(&mut self, line: &Line, now: Instant) -> Option<Report> {
-        let report = Report { status: self.status(line, now), synced_at: self.synced_at };
+    pub(super) fn report(
+        &mut self,
+        line: &Line,
+        unflushed_until: Option<Instant>,
+        now: Instant,
+    ) -> Option<Report> {
+        let failing = unflushed_until.map(|until| Status::StoreFailing { until });
+        let status = failing.unwrap_or_else(|| self.status(line, now));
+        let report = Report { status, synced_at: self.synced_at };
         (self.reported.replace(report) != Some(report)).then_some(report)
     }
 

@@ -1,14 +1,14 @@
 //! From a delta to a write, and from a write to what follows. Pure.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sync_proto::digest::Digest;
 use sync_proto::types::{ChangeKind, CollectionName, Cursor, Delta, Version};
 
 use super::status::RepairReason;
 use super::track::{PullState, Track, Verdict};
-use super::{Action, Context, WriteFault};
+use super::{Action, Context, Session, WriteFault};
 use crate::store::{Standing, Step, Tally, Write};
 
 /// A write that has not been answered yet, and what to do once it is.
@@ -54,6 +54,29 @@ pub(super) struct Held {
 const HELD_MAX: usize = 256;
 /// Bytes of pushes that all collections of a session keep together.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+// === impl Session ===
+
+impl Session {
+    /// The store was opened again: what it lost is fetched again.
+    pub(super) fn on_restated(
+        &mut self,
+        standings: BTreeMap<CollectionName, Standing>,
+        now: Instant,
+    ) {
+        for (name, standing) in standings {
+            self.touch(&name, now, |track, cx| {
+                if track.standing != standing {
+                    track.standing = standing;
+                    track.caught_up = false;
+                    track.pull_soon(cx.now);
+                }
+            });
+        }
+        // Everybody's status hangs on the disk.
+        self.touch_all(now, |_, _| {});
+    }
+}
 
 // === impl Track ===
 

@@ -29,8 +29,8 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
         true
     }
 
-    /// How often everything in it was lost, because it was damaged: what readers were told does
-    /// not count any more.
+    /// How often rows were lost, because the store was damaged or failed: what readers were told
+    /// does not count any more.
     fn lives(&self) -> u64 {
         0
     }

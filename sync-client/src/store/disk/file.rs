@@ -22,7 +22,7 @@ pub(super) struct File {
     path: Option<PathBuf>,
     database: RwLock<Option<Arc<Database>>>,
     trouble: Mutex<Option<Trouble>>,
-    /// How often everything was lost.
+    /// How often rows were lost.
     lives: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ impl File {
         Self { path, database: RwLock::new(Some(database)), trouble, lives }
     }
 
-    /// How often everything in it was lost.
+    /// How often rows in it were lost: those that did not wait for the disk, or all of them.
     pub(super) fn lives(&self) -> u64 {
         self.lives.load(Ordering::Relaxed)
     }
@@ -107,8 +107,9 @@ impl File {
         if found.damaged {
             set_aside(path)?;
         }
-        let (database, lost) = open_or_begin(path)?;
-        self.lives.fetch_add(u64::from(lost || found.damaged), Ordering::Relaxed);
+        let (database, _) = open_or_begin(path)?;
+        // At the least, what did not wait for the disk is lost.
+        self.lives.fetch_add(1, Ordering::Relaxed);
         *self.database.write() = Some(Arc::new(database));
         *trouble = None;
         tracing::info!("the local store was opened again");

@@ -41,8 +41,8 @@ const DURABLE_WRITES: u32 = 128;
 /// and touches no other: the application may keep its own tables in the same file, and a reload
 /// of a collection leaves them alone. Cheap to clone; clones share the database.
 ///
-/// After a crash a copy stands where it stood at most half a second before, rows and cursor
-/// alike; the server sends the rest again. After [`ReplicaStore::flush`], which the driver calls
+/// After a crash, or when the disk stops taking writes, a copy stands where it stood a second or two
+/// before, rows and cursor alike; the server sends the rest again. After [`ReplicaStore::flush`], which the driver calls
 /// when it stops, nothing is lost.
 #[derive(Clone)]
 pub struct DiskStore {

@@ -1,0 +1,148 @@
+//! Copies on disks that are full, that fail, and that cannot be written. Whatever the disk does, what
+//! a copy holds stays readable, its status says what is wrong, and it goes on by itself.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sync_client::{DiskStore, Status};
+use sync_proto::types::Key;
+use sync_tests::alarm;
+use sync_tests::compose::put;
+use sync_tests::device::Device;
+use sync_tests::report::not_run;
+use sync_tests::server::TestServer;
+use sync_tests::wait::within;
+
+use crate::machine::{Cut, Image, Mount, lacks, lacks_power_cuts};
+
+/// MiB of a disk that holds a small copy, and of one that holds a large one.
+const SMALL_MIB: u64 = 6;
+const LARGE_MIB: u64 = 256;
+
+/// Waits until the copy says that its store takes nothing.
+async fn store_fails(device: &Device) {
+    let mut status = device.collection("list").status();
+    let failing = |status: &Status| matches!(status, Status::StoreFailing { .. });
+    within("the store to fail", status.wait_for(failing)).await.unwrap();
+}
+
+/// So many items of a value each, in commits of ten.
+async fn fill(server: &TestServer, items: u32, value_bytes: usize) {
+    let value = vec![7; value_bytes];
+    for first in (0..items).step_by(10) {
+        let puts =
+            (first..first + 10).map(|item| put("list", format!("{value_bytes}/{item}"), &value));
+        server.wire().commit(puts.collect()).await;
+    }
+}
+
+fn whole_items(contents: &BTreeMap<Key, Bytes>) -> bool {
+    contents.iter().all(|(key, value)| {
+        let bytes = format!("{}/", value.len());
+        key.as_bytes().starts_with(bytes.as_bytes()) && value.iter().all(|byte| *byte == 7)
+    })
+}
+
+/// G1, G8, G11: a copy whose disk is full says so and stays readable; with room again it goes on,
+/// without being loaded anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_on_a_full_disk_stays_readable_and_goes_on() {
+    if let Some(why) = lacks(true, &["mount"]) {
+        return not_run("a copy on a full disk", &why);
+    }
+    alarm::excuse("sync_client::driver");
+    let server = TestServer::start().await;
+    fill(&server, 50, 1_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = Mount::tmpfs(dir.path(), SMALL_MIB).unwrap();
+    let file = dir.path().join("copy.redb");
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+    device.converge(server.wire(), "list").await;
+    // What is on the disk when a driver has ended is there for good.
+    device.stop().await;
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+
+    fill(&server, 200, 100_000).await;
+    store_fails(&device).await;
+    let seen = device.contents("list");
+    assert!(seen.len() >= 50 && whole_items(&seen), "{} items", seen.len());
+
+    disk.resize(LARGE_MIB).unwrap();
+    device.converge(server.wire(), "list").await;
+    assert_eq!(device.replica.stats().loads, 0, "{:?}", device.replica.stats());
+    device.stop().await;
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+    assert_eq!(device.contents("list").len(), 250, "it is on disk");
+    device.converge(server.wire(), "list").await;
+    device.stop().await;
+    disk.unmount().await.unwrap();
+    server.stop().await;
+}
+
+/// G1, G11: a disk that is gone fails every write; what was there stays readable, and after the disk
+/// is back the copy stands at a state that it had, and catches up from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_outlives_its_disk() {
+    if let Some(why) = lacks_power_cuts() {
+        return not_run("a copy whose disk goes", &why);
+    }
+    alarm::excuse("sync_client::driver");
+    let server = TestServer::start().await;
+    fill(&server, 50, 1_000).await;
+    let mut disk = Image::new().unwrap();
+    disk.mount("data=ordered").unwrap();
+    let file = disk.path().join("copy.redb");
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+    device.converge(server.wire(), "list").await;
+    device.stop().await;
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+
+    disk.cut(Cut::NothingFlushed).unwrap();
+    fill(&server, 50, 2_000).await;
+    store_fails(&device).await;
+    device.stop_anyway().await;
+    disk.unmount().await.unwrap();
+    disk.mount("data=ordered").unwrap();
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+    let seen = device.contents("list");
+    assert!(seen.len() >= 50 && whole_items(&seen), "{} items", seen.len());
+    device.converge(server.wire(), "list").await;
+    assert_eq!(device.replica.stats().loads, 0, "{:?}", device.replica.stats());
+    device.stop().await;
+    disk.unmount().await.unwrap();
+    server.stop().await;
+}
+
+/// G11: a file on a disk that cannot be written is not opened, with a reason; nothing of it changes,
+/// and it opens when the disk can be written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_on_a_read_only_disk_is_refused_and_not_harmed() {
+    if let Some(why) = lacks(true, &["mount"]) {
+        return not_run("a copy on a read-only disk", &why);
+    }
+    let server = TestServer::start().await;
+    fill(&server, 50, 1_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = Mount::tmpfs(dir.path(), LARGE_MIB).unwrap();
+    let file = dir.path().join("copy.redb");
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+    device.converge(server.wire(), "list").await;
+    device.stop().await;
+    let before = std::fs::read(&file).unwrap();
+
+    disk.make_read_only(true).unwrap();
+    let refused = DiskStore::open(&file).unwrap_err();
+    let said =
+        format!("{refused}: {:?}", std::error::Error::source(&refused).map(ToString::to_string));
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert!(std::fs::read(&file).unwrap() == before, "it was changed");
+
+    disk.make_read_only(false).unwrap();
+    let device = Device::start(&server.uri(), DiskStore::open(&file).unwrap(), &["list"]);
+    assert_eq!(device.contents("list").len(), 50);
+    device.converge(server.wire(), "list").await;
+    assert_eq!(device.replica.stats().loads, 0);
+    device.stop().await;
+    disk.unmount().await.unwrap();
+    server.stop().await;
+}
