@@ -52,6 +52,7 @@ impl Device {
         history: &History,
         mut survives: impl FnMut() -> bool,
     ) -> Result<Vec<Packet>, Died> {
+        self.tell("hears", &input);
         self.session.handle(input, now);
         self.act(now, history, &mut survives)
     }
@@ -68,6 +69,7 @@ impl Device {
             if !survives() {
                 return Err(Died);
             }
+            self.tell("does", &action);
             match action {
                 Action::OpenStream(id, asked) => {
                     packets.push(Packet::Subscribe(self.id, id, asked));
@@ -101,6 +103,13 @@ impl Device {
             }
         }
         Ok(packets)
+    }
+
+    /// Tells what its session hears and does, if the environment asks for this device.
+    fn tell(&self, what: &str, of: &impl std::fmt::Debug) {
+        if crate::from_environment("DELTASYNC_DEVICE") == u64::try_from(self.id.0).ok() {
+            eprintln!("           {:?} {what} {of:?}", self.id);
+        }
     }
 
     /// Where the copy of a collection stands.
@@ -142,7 +151,7 @@ impl Device {
                 self.damaged.remove(name);
             }
             let excused = self.damaged.contains(name);
-            assert!(equal || excused, "{name} at {cursor} is not the server's");
+            assert!(equal || excused, "{name} of {:?} at {cursor} is not the server's", self.id);
         }
     }
 

@@ -58,7 +58,8 @@ impl Track {
         cx.stats.stuck += u64::from(attempts == ATTEMPTS_UNTIL_STUCK);
         self.drop_mend();
         self.caught_up = false;
-        self.unverified = false;
+        // What a stream brings meanwhile proves nothing of the deletes that were missed before.
+        self.unverified = choice.how == RepairHow::Delta;
         self.verify = choice.how == RepairHow::Delta;
         self.fresh = choice.how != RepairHow::Delta;
         self.mend = (choice.how == RepairHow::Reconcile).then(|| Mending::new(facts));

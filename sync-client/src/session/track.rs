@@ -35,6 +35,9 @@ pub(super) struct Track {
     pub(super) pull: PullState,
     /// The last pull's answer was not the end.
     pub(super) paging: bool,
+    /// A pull for safety found the copy behind a stream that seemed to have taken over: on with it
+    /// to the end, whatever the stream seems to be.
+    insists: bool,
     /// Its pulls go alone, because one with others was refused as a whole.
     pub(super) solo: bool,
     /// A write that has not been answered yet.
@@ -140,6 +143,7 @@ impl Track {
             hole_since: None,
             pull: PullState::Idle,
             paging: false,
+            insists: false,
             solo: false,
             writing: None,
             caught_up: false,
@@ -199,6 +203,11 @@ impl Track {
         let known = self.repair.is_some_and(|repair| repair.reason == went_back);
         let seen = self.standing.cursor.filter(|at| at.epoch == head.epoch);
         !known && seen.is_some_and(|at| head.version < at.version)
+    }
+
+    /// Whether the rest of a catch-up will come by the stream.
+    pub(super) fn stream_takes_over(&self) -> bool {
+        self.is_joined() && !self.insists
     }
 
     /// Whether what comes by the stream will continue the copy.
@@ -324,6 +333,7 @@ impl Track {
 
     pub(super) fn pull_for_safety(&mut self, now: Instant) {
         if self.pull == PullState::Idle && !self.denied && self.writing.is_none() {
+            self.insists = !self.caught_up;
             self.pull_soon(now);
         }
     }
@@ -385,6 +395,7 @@ impl Track {
         }
         self.absent = false;
         self.repair = None;
+        self.insists = false;
         self.caught_up = true;
         self.synced_at = Some(cx.now);
     }

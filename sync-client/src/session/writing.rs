@@ -379,7 +379,7 @@ impl Track {
             }
         }
         let paging = std::mem::take(&mut self.paging);
-        if paging && !self.is_joined() {
+        if paging && !self.stream_takes_over() {
             self.pull_soon(cx.now);
         }
         if by == Source::Pull {
