@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value;
+use sync_client::MemoryStore;
 use sync_proto::types::{Outcome, ResetReason};
 use sync_proto::v1;
 use sync_proto::v1::admin_service_client::AdminServiceClient;
 use sync_tests::backup;
 use sync_tests::compose::{after, delete, name, put};
+use sync_tests::device::{Device, copied};
 use sync_tests::process::Program;
+use sync_tests::report::report;
+use sync_tests::seed::number;
 use sync_tests::server::TestServer;
 use sync_tests::wait::{until_true, within};
 use sync_tests::wire::Wire;
@@ -130,6 +134,64 @@ async fn a_backup_under_commits_restores_to_one_moment() {
     let Outcome::Reset(reset) = outcome else { panic!("a reset was due, not {outcome:?}") };
     assert_eq!(reset.reason, ResetReason::EpochChanged);
     wire.commit(change(number + 1)).await;
+    process.kill();
+}
+
+/// Clients of a restore when the environment does not say.
+const CLIENTS: u64 = 20;
+/// Items that each of them holds, of about 128 bytes.
+const HELD: u64 = 2_000;
+
+/// G1, G9: when a backup takes the place of a store, each client compares its copy and fetches what
+/// differs: kilobytes, not the collection. `DELTASYNC_RESTORED_CLIENTS=1000` is the load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_costs_each_client_what_differs() {
+    let clients = number("DELTASYNC_RESTORED_CLIENTS").unwrap_or(CLIENTS);
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::new(SERVER, dir.path());
+    let mut process = program.start_serving().await;
+    let wire = program.wire();
+    let item = |item: u64, round: u64| put("list", format!("{item:06}"), format!("{round:0120}"));
+    for first in (0..HELD).step_by(500) {
+        wire.commit((first..first + 500).map(|number| item(number, 0)).collect()).await;
+    }
+    let file = dir.path().join("backup");
+    back_up(&wire, &file).await;
+    // Ten items change after the backup, and ten are new: the restored store knows nothing of that.
+    wire.commit((0..10).map(|number| item(number * 97, 1)).collect()).await;
+    wire.commit((HELD..HELD + 10).map(|number| item(number, 0)).collect()).await;
+    let uri = format!("http://{}", program.address());
+    let store = MemoryStore::new();
+    let device = Device::start(&uri, store.clone(), &["list"]);
+    device.converge(&wire, "list").await;
+    let load = device.replica.stats().bytes_received;
+    device.stop().await;
+    process.kill();
+
+    let data = dir.path().join("restored");
+    let (code, _, said) = restore(&file, &data);
+    assert_eq!(code, 0, "{said}");
+    let program = Program::new(SERVER, &data).at(program.address());
+    let mut process = program.start_serving().await;
+    let began = std::time::Instant::now();
+    let devices: Vec<_> =
+        (0..clients).map(|_| Device::start(&uri, copied(&store, "list"), &["list"])).collect();
+    let (mut most, mut all) = (0, 0);
+    for device in devices {
+        let head = wire.head(&name("list")).await.unwrap();
+        device.reach("list", head.cursor()).await;
+        assert_eq!(device.collection("list").standing().tally.digest, head.digest);
+        let stats = device.replica.stats();
+        assert_eq!((stats.reconciled, stats.loads), (1, 0), "{stats:?}");
+        (most, all) = (most.max(stats.bytes_received), all + stats.bytes_received);
+        device.stop().await;
+    }
+    report(&format!(
+        "{clients} clients after a restore: {} bytes each, {most} at most, of {load} for a load; {:.1?}",
+        all / clients,
+        began.elapsed()
+    ));
+    assert!(most * 5 < load, "{most} of {load}");
     process.kill();
 }
 

@@ -9,7 +9,8 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use sync_client::session::{Action, Config, Input, Session, carry_out, work};
 use sync_client::store::{MemoryStore, ReplicaStore, Row, Standing, Step, Write, check};
-use sync_proto::types::{Change, ChangeKind, CollectionName, Cursor, Value};
+use sync_proto::types::{CollectionName, Cursor, Value};
+use sync_tests::device::change_of;
 
 use crate::model::{History, Items};
 use crate::network::{DeviceId, Packet};
@@ -170,19 +171,12 @@ impl Device {
         if let Some(changed) = rows.first_mut() {
             changed.value = vec![7; 9].into();
         }
-        let changes = rows.iter().map(change).collect();
+        let changes = rows.iter().map(change_of).collect();
         let write = Write { expected: Some(at), step: Step::BeginLoad { changes, to: at } };
         self.store.write(name, &write).expect("nobody else writes");
         self.damaged.insert(name.clone());
         true
     }
-}
-
-fn change(row: &Row) -> Change {
-    let value = Some(Value::new(row.value.clone()).expect("was checked"));
-    let kind =
-        ChangeKind::Put { value, sort_key: row.sort_key.clone(), value_version: row.value_version };
-    Change { key: row.key.clone(), version: row.version, created: row.created, kind }
 }
 
 /// The device died on the way.

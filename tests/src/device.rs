@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use sync_client::store::StoreError;
-use sync_client::{Collection, Difference, Differences, Raw, Replica, ReplicaStore, SyncClient};
-use sync_proto::types::{Cursor, Head, Key};
+use sync_client::store::{Row, Step, StoreError, Write};
+use sync_client::{
+    Collection, Difference, Differences, MemoryStore, Raw, Replica, ReplicaStore, SyncClient,
+};
+use sync_proto::types::{Change, ChangeKind, Cursor, Head, Key, Value};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -114,6 +116,27 @@ impl Device {
         self.stop.cancel();
         within("the driver to end", self.driving).await.unwrap().unwrap();
     }
+}
+
+/// The change that makes a row.
+#[must_use]
+pub fn change_of(row: &Row) -> Change {
+    let value = Some(Value::new(row.value.clone()).expect("was checked"));
+    let kind =
+        ChangeKind::Put { value, sort_key: row.sort_key.clone(), value_version: row.value_version };
+    Change { key: row.key.clone(), version: row.version, created: row.created, kind }
+}
+
+/// Another store that holds the same copy of a collection.
+#[must_use]
+pub fn copied(store: &dyn ReplicaStore, collection: &str) -> MemoryStore {
+    let name = name(collection);
+    let to = store.standing(&name).unwrap().cursor.expect("there is a copy");
+    let rows = store.snapshot(&name).unwrap().rows(None, usize::MAX).unwrap();
+    let changes = rows.iter().map(change_of).collect();
+    let copy = MemoryStore::new();
+    copy.write(&name, &Write { expected: None, step: Step::BeginLoad { changes, to } }).unwrap();
+    copy
 }
 
 fn equals(tally: &sync_client::store::Tally, head: &Head) -> bool {
