@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use sync_proto::types::{
-    CollectionName, Commit, Epoch, Key, ListItems, ListOrder, Mutation, Op, SortKey, Timestamp,
-    Value,
+    CollectionName, Commit, Epoch, Key, ListItems, ListOrder, Mutation, Op, OrderRange, SortKey,
+    Timestamp, Value,
 };
 use sync_server::config::Config;
 use sync_server::core::request::Request;
@@ -107,6 +107,8 @@ fuzz_target!(|changes: Vec<(u8, u8, u8, u8)>| {
             page_token: Bytes::new(),
             keys_only: false,
             key_prefix: Bytes::new(),
+            stretch: OrderRange::default(),
+            skip: 0,
         };
         if let Ok(window) = ledger.list_items(&list) {
             let head = ledger.head(&list.collection).expect("it was listed");

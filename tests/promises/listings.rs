@@ -91,6 +91,49 @@ async fn pages_in_both_orders_are_the_list() {
     server.stop().await;
 }
 
+/// A stretch, and a rank in it, in both directions: what was listed is what stands there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stretch_and_a_rank_can_be_listed() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    let items = (0..30).map(|n| put_at("list", format!("{:02}", 29 - n), "", format!("{n:02}")));
+    wire.commit(items.collect()).await;
+    let place = |at: &str, key: &str| {
+        let (sort_key, key) = (at.to_owned().into(), key.to_owned().into());
+        Some(v1::OrderPlace { sort_key, key })
+    };
+    let stretch = v1::OrderRange { from: place("05", "24"), to: place("20", "") };
+    for (descending, skip) in [(false, 0), (false, 3), (false, 100), (true, 0), (true, 3)] {
+        let asked = v1::ListItemsRequest {
+            stretch: Some(stretch.clone()),
+            skip,
+            ..ask(v1::ListOrder::SortKey, descending, 4)
+        };
+        let reply = wire.sync().list_items(asked.clone()).await.unwrap().into_inner();
+        assert_eq!(reply.skipped, skip.min(15), "as many as there are");
+        let mut listed: Vec<_> = reply.items.iter().map(|item| item.sort_key.clone()).collect();
+        let rest = v1::ListItemsRequest { skip: 0, page_token: reply.next_page_token, ..asked };
+        if !rest.page_token.is_empty() {
+            let (items, _) = all(wire, rest).await;
+            listed.extend(items.iter().map(|item| item.sort_key.to_bytes()));
+        }
+        let mut wanted: Vec<_> = (5..20).map(|n| Bytes::from(format!("{n:02}"))).collect();
+        if descending {
+            wanted.reverse();
+        }
+        let skip = usize::try_from(skip.min(15)).unwrap();
+        assert_eq!(listed, wanted[skip..], "descending={descending} skip={skip}");
+    }
+    let by_key = v1::ListItemsRequest {
+        stretch: Some(stretch.clone()),
+        ..ask(v1::ListOrder::Key, false, 4)
+    };
+    let refused = page(wire, by_key).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().starts_with("stretch: "), "{refused}");
+    server.stop().await;
+}
+
 /// A prefix is a part of the list in either order; keys alone come without values but with
 /// their size.
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use rand::seq::IndexedRandom as _;
 use sync_proto::digest::{self, Segment};
 use sync_proto::types::{
     CollectionName, Commit, Condition, Cursor, Epoch, Found, Key, ListItems, ListOrder, Mutation,
-    Op, Precondition, Reconcile, ResetReason, Round, Target, Timestamp, Version,
+    Op, OrderRange, Precondition, Reconcile, ResetReason, Round, Target, Timestamp, Version,
 };
 use sync_server::core::plan::Refusal;
 use sync_server::core::request::Request;
@@ -184,11 +184,10 @@ impl World {
         let at = version(self.dice.random_range(0..=head.version.get() + 1));
         let scope = readers::random_scope(&mut self.dice);
         let look = readers::random_look(&mut self.dice);
-        let mut wanted = self.naive.delta(&collection, at);
+        let mut wanted = self.naive.delta(&collection, &scope, at);
         let mut target = Target::all(collection, Some(Cursor::at(head.epoch, at)));
         target.changes_max = self.dice.random_bool(0.5).then(|| self.dice.random_range(1..8));
-        if let Ok(changes) = &mut wanted {
-            changes.retain(|change| scope.contains(&change.key));
+        if let Ok(changes) = &wanted {
             let count = u64::try_from(changes.len()).unwrap();
             if target.changes_max.is_some_and(|most| count > most) {
                 wanted = Err(ResetReason::TooLarge);
@@ -292,6 +291,8 @@ fn list<S: Store>(
         page_token: bytes::Bytes::new(),
         keys_only: false,
         key_prefix: bytes::Bytes::new(),
+        stretch: OrderRange::default(),
+        skip: 0,
     };
     let window = ledger.list_items(&asked).ok()?;
     Some(window.items.into_iter().map(|item| (item.key, item.version)).collect())

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sync_proto::types::{
-    CollectionName, Cursor, Epoch, Event, Outcome, ResetReason, Scope, Target, Timestamp, Version,
+    CollectionName, Cursor, Epoch, Event, OrderPlace, OrderRange, Outcome, ResetReason, Scope,
+    Target, Timestamp, Version,
 };
 use sync_server::core::page::PageLimits;
 use sync_server::core::request::Request;
@@ -14,7 +15,7 @@ use sync_server::engine::ledger::Ledger;
 use sync_server::engine::reading::PageRequest;
 use sync_server::store::disk::DiskStore;
 use sync_tests::compose::{
-    after, commit, delete, key, name, put, put_at, scratch, scratch_of, version,
+    after, commit, delete, key, name, put, put_at, reorder, scratch, scratch_of, sort_key, version,
 };
 use sync_tests::reader::PlainReader;
 use sync_tests::server::{TestServer, config};
@@ -56,6 +57,61 @@ async fn a_part_is_kept_like_a_whole() {
         reader.catch_up(wire).await;
         assert_eq!(reader.copy.rows.len(), left);
     }
+    server.stop().await;
+}
+
+fn place(at: &str) -> OrderPlace {
+    OrderPlace { sort_key: sort_key(at), key: None }
+}
+
+/// The places from `from` to before `to`.
+fn stretch_of(collection: &str, from: &str, to: &str) -> Target {
+    let range = OrderRange::new(Some(place(from)), Some(place(to))).unwrap();
+    Target { scope: Scope::Order(range), ..scratch(collection) }
+}
+
+/// G1, G5, T16: a reader of a stretch hears of what moves in (with its value, however old), within
+/// and out, of deletes, and of an item created anew outside whose predecessor it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stretch_of_the_list_is_kept_like_a_whole() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    for (item, at) in [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")] {
+        wire.commit(vec![put_at("list", item, item, at)]).await;
+    }
+    for size in [1, 2, 1_000] {
+        let mut reader = PlainReader::new(stretch_of("list", "2", "5"));
+        reader.catch_up_by(wire, size).await;
+        assert_eq!(reader.in_list_order(), ["b", "c", "d"].map(key), "by {size}");
+    }
+    let mut reader = PlainReader::new(stretch_of("list", "2", "5"));
+    reader.catch_up(wire).await;
+    let mut events = wire.subscribe(vec![reader.target.clone()]).await;
+    events.accepted().await;
+    for (deed, left) in [
+        (reorder("list", "a", "22"), vec!["b", "a", "c", "d"]),
+        (reorder("list", "d", "20"), vec!["b", "d", "a", "c"]),
+        (reorder("list", "b", "9"), vec!["d", "a", "c"]),
+        (put("list", "e", "outside"), vec!["d", "a", "c"]),
+        (delete("list", "a"), vec!["d", "c"]),
+        (put_at("list", "new", "new", "21"), vec!["d", "new", "c"]),
+        (put_at("list", "a", "anew", "9"), vec!["d", "new", "c"]),
+        (reorder("list", "a", "3"), vec!["d", "new", "a", "c"]),
+    ] {
+        let told = format!("{deed:?}");
+        let now = wire.commit(vec![deed]).await;
+        reader.follow_to(&mut events, now).await;
+        assert_eq!(reader.in_list_order(), left.into_iter().map(key).collect::<Vec<_>>(), "{told}");
+        let mut fresh = PlainReader::new(stretch_of("list", "2", "5"));
+        fresh.catch_up(wire).await;
+        assert_eq!(fresh.copy, reader.copy, "{told}");
+    }
+    assert_eq!(reader.contents()[&b"a"[..]], b"anew");
+    // Away while what it has is deleted and created anew elsewhere: `created` is behind its cursor.
+    wire.commit(vec![delete("list", "c"), delete("list", "d")]).await;
+    wire.commit(vec![put_at("list", "c", "anew", "1"), put_at("list", "d", "anew", "4")]).await;
+    reader.catch_up(wire).await;
+    assert_eq!(reader.in_list_order(), ["new", "a", "d"].map(key));
     server.stop().await;
 }
 
@@ -101,15 +157,16 @@ async fn a_long_way_without_a_match_is_one_answer() {
 const ITEMS: usize = 50_000;
 const COMMITS: usize = 50;
 
-/// A collection of [`ITEMS`] on disk, of which ten, spread over the log, begin with `mine/`.
+/// A collection of [`ITEMS`] on disk, of which ten, spread over the log, begin with `mine/`
+/// and stand at `m`.
 fn large(store: DiskStore) -> Ledger<DiskStore> {
     let ledger = Ledger::open(store, config("unused".as_ref(), |_| {}).ledger(), &mut |_| {});
     let ledger = ledger.unwrap();
     for part in 0..COMMITS {
         let numbers = (0..ITEMS / COMMITS).map(|n| part * (ITEMS / COMMITS) + n);
         let item = |n: usize| {
-            let of = if n % (ITEMS / 10) == 4_321 { "mine" } else { "yours" };
-            put("list", format!("{of}/{n}"), [b'v'; 100])
+            let (of, at) = if n % (ITEMS / 10) == 4_321 { ("mine", "m") } else { ("yours", "y") };
+            put_at("list", format!("{of}/{n}"), [b'v'; 100], at)
         };
         let commit = commit(numbers.map(item).collect());
         let request = Request::Commit { commit, fingerprint: [0; 16] };
@@ -159,10 +216,13 @@ fn a_small_part_of_a_large_collection_is_one_look() {
     let epoch = ledger.head(&list).unwrap().epoch;
     let prefix = Scope::KeyPrefix(Bytes::from_static(b"mine/"));
     let keys = Scope::Keys((0..100).map(|n| key(format!("yours/{n:03}"))).collect());
+    let stretch = OrderRange::new(Some(place("m")), Some(place("n"))).unwrap();
+    let stretch = Scope::Order(stretch);
     // What it cost before there was a choice: every look goes through the log.
     let log = LookLimits { trial_rows: usize::MAX, ..LookLimits::FULL };
     for (what, cursor, scope, found) in [
         ("first load of a prefix", None, &prefix, 10),
+        ("first load of a stretch", None, &stretch, 10),
         ("catch-up of a prefix", Some(Cursor::at(epoch, version(10))), &prefix, 8),
         ("catch-up of keys", Some(Cursor::at(epoch, version(10))), &keys, 0),
     ] {

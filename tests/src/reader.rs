@@ -226,7 +226,7 @@ impl PlainReader {
             assert!(change.version > delta.from.version, "not after the cursor: {change:?}");
             assert!(change.version <= delta.to.version, "beyond the delta's end: {change:?}");
             assert!(seen.insert(&change.key), "a key occurs twice: {change:?}");
-            assert!(self.target.scope.contains(&change.key), "out of scope: {change:?}");
+            assert!(self.is_in_scope(change), "out of scope: {change:?}");
             last = change.version;
             self.change(delta, change);
         }
@@ -274,8 +274,19 @@ impl PlainReader {
         }
     }
 
+    fn is_in_scope(&self, change: &Change) -> bool {
+        match &change.kind {
+            ChangeKind::Put { sort_key, .. } => self.target.scope.contains(&change.key, sort_key),
+            ChangeKind::Delete | ChangeKind::LeftScope => {
+                self.target.scope.may_contain(&change.key)
+            }
+        }
+    }
+
     fn change(&mut self, delta: &Delta, change: &Change) {
-        let caught_up = delta.from.is_caught_up() && !delta.unverified;
+        let stretch = matches!(self.target.scope, Scope::Order(_));
+        // What moves into a stretch is an update of nothing.
+        let caught_up = delta.from.is_caught_up() && !delta.unverified && !stretch;
         let copy = self.loading.as_mut().unwrap_or(&mut self.copy);
         let known = copy.rows.get(&change.key);
         if caught_up && change.created <= delta.from.version {
@@ -310,12 +321,13 @@ impl PlainReader {
                 };
                 copy.set(&change.key, Some(row));
             }
-            ChangeKind::Delete => {
+            ChangeKind::Delete | ChangeKind::LeftScope => {
+                let left = change.kind == ChangeKind::LeftScope;
+                assert!(!left || stretch, "scopes by key are never left: {change:?}");
                 let of_old = self.loading.is_some() && change.version <= delta.from.base;
                 assert!(!of_old, "a load tells what is not there: {change:?}");
                 self.loading.as_mut().unwrap_or(&mut self.copy).set(&change.key, None);
             }
-            ChangeKind::LeftScope => panic!("scopes by key are never left: {change:?}"),
         }
     }
 

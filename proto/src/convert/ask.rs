@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::types::{ListItems, ListOrder, Malformed, Pull, Subscribe};
+use crate::types::{ListItems, ListOrder, Malformed, OrderRange, Pull, Subscribe};
 use crate::v1;
 
 fn number(count: usize) -> u32 {
@@ -58,6 +58,8 @@ impl From<ListItems> for v1::ListItemsRequest {
             page_token: list.page_token,
             keys_only: list.keys_only,
             key_prefix: list.key_prefix,
+            stretch: (list.stretch != OrderRange::default()).then(|| list.stretch.into()),
+            skip: list.skip,
         }
     }
 }

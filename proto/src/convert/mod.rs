@@ -14,6 +14,7 @@ use crate::v1;
 mod admin;
 mod ask;
 mod inbox;
+mod order;
 mod read;
 mod reconcile;
 mod write;

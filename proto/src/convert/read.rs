@@ -17,8 +17,8 @@ use crate::limits::{
 };
 use crate::types::{
     AcceptedTarget, CollectionName, Cursor, Delta, Event, Goodbye, GoodbyeReason, Head, Key,
-    ListItems, ListOrder, Malformed, Outcome, Plan, Position, Pull, Reset, Scope, Subscribe,
-    Target,
+    ListItems, ListOrder, Malformed, OrderRange, Outcome, Plan, Position, Pull, Reset, Scope,
+    Subscribe, Target,
 };
 use crate::v1;
 
@@ -36,10 +36,9 @@ impl TryFrom<v1::Scope> for Scope {
                 Ok(Self::KeyPrefix(prefix))
             }
             Some(v1::scope::Part::Keys(set)) => key_set(set.keys).map(Self::Keys),
-            Some(v1::scope::Part::Order(_)) => Err(Malformed::new(
-                "order",
-                "this server does not serve stretches of the list order",
-            )),
+            Some(v1::scope::Part::Order(range)) => {
+                OrderRange::try_from(range).map(Self::Order).map_err(|e| e.within("order"))
+            }
         }
     }
 }
@@ -69,6 +68,7 @@ impl From<Scope> for v1::Scope {
             Scope::Keys(keys) => Some(v1::scope::Part::Keys(v1::KeySet {
                 keys: keys.iter().map(Key::to_bytes).collect(),
             })),
+            Scope::Order(range) => Some(v1::scope::Part::Order(range.into())),
         };
         Self { part }
     }
@@ -428,6 +428,11 @@ impl TryFrom<v1::ListItemsRequest> for ListItems {
             let reason = format!("{prefix_len} bytes, the limit is {KEY_LEN_MAX}");
             return Err(Malformed::new("key_prefix", reason));
         }
+        let stretch = request.stretch.map_or(Ok(OrderRange::default()), OrderRange::try_from);
+        let stretch = stretch.map_err(|e| e.within("stretch"))?;
+        if order == ListOrder::Key && stretch != OrderRange::default() {
+            return Err(Malformed::new("stretch", "needs the order LIST_ORDER_SORT_KEY"));
+        }
         Ok(Self {
             collection: collection(&request.collection)?,
             order,
@@ -436,6 +441,8 @@ impl TryFrom<v1::ListItemsRequest> for ListItems {
             page_token: request.page_token,
             keys_only: request.keys_only,
             key_prefix: request.key_prefix,
+            stretch,
+            skip: request.skip,
         })
     }
 }

@@ -5,6 +5,7 @@ mod admin;
 mod inbox;
 mod log;
 mod names;
+mod order;
 mod read;
 mod reconcile;
 mod write;
@@ -15,6 +16,7 @@ pub use log::{
     Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,
 };
 pub use names::{CollectionName, Key, Malformed, SortKey, Value};
+pub use order::{OrderPlace, OrderRange};
 pub use read::{
     AcceptedTarget, Event, Failure, Goodbye, GoodbyeReason, ListItems, ListOrder, Outcome, Plan,
     Position, Pull, Scope, Subscribe, Target,

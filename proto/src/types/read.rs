@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Change, CollectionName, Cursor, Delta, Head, Key, Malformed, Reset, Timestamp};
+use super::{
+    Change, CollectionName, Cursor, Delta, Head, Key, Malformed, OrderRange, Reset, SortKey,
+    Timestamp,
+};
 use crate::digest::Digest;
 
 /// Which part of a collection a reader asks for.
@@ -17,6 +20,8 @@ pub enum Scope {
     KeyPrefix(Bytes),
     /// Just these keys, sorted.
     Keys(Vec<Key>),
+    /// What stands in this stretch of the list order.
+    Order(OrderRange),
 }
 
 /// A collection and where the reader stands in it.
@@ -82,6 +87,10 @@ pub struct ListItems {
     pub keys_only: bool,
     /// Only keys that begin with this.
     pub key_prefix: Bytes,
+    /// Only items in this stretch; in [`ListOrder::SortKey`] only.
+    pub stretch: OrderRange,
+    /// So many items of those asked for are passed over first.
+    pub skip: u64,
 }
 
 /// In which order a window lists.
@@ -221,11 +230,21 @@ pub enum GoodbyeReason {
 // === impl Scope ===
 
 impl Scope {
-    /// Whether `key` belongs to it.
+    /// Whether an item of this key that stands there belongs to it.
     #[must_use]
-    pub fn contains(&self, key: &Key) -> bool {
+    pub fn contains(&self, key: &Key, sort_key: &SortKey) -> bool {
         match self {
-            Self::All => true,
+            Self::Order(range) => range.contains(sort_key, key),
+            Self::All | Self::KeyPrefix(_) | Self::Keys(_) => self.may_contain(key),
+        }
+    }
+
+    /// Whether an item of this key belongs to it wherever in the list it stands, or may belong to
+    /// it, depending on where it stands.
+    #[must_use]
+    pub fn may_contain(&self, key: &Key) -> bool {
+        match self {
+            Self::All | Self::Order(_) => true,
             Self::KeyPrefix(prefix) => key.as_bytes().starts_with(prefix),
             Self::Keys(keys) => keys.binary_search(key).is_ok(),
         }

@@ -11,9 +11,9 @@ use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, PAGE_BYTES_MAX, PAG
 use sync_proto::types::{
     AcceptedTarget, Change, ChangeKind, CollectionName, Commit, Committed, Condition, Cursor,
     Delta, Epoch, Event, Failure, Found, Goodbye, GoodbyeReason, Head, Item, Key, LeafEntry,
-    ListItems, ListOrder, Mutation, Op, Outcome, Plan, Position, Precondition, Pull, Reconcile,
-    Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subject, Subscribe, Target, Timestamp,
-    Value, Version,
+    ListItems, ListOrder, Mutation, Op, OrderPlace, OrderRange, Outcome, Plan, Position,
+    Precondition, Pull, Reconcile, Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subject,
+    Subscribe, Target, Timestamp, Value, Version,
 };
 
 pub(crate) fn bytes(
@@ -216,7 +216,19 @@ fn scope() -> impl Strategy<Value = Scope> {
         Just(Scope::All),
         bytes(1..20).prop_map(Scope::KeyPrefix),
         btree_map(key(), Just(()), 1..6).prop_map(|keys| Scope::Keys(keys.into_keys().collect())),
+        stretch().prop_map(Scope::Order),
     ]
+}
+
+/// Also those without ends.
+fn stretch() -> impl Strategy<Value = OrderRange> {
+    let place = || {
+        let place = (sort_key(), option::of(key()));
+        option::of(place.prop_map(|(sort_key, key)| OrderPlace { sort_key, key }))
+    };
+    (place(), place()).prop_filter_map("the ends are in order", |(from, to)| {
+        OrderRange::new(from.clone(), to.clone()).or_else(|_| OrderRange::new(to, from)).ok()
+    })
 }
 
 pub(crate) fn target() -> impl Strategy<Value = Target> {
@@ -259,8 +271,13 @@ pub(crate) fn subscribe() -> impl Strategy<Value = Subscribe> {
 
 pub(crate) fn list() -> impl Strategy<Value = ListItems> {
     let order = prop_oneof![Just(ListOrder::Key), Just(ListOrder::SortKey)];
-    (name(), order, any::<[bool; 2]>(), 1..=1_000usize, bytes(0..30), bytes(0..30)).prop_map(
-        |(collection, order, [descending, keys_only], page_size, page_token, key_prefix)| {
+    let whole = Just(OrderRange::default());
+    let order =
+        prop_oneof![(order, whole), stretch().prop_map(|stretch| (ListOrder::SortKey, stretch)),];
+    let page = (1..=1_000usize, any::<u64>(), bytes(0..30), bytes(0..30));
+    (name(), order, any::<[bool; 2]>(), page).prop_map(
+        |(collection, (order, stretch), [descending, keys_only], page)| {
+            let (page_size, skip, page_token, key_prefix) = page;
             ListItems {
                 collection,
                 order,
@@ -269,6 +286,8 @@ pub(crate) fn list() -> impl Strategy<Value = ListItems> {
                 page_token,
                 keys_only,
                 key_prefix,
+                stretch,
+                skip,
             }
         },
     )

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use sync_proto::types::{Scope, Target};
+use sync_proto::types::{Key, Scope, Target};
 
 /// Loads that are remembered; beyond, those begun longest ago are forgotten.
 pub const LOADS_MAX: usize = 16_384;
@@ -95,6 +95,13 @@ impl Who {
             Scope::All => {}
             Scope::KeyPrefix(prefix) => field(prefix),
             Scope::Keys(keys) => keys.iter().for_each(|key| field(key.as_bytes())),
+            Scope::Order(range) => {
+                for end in [range.from(), range.to()] {
+                    field(&[u8::from(end.is_some())]);
+                    field(end.map_or(&[], |end| end.sort_key.as_bytes()));
+                    field(end.and_then(|end| end.key.as_ref()).map_or(&[], Key::as_bytes));
+                }
+            }
         }
         LoadKey(hash.finalize()[..16].try_into().expect("a SHA-256 has 32 bytes"))
     }
@@ -148,7 +155,7 @@ impl Loads {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use sync_proto::types::{CollectionName, Key};
+    use sync_proto::types::{CollectionName, OrderPlace, OrderRange, SortKey};
 
     use super::*;
 
@@ -223,6 +230,10 @@ mod tests {
         hammer(&mut loads, &client("a"), 20);
         let prefix = Target { scope: Scope::KeyPrefix(Bytes::from_static(b"p")), ..target("list") };
         let keys = Target { scope: Scope::Keys(vec![Key::new("p").unwrap()]), ..target("list") };
+        let place = OrderPlace { sort_key: SortKey::new("p").unwrap(), key: None };
+        let order = |from, to| Scope::Order(OrderRange::new(from, to).unwrap());
+        let stretch = Target { scope: order(None, Some(place.clone())), ..target("list") };
+        let rest = Target { scope: order(Some(place), None), ..target("list") };
         let names = Target { keys_only: true, ..target("list") };
         let same = client("a").load(&target("list"));
         assert!(loads.may_begin(&client("a"), same, Duration::ZERO).is_err());
@@ -233,6 +244,8 @@ mod tests {
             (client("a"), prefix),
             (client("a"), keys),
             (client("a"), names),
+            (client("a"), stretch),
+            (client("a"), rest),
         ] {
             assert_eq!(loads.may_begin(&who, who.load(&target), Duration::ZERO), Ok(()));
         }

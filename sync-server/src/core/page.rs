@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use sync_proto::convert::{decode_change, encode_change};
 use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
-use sync_proto::types::{Change, ChangeKind, Cursor, Delta, Head, Key, Malformed, Scope, Version};
+use sync_proto::types::{Change, ChangeKind, Delta, Head, Key, Malformed, Scope, SortKey, Version};
 
 use super::read::PageStart;
 use crate::store::rows::{LogRow, RowKind};
@@ -28,7 +28,7 @@ pub struct PageLimits {
 /// What a reader wants to see.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// Which keys.
+    /// Which part.
     pub scope: &'a Scope,
     /// Leave values out.
     pub keys_only: bool,
@@ -62,6 +62,19 @@ pub enum Offer {
     More,
     /// The page is full; it ends before the row that was offered.
     Full,
+}
+
+/// What a row is to a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Nothing: it cannot have been in its copy, and does not belong there.
+    Foreign,
+    /// What it says.
+    Whole,
+    /// The same, but the reader has the value already or does not want it.
+    WithoutValue,
+    /// An item outside of the stretch, where the reader may have it from before.
+    Left,
 }
 
 /// A page that is built.
@@ -107,10 +120,9 @@ impl<'a> PageBuilder<'a> {
     pub fn offer(&mut self, version: Version, key: &Key, row: LogRow) -> Result<Offer, Malformed> {
         assert!(version > self.covered, "rows are offered in version order, behind the cursor");
         self.begin(version);
-        if self.skips(version, key, &row) {
+        let Some(change) = outgoing(self.part(version, key, &row)?, row)? else {
             return Ok(Offer::More);
-        }
-        let change = outgoing(row, &self.start.from, self.view.keys_only)?;
+        };
         self.bytes += change.len();
         self.changes.push(change);
         let open = self.open.expect("begin() opened the version");
@@ -130,6 +142,14 @@ impl<'a> PageBuilder<'a> {
     #[must_use]
     pub fn changes(&self) -> usize {
         self.changes.len()
+    }
+
+    /// Says that every row of the versions up to `version` was offered.
+    pub fn cover(&mut self, version: Version) {
+        if version > self.covered {
+            self.covered = version;
+            self.open = None;
+        }
     }
 
     /// Ends the page. `complete`: every row up to the head was offered. Otherwise the rows of
@@ -185,26 +205,61 @@ impl<'a> PageBuilder<'a> {
         });
     }
 
-    fn skips(&self, version: Version, key: &Key, row: &LogRow) -> bool {
-        // A load starts from nothing: what was deleted before it began was never there.
-        let loading_tombstone = row.kind == RowKind::Tombstone
-            && version <= self.start.from.base
-            && self.start.from.is_loading();
-        loading_tombstone || !self.view.scope.contains(key)
+    fn part(&self, version: Version, key: &Key, row: &LogRow) -> Result<Part, Malformed> {
+        let View { scope, keys_only } = self.view;
+        let from = &self.start.from;
+        // A load starts from nothing: what was deleted before it began, or stood elsewhere when
+        // it began and has not moved since, was never there.
+        let never_there = from.is_loading() && version <= from.base;
+        if !scope.may_contain(key) {
+            return Ok(Part::Foreign);
+        }
+        if row.kind == RowKind::Tombstone {
+            return Ok(if never_there { Part::Foreign } else { Part::Whole });
+        }
+        if let Scope::Order(range) = scope {
+            // Where it stood when the cursor was handed out is not known, nor whether an earlier
+            // item of this key stood inside: `created` tells of the present one only.
+            return Ok(match (range.contains(&place(row)?, key), never_there) {
+                (true, _) if keys_only => Part::WithoutValue,
+                // An old value is new to the reader if the item was moved into the stretch.
+                (true, _) => Part::Whole,
+                (false, true) => Part::Foreign,
+                (false, false) => Part::Left,
+            });
+        }
+        let reader_has_value =
+            from.is_caught_up() && row.created <= from.version && row.value_version <= from.version;
+        Ok(if keys_only || reader_has_value { Part::WithoutValue } else { Part::Whole })
     }
 }
 
-/// The change as this reader gets it: as stored, or without its value.
-fn outgoing(row: LogRow, from: &Cursor, keys_only: bool) -> Result<Bytes, Malformed> {
-    let reader_has_value =
-        from.is_caught_up() && row.created <= from.version && row.value_version <= from.version;
-    if row.kind == RowKind::Tombstone || !(keys_only || reader_has_value) {
-        return Ok(row.change);
+/// Where a live row's item stands in list order.
+fn place(row: &LogRow) -> Result<SortKey, Malformed> {
+    match decode_change(row.change.clone())?.kind {
+        ChangeKind::Put { sort_key, .. } => Ok(sort_key),
+        ChangeKind::Delete | ChangeKind::LeftScope => {
+            Err(Malformed::new("change", "a live row holds no put"))
+        }
+    }
+}
+
+/// The change as the reader gets it: as stored, or with less in it.
+fn outgoing(part: Part, row: LogRow) -> Result<Option<Bytes>, Malformed> {
+    match part {
+        Part::Foreign => return Ok(None),
+        Part::Whole => return Ok(Some(row.change)),
+        Part::WithoutValue | Part::Left => {}
     }
     let change = decode_change(row.change)?;
-    let ChangeKind::Put { sort_key, value_version, .. } = change.kind else {
-        return Err(Malformed::new("change", "a live row holds no put"));
+    let kind = match change.kind {
+        _ if part == Part::Left => ChangeKind::LeftScope,
+        ChangeKind::Put { sort_key, value_version, .. } => {
+            ChangeKind::Put { value: None, sort_key, value_version }
+        }
+        ChangeKind::Delete | ChangeKind::LeftScope => {
+            return Err(Malformed::new("change", "a live row holds no put"));
+        }
     };
-    let kind = ChangeKind::Put { value: None, sort_key, value_version };
-    Ok(encode_change(&Change { kind, ..change }))
+    Ok(Some(encode_change(&Change { kind, ..change })))
 }

@@ -53,7 +53,7 @@ pub fn decide(head: &Head, cursor: Option<Cursor>, verify: bool) -> ReadPlan {
 #[must_use]
 pub fn reset(reason: ResetReason, head: Head, scope: &Scope) -> Reset {
     let (estimated_changes, estimated_bytes) = match scope {
-        Scope::All | Scope::KeyPrefix(_) => (head.items, head.bytes),
+        Scope::All | Scope::KeyPrefix(_) | Scope::Order(_) => (head.items, head.bytes),
         Scope::Keys(keys) => {
             let count = u64::try_from(keys.len()).expect("a scope has at most 1,000 keys");
             let share = head.bytes.checked_div(head.items).unwrap_or(0);

@@ -5,6 +5,9 @@
 //! index  the rows of the keys in scope, whatever their version; the newer ones, sorted afterwards
 //! ```
 //!
+//! A stretch of the list order has an index only for what was there when a load began: whatever
+//! changed since concerns the reader, in the stretch or not, and is in the log.
+//!
 //! The log is cheap when little happened, the index when the part is small, and neither is known
 //! beforehand. So every look tries the log for a few rows: often the head is reached, or the page
 //! is full. If not, what the trial met says how many rows the log would still cost, and the index
@@ -39,7 +42,7 @@ pub struct Trial {
 pub enum Route {
     /// All rows behind the cursor.
     Log,
-    /// The rows of the keys in scope, unless there are more than this.
+    /// The rows of the index, unless there are more than this.
     Index {
         /// Most rows.
         rows_max: usize,
@@ -63,6 +66,8 @@ pub fn route(scope: &Scope, trial: Trial, wanted: usize, head: &Head, look: &Loo
         Scope::KeyPrefix(_) => Route::Index { rows_max },
         Scope::Keys(keys) if keys.len() > rows_max => Route::Log,
         Scope::Keys(keys) => Route::Index { rows_max: keys.len() },
+        // A row of the list order leads to a row of the keys, which leads to the log.
+        Scope::Order(_) => Route::Index { rows_max: rows_max / 2 },
     }
 }
 
@@ -82,7 +87,7 @@ fn log_cost(trial: Trial, wanted: usize, head: &Head) -> usize {
 mod tests {
     use bytes::Bytes;
     use sync_proto::digest::Digest;
-    use sync_proto::types::{Epoch, Key, Timestamp, Version};
+    use sync_proto::types::{Epoch, Key, OrderRange, Timestamp, Version};
 
     use super::*;
 
@@ -107,6 +112,7 @@ mod tests {
         let keys = |count: u32| {
             Scope::Keys((0..count).map(|n| Key::new(n.to_be_bytes().to_vec()).unwrap()).collect())
         };
+        let stretch = Scope::Order(OrderRange::default());
         let index = |rows_max| Route::Index { rows_max };
         for (scope, rows, found, wanted, items, best) in [
             // Nothing found: all the rest might have to be passed.
@@ -117,6 +123,7 @@ mod tests {
             (prefix.clone(), 400, 100, 1_000, 800, index(412)),
             (keys(1_000), 512, 0, 1_000, 50_000, index(1_000)),
             (keys(1_000), 512, 0, 1_000, 1_000, Route::Log),
+            (stretch, 400, 100, 1_000, 50_000, index(1_800)),
             (Scope::All, 512, 0, 1_000, 50_000, Route::Log),
         ] {
             let trial = Trial { rows, found };

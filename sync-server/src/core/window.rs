@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use sync_proto::digest::Segment;
-use sync_proto::types::{CollectionName, Epoch, ListItems, ListOrder};
+use sync_proto::types::{CollectionName, Epoch, Key, ListItems, ListOrder, OrderPlace};
 
 /// Layout of tokens.
 const TOKEN_FORMAT: u8 = 1;
@@ -40,6 +40,14 @@ pub fn question(list: &ListItems) -> u32 {
     };
     hash.update(&[order, u8::from(list.descending)]);
     hash.update(&list.key_prefix);
+    for (which, end) in [(1, list.stretch.from()), (2, list.stretch.to())] {
+        if let Some(OrderPlace { sort_key, key }) = end {
+            hash.update(&[0, which]);
+            hash.update(&u64::try_from(sort_key.as_bytes().len()).unwrap_or(0).to_be_bytes());
+            hash.update(sort_key.as_bytes());
+            hash.update(key.as_ref().map_or(&[], Key::as_bytes));
+        }
+    }
     hash.finalize()
 }
 

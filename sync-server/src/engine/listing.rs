@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::view::View;
 use crate::core::window::{self, TokenRefusal};
 use crate::store::keys::{
-    CollectionId, ROW_HEADER_LEN, Row, key_key, key_range, log_key, order_range, receipt_key,
+    CollectionId, ROW_HEADER_LEN, Row, key_key, key_range, log_key, receipt_key, stretch_range,
 };
 use crate::store::rows::{KeyRow, LogRow, Receipt, ReceiptKind, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
@@ -37,6 +37,8 @@ pub struct Window {
     pub next: Bytes,
     /// The collection at that moment.
     pub head: Head,
+    /// How many items were passed over because that was asked for.
+    pub skipped: u64,
 }
 
 /// Items by key.
@@ -74,7 +76,7 @@ impl<S: Store> Ledger<S> {
         let position = window::position(&asked.page_token, head.epoch, question)?;
         let range = window_range(asked, id, position);
         let direction = if asked.descending { Direction::Backward } else { Direction::Forward };
-        let (places, more) = places(asked, &range, direction, &view)?;
+        let Places { places, more, skipped } = places(asked, &range, direction, &view)?;
 
         let mut items = Vec::new();
         let mut bytes = 0;
@@ -102,7 +104,7 @@ impl<S: Store> Ledger<S> {
             }
             Some(_) | None => Bytes::new(),
         };
-        Ok(Window { items, next, head })
+        Ok(Window { items, next, head, skipped })
     }
 
     /// Items by key, as many as fit.
@@ -182,31 +184,45 @@ impl<S: Store> Ledger<S> {
 fn window_range(asked: &ListItems, id: CollectionId, position: Option<&[u8]>) -> KeyRange {
     let whole = match asked.order {
         ListOrder::Key => key_range(id, &asked.key_prefix),
-        ListOrder::SortKey => order_range(id),
+        ListOrder::SortKey => stretch_range(id, &asked.stretch),
     };
     let Some(position) = position else { return whole };
     let header = &whole.start[..ROW_HEADER_LEN];
     let mut place = [header, position].concat();
+    // A token of these very questions points into the range; a forged one must not lead out.
     if asked.descending {
-        KeyRange { start: whole.start, end: Some(place) }
+        let end = whole.end.map_or(place.clone(), |end| end.min(place)).max(whole.start.clone());
+        KeyRange { start: whole.start, end: Some(end) }
     } else {
         // The smallest key behind `place`.
         place.push(0);
-        KeyRange { start: place, end: whole.end }
+        let start = place.max(whole.start);
+        let start = whole.end.as_ref().map_or(start.clone(), |end| start.min(end.clone()));
+        KeyRange { start, end: whole.end }
     }
 }
 
 type Place = (Option<Key>, Vec<u8>);
 
-/// The next rows with the keys that they stand for (`None`: not one that was asked for), and
-/// whether there may be more behind them.
+/// The next rows of a window.
+struct Places {
+    /// With the keys that they stand for; `None`: not one that was asked for.
+    places: Vec<Place>,
+    /// There may be more behind them.
+    more: bool,
+    /// Items that were asked for but passed over.
+    skipped: u64,
+}
+
+/// Passes over the rows of a window.
 fn places<S: Store>(
     asked: &ListItems,
     range: &KeyRange,
     direction: Direction,
     view: &View<'_, S>,
-) -> Result<(Vec<Place>, bool), StoreError> {
+) -> Result<Places, StoreError> {
     let mut places: Vec<Place> = Vec::new();
+    let mut skipped = 0;
     let mut wanted = 0;
     let mut rows = 0;
     let mut more = false;
@@ -217,7 +233,7 @@ fn places<S: Store>(
             return ControlFlow::Break(());
         }
         rows += 1;
-        let key = match Row::decode(place, value) {
+        let mut key = match Row::decode(place, value) {
             Ok(Row::Key { key, row, .. }) => (row.kind == RowKind::Live).then_some(key),
             Ok(Row::Order { key, .. }) => {
                 key.as_bytes().starts_with(&asked.key_prefix).then_some(key)
@@ -228,6 +244,10 @@ fn places<S: Store>(
                 return ControlFlow::Break(());
             }
         };
+        if key.is_some() && skipped < asked.skip {
+            skipped += 1;
+            key = None;
+        }
         wanted += usize::from(key.is_some());
         // Rows that were passed over only matter as the place where the next page begins.
         match places.last_mut() {
@@ -236,7 +256,7 @@ fn places<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
-    broken.map_or(Ok((places, more)), Err)
+    broken.map_or(Ok(Places { places, more, skipped }), Err)
 }
 
 /// The item of this key, if there is one.

@@ -110,7 +110,7 @@ impl<S: Store> Ledger<S> {
         };
         let few_keys = match asked.scope {
             Scope::Keys(keys) => u64::try_from(keys.len()).is_ok_and(|count| count <= most),
-            Scope::All | Scope::KeyPrefix(_) => false,
+            Scope::All | Scope::KeyPrefix(_) | Scope::Order(_) => false,
         };
         if few_keys || !cursor.is_caught_up() {
             return Ok(None);
@@ -183,7 +183,7 @@ fn read_page<S: Store>(
     let wanted = Wanted { scope: asked.scope, keys_only: asked.keys_only };
     let begin = || PageBuilder::new(start, wanted, asked.limits);
     let scan = Scan { id, head: &head, view, scope: asked.scope, look: asked.look };
-    let (page, complete) = scan.fill(start.from.version, asked.limits.changes_max, begin)?;
+    let (page, complete) = scan.fill(&start.from, asked.limits.changes_max, begin)?;
     Ok(match page.finish(head, complete) {
         Built::Page(delta, size) => Look::Answer(Outcome::Delta(delta), size),
         Built::NothingYet(covered) => Look::NothingYet(start.from.between_pages(covered)),

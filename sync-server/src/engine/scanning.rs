@@ -1,16 +1,18 @@
-//! What one look at a collection passes: the log behind a cursor, or the rows of the keys in
-//! scope. Which of the two is decided in `core::route`. The work of a look is bounded; the engine
+//! What one look at a collection passes: the log behind a cursor, or the rows of the index that
+//! lead to what is in scope. Which of the two is decided in `core::route`. The work of a look is bounded; the engine
 //! looks again from where it ended.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use sync_proto::types::{Head, Key, Malformed, Scope, Version};
+use sync_proto::types::{Cursor, Head, Key, Malformed, OrderRange, Scope, Version};
 
 use super::view::View;
 use crate::core::page::{Offer, PageBuilder};
 use crate::core::route::{LookLimits, Route, Trial, route};
-use crate::store::keys::{CollectionId, Row, key_key, key_range, log_key, log_range};
+use crate::store::keys::{
+    CollectionId, Row, key_key, key_range, log_key, log_range, stretch_range,
+};
 use crate::store::rows::{KeyRow, LogRow};
 use crate::store::{Direction, Store, StoreError};
 
@@ -67,30 +69,45 @@ struct Budget {
 // === impl Scan ===
 
 impl<S: Store> Scan<'_, S> {
-    /// Offers what is in scope after `after` to a page that `begin` makes; says whether
-    /// everything up to the head was offered.
+    /// Offers what concerns a reader that stands at `from` to a page that `begin` makes; says
+    /// whether everything up to the head was offered.
     pub(super) fn fill<'p>(
         &self,
-        after: Version,
+        from: &Cursor,
         wanted: usize,
         begin: impl Fn() -> PageBuilder<'p>,
     ) -> Result<(PageBuilder<'p>, bool), StoreError> {
-        if !self.scope.is_all() {
+        let after = from.version;
+        if let Some(to) = self.indexed(from) {
             let mut page = begin();
             let (end, rows) = self.offer_log(&mut page, after, self.look.trial_rows)?;
             if end != End::Spent {
                 return Ok((page, end == End::Head));
             }
             let trial = Trial { rows, found: page.changes() };
-            if let Some(places) = self.places(after, self.head.version, trial, wanted)? {
+            if let Some(places) = self.places(after, to, trial, wanted)? {
                 let mut page = begin();
-                let complete = self.offer_places(&mut page, places)?;
-                return Ok((page, complete));
+                let all = self.offer_places(&mut page, places)?;
+                if all {
+                    page.cover(to);
+                }
+                return Ok((page, all && to == self.head.version));
             }
         }
         let mut page = begin();
         let (end, _) = self.offer_log(&mut page, after, self.look.rows_max)?;
         Ok((page, end == End::Head))
+    }
+
+    /// Up to which version an index tells everything that concerns a reader that stands at `from`;
+    /// `None`: there is none.
+    fn indexed(&self, from: &Cursor) -> Option<Version> {
+        match self.scope {
+            Scope::All => None,
+            Scope::KeyPrefix(_) | Scope::Keys(_) => Some(self.head.version),
+            // What has moved since the load began concerns the reader wherever it stands now.
+            Scope::Order(_) => from.is_loading().then_some(from.base),
+        }
     }
 
     /// Offers log rows until the page is full; says how many.
@@ -164,6 +181,17 @@ impl<S: Store> Scan<'_, S> {
                     }
                 }
             }
+            Scope::Order(stretch) => {
+                let Some(keys) = self.order_rows(stretch, rows_max)? else { return Ok(None) };
+                for key in keys {
+                    let row = self.view.get(&key_key(self.id, &key))?;
+                    let row = row.ok_or_else(|| StoreError::Damaged {
+                        place: format!("the list order of collection {}", self.id.0),
+                        reason: "names a key that is not there".to_owned(),
+                    })?;
+                    take(KeyRow::decode(row)?.version, key);
+                }
+            }
         }
         places.sort_unstable();
         Ok(Some(places))
@@ -196,6 +224,35 @@ impl<S: Store> Scan<'_, S> {
             ControlFlow::Break(())
         })?;
         all
+    }
+
+    /// The keys that stand in a stretch; `None`: there are more than so many.
+    fn order_rows(
+        &self,
+        stretch: &OrderRange,
+        rows_max: usize,
+    ) -> Result<Option<Vec<Key>>, StoreError> {
+        let mut budget = Budget::new(rows_max, self.look.bytes_max);
+        let mut keys = Some(Vec::new());
+        let mut broken = None;
+        let range = stretch_range(self.id, stretch);
+        self.view.scan(&range, Direction::Forward, &mut |place, value| {
+            if budget.is_spent() {
+                keys = None;
+                return ControlFlow::Break(());
+            }
+            budget.spend(place.len() + value.len());
+            match Row::decode(place, value) {
+                Ok(Row::Order { key, .. }) => {
+                    keys.iter_mut().for_each(|keys| keys.push(key.clone()));
+                    return ControlFlow::Continue(());
+                }
+                Ok(_) => broken = Some(foreign("the list order", self.id)),
+                Err(error) => broken = Some(error),
+            }
+            ControlFlow::Break(())
+        })?;
+        broken.map_or(Ok(keys), Err)
     }
 
     /// Offers the rows at these places until the page is full; says whether all were offered.
@@ -232,7 +289,7 @@ impl Count {
     /// Looks once.
     pub(super) fn look<S: Store>(&mut self, scan: &Scan<'_, S>) -> Result<Counted, StoreError> {
         let until = *self.until.get_or_insert(scan.head.version);
-        if !scan.scope.is_all() {
+        if scan.indexed(&self.at(scan)).is_some() {
             let (counted, trial) = self.count_log(scan, until, scan.look.trial_rows)?;
             if counted != Counted::GoOn {
                 return Ok(counted);
@@ -246,6 +303,11 @@ impl Count {
             }
         }
         self.count_log(scan, until, scan.look.rows_max).map(|(counted, _)| counted)
+    }
+
+    /// Where the reader counts as standing; not in a load, which is never judged.
+    fn at<S>(&self, scan: &Scan<'_, S>) -> Cursor {
+        Cursor::at(scan.head.epoch, self.after)
     }
 
     /// Counts in the log, and remembers how far it has come.
@@ -263,7 +325,7 @@ impl Count {
                 whole = (open, changes);
                 open = version;
             }
-            changes += u64::from(scan.scope.contains(&key));
+            changes += u64::from(scan.scope.may_contain(&key));
             Ok(if changes > self.most { Offer::Full } else { Offer::More })
         })?;
         let found = usize::try_from(changes - self.changes).unwrap_or(usize::MAX);

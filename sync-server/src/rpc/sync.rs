@@ -162,6 +162,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
             items: window.items.into_iter().map(Into::into).collect(),
             next_page_token: window.next,
             head: Some(window.head.into()),
+            skipped: window.skipped,
         }))
     }
 

@@ -33,7 +33,9 @@
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Group, SEGMENTS_PER_GROUP, Segment};
-use sync_proto::types::{CollectionName, Key, Policy, SortKey, Timestamp, Version};
+use sync_proto::types::{
+    CollectionName, Key, OrderPlace, OrderRange, Policy, SortKey, Timestamp, Version,
+};
 
 use super::rows::{Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
 use super::{KeyRange, StoreError};
@@ -163,6 +165,10 @@ pub fn key_range(id: CollectionId, prefix: &[u8]) -> KeyRange {
 /// The row that puts an item into list order.
 #[must_use]
 pub fn order_key(id: CollectionId, sort_key: &SortKey, key: &Key) -> Vec<u8> {
+    order_place(id, sort_key, key.as_bytes())
+}
+
+fn order_place(id: CollectionId, sort_key: &SortKey, key: &[u8]) -> Vec<u8> {
     let mut row = tagged(ORDER, id);
     for byte in sort_key.as_bytes() {
         row.push(*byte);
@@ -171,7 +177,7 @@ pub fn order_key(id: CollectionId, sort_key: &SortKey, key: &Key) -> Vec<u8> {
         }
     }
     row.extend_from_slice(&[ESCAPE, END_OF_SORT_KEY]);
-    row.extend_from_slice(key.as_bytes());
+    row.extend_from_slice(key);
     row
 }
 
@@ -179,6 +185,19 @@ pub fn order_key(id: CollectionId, sort_key: &SortKey, key: &Key) -> Vec<u8> {
 #[must_use]
 pub fn order_range(id: CollectionId) -> KeyRange {
     KeyRange::prefix(&tagged(ORDER, id))
+}
+
+/// The rows of a stretch of a collection's list order.
+#[must_use]
+pub fn stretch_range(id: CollectionId, stretch: &OrderRange) -> KeyRange {
+    let place = |end: &OrderPlace| {
+        order_place(id, &end.sort_key, end.key.as_ref().map_or(&[], Key::as_bytes))
+    };
+    let whole = order_range(id);
+    KeyRange {
+        start: stretch.from().map_or(whole.start, place),
+        end: stretch.to().map_or(whole.end, |end| Some(place(end))),
+    }
 }
 
 /// The row of a segment's sum.

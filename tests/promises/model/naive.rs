@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{
     Change, ChangeKind, CollectionName, Commit, Committed, Condition, Epoch, Head, Key, ListOrder,
-    Op, Precondition, ResetReason, SortKey, Timestamp, Value, Version,
+    Op, Precondition, ResetReason, Scope, SortKey, Timestamp, Value, Version,
 };
 use sync_server::core::retention::Retention;
 
@@ -187,11 +187,13 @@ impl Naive {
         Some(head)
     }
 
-    /// Live items as key and value.
-    pub(super) fn contents(&self, name: &CollectionName) -> BTreeMap<Key, Value> {
+    /// Live items of a part as key and value.
+    pub(super) fn contents(&self, name: &CollectionName, scope: &Scope) -> BTreeMap<Key, Value> {
         let Some(life) = self.lives.get(name) else { return BTreeMap::new() };
-        let known = life.known(life.version()).into_iter();
-        known.filter_map(|(key, known)| Some((key, known.content?.0))).collect()
+        let live = life.known(life.version()).into_iter();
+        let live = live.filter_map(|(key, known)| Some((key, known.content?)));
+        let part = live.filter(|(key, (_, sort_key))| scope.contains(key, sort_key));
+        part.map(|(key, (value, _))| (key, value)).collect()
     }
 
     pub(super) fn list(
@@ -219,10 +221,11 @@ impl Naive {
         Some(entries)
     }
 
-    /// What a caught-up reader of a version is told.
+    /// What a caught-up reader of a part is told that stands at a version.
     pub(super) fn delta(
         &self,
         name: &CollectionName,
+        scope: &Scope,
         at: Version,
     ) -> Result<Vec<Change>, ResetReason> {
         let life = &self.lives[name];
@@ -237,7 +240,8 @@ impl Naive {
             .filter(|(key, known)| {
                 known.version > at && !life.forgotten.contains(&(known.version, key.clone()))
             })
-            .map(|(key, known)| known.change(key, at))
+            .filter(|(key, _)| scope.may_contain(key))
+            .map(|(key, known)| known.change(key, scope, at))
             .collect();
         changes.sort_by(|a, b| (a.version, &a.key).cmp(&(b.version, &b.key)));
         Ok(changes)
@@ -290,11 +294,13 @@ impl Life {
 
 impl Known {
     /// The change as a caught-up reader of `at` gets it.
-    fn change(self, key: Key, at: Version) -> Change {
+    fn change(self, key: Key, scope: &Scope, at: Version) -> Change {
         let kind = match self.content {
             None => ChangeKind::Delete,
+            Some((_, sort_key)) if !scope.contains(&key, &sort_key) => ChangeKind::LeftScope,
             Some((value, sort_key)) => {
-                let has_it = self.created <= at && self.value_version <= at;
+                let moved_in = matches!(scope, Scope::Order(_));
+                let has_it = !moved_in && self.created <= at && self.value_version <= at;
                 ChangeKind::Put {
                     value: (!has_it).then_some(value),
                     sort_key,

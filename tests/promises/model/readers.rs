@@ -7,7 +7,9 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use sync_proto::convert::decode_change;
-use sync_proto::types::{Change, Delta, Outcome, ResetReason, Scope, Target};
+use sync_proto::types::{
+    Change, Delta, OrderPlace, OrderRange, Outcome, ResetReason, Scope, Target,
+};
 use sync_server::core::page::PageLimits;
 use sync_server::core::route::LookLimits;
 use sync_server::engine::ledger::Ledger;
@@ -15,7 +17,7 @@ use sync_server::engine::reading::PageRequest;
 use sync_server::store::Store;
 use sync_server::store::disk::DiskStore;
 use sync_server::store::memory::MemoryStore;
-use sync_tests::compose::{key, scratch};
+use sync_tests::compose::{key, scratch, sort_key};
 use sync_tests::reader::PlainReader;
 
 use super::naive::Naive;
@@ -63,8 +65,7 @@ impl Readers {
         if !reader.take(outcome) {
             return;
         }
-        let mut wanted = naive.contents(&at.collection);
-        wanted.retain(|key, _| at.scope.contains(key));
+        let wanted = naive.contents(&at.collection, &at.scope);
         assert!(reader.copy.rows.keys().eq(wanted.keys()), "{at:?}");
         if !at.keys_only {
             let values = reader.copy.rows.values().map(|row| row.value.as_ref().unwrap());
@@ -85,11 +86,17 @@ fn random_target(dice: &mut StdRng, collections: &[&str]) -> Target {
 
 /// All, and parts that are a large or a small part of the keys.
 pub(super) fn random_scope(dice: &mut StdRng) -> Scope {
-    match dice.random_range(0..6) {
+    let place =
+        |place: &str, k: Option<&str>| OrderPlace { sort_key: sort_key(place), key: k.map(key) };
+    let stretch = |from, to| Scope::Order(OrderRange::new(from, to).unwrap());
+    match dice.random_range(0..10) {
         0 => Scope::KeyPrefix(Bytes::from_static(b"b")),
         1 => Scope::KeyPrefix(Bytes::from_static(b"zz")),
         2 => Scope::Keys(vec![key("a"), key("b/1"), key("zz")]),
         3 => Scope::Keys(vec![key("b/2")]),
+        4 => stretch(Some(place("1", None)), None),
+        5 => stretch(None, Some(place("1", Some("b/1")))),
+        6 => stretch(Some(place("", Some("b0"))), Some(place("1", Some("b/3")))),
         _ => Scope::All,
     }
 }

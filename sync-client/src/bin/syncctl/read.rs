@@ -5,7 +5,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use sync_client::SyncClient;
 use sync_client::client::{CollectionInfo, Found};
-use sync_client::types::{CollectionName, Head, Item, Key, ListItems, Value};
+use sync_client::types::{CollectionName, Head, Item, Key, ListItems, OrderRange, Value};
 use sync_proto::limits::{GET_ITEMS_KEYS_MAX, INBOX_PREFIX, LIST_PAGE_MAX};
 
 use crate::Context;
@@ -168,6 +168,8 @@ async fn list_items(
             page_token,
             keys_only: list.keys_only,
             key_prefix: list.prefix.clone().into(),
+            stretch: OrderRange::default(),
+            skip: 0,
         });
         let page = page.await?;
         show_items(context, &collection, &page.entries)?;

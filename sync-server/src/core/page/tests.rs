@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sync_proto::digest::Digest;
-use sync_proto::types::{Epoch, SortKey, Timestamp, Value};
+use sync_proto::types::{Cursor, Epoch, OrderPlace, OrderRange, SortKey, Timestamp, Value};
 
 use super::*;
 
@@ -186,6 +186,49 @@ fn a_value_is_left_out_only_for_a_reader_that_has_it() {
     assert!(!omits(start(10, 50), reordered()), "loading");
     let recreated = row("k", 60, 60, 60, Some(b"value"));
     assert!(!omits(start(10, 0), recreated), "created after its cursor");
+}
+
+/// What a reader of the places before `m` is told of one row; `None` = nothing.
+fn told_of_stretch(start: PageStart, keys_only: bool, row: LogRow) -> Option<ChangeKind> {
+    let end = OrderPlace { sort_key: SortKey::new("m").unwrap(), key: None };
+    let scope = Scope::Order(OrderRange::new(None, Some(end)).unwrap());
+    let mut builder = PageBuilder::new(start, View { scope: &scope, keys_only }, LIMITS);
+    assert_eq!(builder.offer(v(60), &key("k"), row), Ok(Offer::More));
+    let delta = page(builder.finish(head(60), true));
+    delta.changes.first().map(|change| decode_change(change.clone()).unwrap().kind)
+}
+
+/// G5: an item outside of a stretch may have been inside, also if it is an item created anew whose
+/// predecessor was; what was there when a load began and has not moved was never inside.
+#[test]
+fn what_may_have_been_in_a_stretch_leaves_it() {
+    let at = |sort: &str, created: u64| {
+        let kind = ChangeKind::Put {
+            value: Some(Value::new("value").unwrap()),
+            sort_key: SortKey::new(sort.to_owned()).unwrap(),
+            value_version: v(created),
+        };
+        let change = Change { key: key("k"), version: v(60), created: v(created), kind };
+        LogRow { change: encode_change(&change), ..row("k", 60, created, created, Some(b"")) }
+    };
+    let left = Some(ChangeKind::LeftScope);
+    for (start, row, told) in [
+        (start(10, 0), at("x", 5), left.clone()),
+        (start(10, 0), at("x", 60), left.clone()),
+        (start(10, 10), at("x", 5), left.clone()),
+        (start(0, 59), at("x", 60), left),
+        (start(0, 60), at("x", 5), None),
+        (start(0, 60), row("k", 60, 5, 60, None), None),
+        (start(10, 0), row("k", 60, 60, 60, None), Some(ChangeKind::Delete)),
+    ] {
+        assert_eq!(told_of_stretch(start, false, row), told, "{start:?}");
+    }
+    // Moved into the stretch: its value is old, but new to the reader.
+    for (keys_only, with_value) in [(false, true), (true, false)] {
+        let told = told_of_stretch(start(10, 0), keys_only, at("a", 5));
+        let Some(ChangeKind::Put { value, .. }) = told else { panic!("{told:?}") };
+        assert_eq!(value.is_some(), with_value);
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use sync_proto::digest::{GROUPS, Group, SEGMENTS};
 use sync_proto::types::{
-    CollectionName, Commit, Cursor, Epoch, ListItems, ListOrder, Mutation, Op, SortKey, Timestamp,
-    Value, Version,
+    CollectionName, Commit, Cursor, Epoch, ListItems, ListOrder, Mutation, Op, OrderRange, SortKey,
+    Timestamp, Value, Version,
 };
 
 use super::*;
@@ -70,6 +70,8 @@ fn items(ledger: &Ledger<MemoryStore>) -> Vec<Item> {
         page_token: Bytes::new(),
         keys_only: false,
         key_prefix: Bytes::new(),
+        stretch: OrderRange::default(),
+        skip: 0,
     };
     ledger.list_items(&asked).unwrap().items
 }
