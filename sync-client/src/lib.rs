@@ -31,6 +31,7 @@
 //! * [`Collection`]: a typed view through a [`Codec`] ([`Json`], [`Protobuf`], [`Raw`]). Reads
 //!   answer from the local store, before the network does and whatever it does. They are `async`
 //!   because a disk may be slow; [`Reader`] is the same without.
+//! * [`Window`]: a list view of a collection that is too large to be synchronised.
 //! * [`Differences`]: what changed, one net change per item, for a consumer that looks when it
 //!   likes.
 //! * [`session`]: the conversation itself, pure, for those who want to drive it themselves.
@@ -60,6 +61,7 @@ mod replica;
 pub mod session;
 pub mod store;
 mod view;
+mod window;
 
 pub use client::{BackupPiece, BackupStream, ClientBuilder, EventStream, SyncClient};
 pub use codec::{Codec, Json, Protobuf, Raw};
@@ -73,3 +75,7 @@ pub use replica::{Replica, ReplicaBuilder};
 pub use session::{RepairHow, RepairReason, Stats, Status};
 pub use store::{DiskStore, MemoryStore, ReplicaStore};
 pub use sync_proto::types;
+pub use window::{
+    Detail, Verdict, Window, WindowBuilder, WindowDifference, WindowDifferences, WindowDriver,
+    WindowRow, WindowStart, WindowView,
+};

@@ -12,6 +12,7 @@ use sync_proto::v1;
 
 use super::{SyncClient, random_id};
 use crate::error::ClientError;
+use crate::window::Listed;
 
 /// What a commit did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +162,25 @@ impl SyncClient {
             next: (!reply.next_page_token.is_empty()).then_some(reply.next_page_token),
             head: reply.head.map(Head::try_from).transpose()?,
         })
+    }
+
+    /// One attempt at a page of a window, and the size of the reply.
+    pub(crate) async fn list_items_once(
+        &self,
+        list: ListItems,
+    ) -> Result<(Listed, u64), ClientError> {
+        let mut rpc = self.reader();
+        let request = v1::ListItemsRequest::from(list);
+        let reply = self.attempt(request, async |request| rpc.list_items(request).await).await?;
+        let size = reply.encoded_len() as u64;
+        let items = reply.items.into_iter().map(Item::try_from);
+        let listed = Listed {
+            items: items.collect::<Result<_, _>>()?,
+            next: (!reply.next_page_token.is_empty()).then_some(reply.next_page_token),
+            head: head(reply.head)?,
+            skipped: reply.skipped,
+        };
+        Ok((listed, size))
     }
 
     /// Items by key.

@@ -1,0 +1,160 @@
+//! Single scenes: what a row that goes says, what is fetched, what a lost server means.
+
+use std::time::Duration;
+
+use super::*;
+
+/// A window of `rows` over `items` items, come to rest.
+fn at_rest(items: usize, rows: usize) -> World {
+    let mut world = World::new(1);
+    for n in 0..items {
+        world.server.put(&key(&format!("{n:02}")), sort_key("m"), "value");
+    }
+    world.machine =
+        Machine::new(config(false), wish(rows, Anchor::Rank(0), 0..usize::MAX), 1, world.now);
+    world.told = None;
+    rest(&mut world);
+    world
+}
+
+fn rest(world: &mut World) {
+    world.come_to_rest();
+}
+
+fn shown(world: &World) -> Vec<String> {
+    let rows = world.machine.view().rows;
+    rows.iter().map(|row| String::from_utf8(row.key.as_bytes().to_vec()).unwrap()).collect()
+}
+
+/// Everything that is told between now and rest.
+fn told_of(world: &mut World, deed: impl FnOnce(&mut Server)) -> Vec<WindowDifference> {
+    let before = world.machine.view();
+    deed(&mut world.server);
+    rest(world);
+    let mut told = differences(Some(&before), &world.machine.view());
+    told.retain(|difference| !matches!(difference, WindowDifference::Verdict(_)));
+    told
+}
+
+/// A row that left, one that was pushed out and one that was deleted say so, and what is behind
+/// the window moves up.
+#[test]
+fn a_row_that_goes_says_why() {
+    let mut world = at_rest(30, 5);
+    let left = told_of(&mut world, |server| server.reorder(&key("01"), sort_key("z")));
+    assert!(left.contains(&WindowDifference::Left(key("01"))), "{left:?}");
+    assert_eq!(shown(&world), ["00", "02", "03", "04", "05"]);
+    let deleted = told_of(&mut world, |server| server.delete(&key("03")));
+    assert!(deleted.contains(&WindowDifference::Deleted(key("03"))), "{deleted:?}");
+    assert_eq!(shown(&world), ["00", "02", "04", "05", "06"]);
+    let pushed = told_of(&mut world, |server| server.put(&key("new"), sort_key("a"), "x"));
+    assert!(pushed.contains(&WindowDifference::Left(key("06"))), "{pushed:?}");
+    let entered = |difference: &WindowDifference| matches!(difference, WindowDifference::Entered(0, row) if row.key == key("new"));
+    assert!(pushed.iter().any(entered), "{pushed:?}");
+    assert_eq!(pushed.len(), 2, "nothing else is told: {pushed:?}");
+    // Deleted and created anew outside: what was here was deleted or has left, but is not here.
+    let anew = told_of(&mut world, |server| {
+        server.delete(&key("00"));
+        server.put(&key("00"), sort_key("z"), "anew");
+    });
+    assert!(anew.contains(&WindowDifference::Left(key("00"))), "{anew:?}");
+}
+
+/// What went while the server could not say so is not called deleted.
+#[test]
+fn what_went_in_silence_has_vanished() {
+    let mut world = at_rest(30, 5);
+    let told = told_of(&mut world, |server| {
+        server.delete(&key("02"));
+        server.forget_deletes();
+    });
+    assert!(told.contains(&WindowDifference::Vanished(key("02"))), "{told:?}");
+    assert_eq!(shown(&world), ["00", "01", "03", "04", "05"]);
+}
+
+/// A storm of moves within the window fetches nothing; a value that changes is fetched once; a
+/// window that comes back finds its contents.
+#[test]
+fn contents_are_fetched_once() {
+    let mut world = at_rest(60, 10);
+    assert_eq!(world.fetched.len(), 10);
+    for n in 0..50 {
+        let (item, at) = (format!("{:02}", n % 10), format!("m{:02}", 49 - n));
+        world.server.reorder(&key(&item), sort_key(&at));
+        world.say();
+        world.hear();
+    }
+    for n in 0..10 {
+        world.server.reorder(&key(&format!("{n:02}")), sort_key("m"));
+    }
+    rest(&mut world);
+    let fetched = |world: &World| world.fetched.values().sum::<u32>();
+    // Items of the reserve were on screen meanwhile, once each.
+    assert!(world.fetched.values().all(|times| *times == 1), "{:?}", world.fetched);
+    let before = fetched(&world);
+    let there = world.machine.wish.clone();
+    let away = Wish { moves: 1, anchor: Anchor::Rank(40), ..there.clone() };
+    world.handle(Input::Wish(away));
+    rest(&mut world);
+    assert_eq!(world.machine.view().rank, Some(40));
+    assert_eq!(shown(&world)[0], "40");
+    world.handle(Input::Wish(Wish { moves: 2, ..there }));
+    rest(&mut world);
+    assert_eq!(fetched(&world), before + 10, "only those of the other place");
+    world.server.put(&key("00"), sort_key("m"), "another");
+    rest(&mut world);
+    assert_eq!(fetched(&world), before + 11);
+}
+
+/// Offline, the last state stays, and says since when it is not kept up.
+#[test]
+fn a_lost_server_leaves_a_stale_window() {
+    let mut world = at_rest(30, 5);
+    let before = shown(&world);
+    world.cut();
+    let Verdict::Stale { since } = world.machine.view().verdict else { panic!("not stale") };
+    assert_eq!(since, world.now);
+    for _ in 0..20 {
+        world.now += Duration::from_secs(10);
+        world.handle(Input::Elapsed);
+        world.cut();
+        assert_eq!(world.machine.view().verdict, Verdict::Stale { since });
+        assert_eq!(shown(&world), before);
+    }
+    world.server.delete(&key("00"));
+    rest(&mut world);
+    assert_eq!(shown(&world), ["01", "02", "03", "04", "05"]);
+}
+
+/// A rank that the list does not have any more leads to its last rows.
+#[test]
+fn a_rank_behind_the_end_shows_the_last_rows() {
+    let mut world = at_rest(30, 5);
+    let far = Wish { moves: 1, anchor: Anchor::Rank(1_000), ..world.machine.wish.clone() };
+    world.handle(Input::Wish(far));
+    rest(&mut world);
+    let view = world.machine.view();
+    assert_eq!((view.rank, view.ends), (Some(25), true));
+    assert_eq!(shown(&world), ["25", "26", "27", "28", "29"]);
+}
+
+/// G8: a window that asks for more rows than it may hold says so.
+#[test]
+fn a_window_that_is_cut_says_so() {
+    let mut world = at_rest(30, 5);
+    let many = Wish { rows: usize::MAX, ..world.machine.wish.clone() };
+    world.handle(Input::Wish(many));
+    rest(&mut world);
+    assert!(world.machine.view().ends, "the list is shorter than what a window may hold");
+    assert_eq!(world.machine.rows_wanted(), super::super::machine::ROWS_MAX);
+}
+
+/// G10: a right that is taken away ends the window; the rows are not said to be anything.
+#[test]
+fn a_window_that_is_denied_says_so() {
+    let mut world = at_rest(30, 5);
+    let (id, _) = world.stream.take().unwrap();
+    world.handle(Input::Event(id, Event::Revoked(CollectionName::new("list").unwrap())));
+    assert_eq!(world.machine.view().verdict, Verdict::Denied);
+    assert!(world.questions.is_empty());
+}
