@@ -152,6 +152,25 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_keys_max: Option<u64>,
+    /// Update the inbox of every follower of a collection that has at most this many; the others
+    /// poll. 0..16384, default 512.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_audience_max: Option<u64>,
+    /// Let followers poll a collection that would update more inboxes than this in a second.
+    /// 1..1000000, default 2000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fan_out_per_s_max: Option<u64>,
+    /// Keep to what was chosen by that rate for at least this long, in seconds. 0..3600, default 30.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fan_out_dwell_s: Option<u64>,
+    /// Tell a stream of an inbox at most once in this time that a collection moved which followers
+    /// poll, in milliseconds. 10..60000, default 1000.
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice_interval_ms: Option<u64>,
     /// Connections at once; what comes beyond them is closed as soon as it is accepted.
     /// 1..1000000, default 4096.
     #[arg(long, value_name = "COUNT")]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{Access, TokenConfig};
 use crate::budget::{Budget, Budgets};
+use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
 use crate::core::retention::Retention;
 use crate::engine::ledger::Settings;
 use crate::flight::CALL_BYTES;
@@ -44,6 +45,10 @@ pub struct Config {
     pub tombstones_max: u64,
     pub idempotency_window_s: u64,
     pub idempotency_keys_max: u64,
+    pub write_audience_max: u64,
+    pub fan_out_per_s_max: u64,
+    pub fan_out_dwell_s: u64,
+    pub notice_interval_ms: u64,
     pub connections_max: usize,
     pub first_request_timeout_s: u64,
     pub requests_mib: u64,
@@ -131,6 +136,10 @@ impl Default for Config {
             tombstones_max: 1_000_000,
             idempotency_window_s: 600,
             idempotency_keys_max: 100_000,
+            write_audience_max: 512,
+            fan_out_per_s_max: 2_000,
+            fan_out_dwell_s: 30,
+            notice_interval_ms: 1_000,
             connections_max: 4_096,
             first_request_timeout_s: 10,
             requests_mib: 64,
@@ -190,6 +199,10 @@ impl Config {
             ("cache_mib", self.cache_mib, 1, 65_536),
             ("free_disk_min_mib", self.free_disk_min_mib, 0, 1024 * 1024),
             ("idempotency_window_s", self.idempotency_window_s, 1, 30 * 24 * 60 * 60),
+            ("write_audience_max", self.write_audience_max, 0, FAN_OUT_ENTRIES_MAX),
+            ("fan_out_per_s_max", self.fan_out_per_s_max, 1, 1_000_000),
+            ("fan_out_dwell_s", self.fan_out_dwell_s, 0, 3_600),
+            ("notice_interval_ms", self.notice_interval_ms, 10, 60_000),
             ("connections_max", count(self.connections_max), 1, 1_000_000),
             ("first_request_timeout_s", self.first_request_timeout_s, 1, 3_600),
             ("requests_mib", self.requests_mib, MESSAGES_MIB_MIN, 65_536),
@@ -242,6 +255,11 @@ impl Config {
             },
             receipt_window: Duration::from_secs(self.idempotency_window_s),
             receipts_max: self.idempotency_keys_max,
+            diffusion: diffusion::Limits {
+                write_audience_max: self.write_audience_max,
+                fan_out_per_s_max: self.fan_out_per_s_max,
+                dwell: Duration::from_secs(self.fan_out_dwell_s),
+            },
         }
     }
 
@@ -295,7 +313,7 @@ mod tests {
     fn settings_out_of_range_are_named() {
         type Break = fn(&mut Config);
         valid().check().unwrap();
-        let cases: [(&str, Break); 28] = [
+        let cases: [(&str, Break); 32] = [
             ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
             ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
             ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),
@@ -306,6 +324,12 @@ mod tests {
                 config.idempotency_window_s = 0;
             }),
             ("idempotency_window_s: 2592001", |config| config.idempotency_window_s = 2_592_001),
+            ("write_audience_max: 16385, must be 0 to 16384", |config| {
+                config.write_audience_max = 16_385;
+            }),
+            ("fan_out_per_s_max: 0, must be 1", |config| config.fan_out_per_s_max = 0),
+            ("fan_out_dwell_s: 3601, must be 0", |config| config.fan_out_dwell_s = 3_601),
+            ("notice_interval_ms: 9, must be 10", |config| config.notice_interval_ms = 9),
             ("connections_max: 0, must be 1 to", |config| config.connections_max = 0),
             ("connections_max: 1000001", |config| config.connections_max = 1_000_001),
             ("first_request_timeout_s: 0", |config| config.first_request_timeout_s = 0),

@@ -287,6 +287,7 @@ fn streams(config: &Config) -> StreamSettings {
         places: Places::new(config.places()),
         age_max: Duration::from_secs(config.stream_age_max_s),
         goodbye_jitter: Duration::from_millis(config.goodbye_jitter_ms),
+        notice_interval: Duration::from_millis(config.notice_interval_ms),
     }
 }
 

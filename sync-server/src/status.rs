@@ -78,7 +78,6 @@ pub fn write(error: &WriteError) -> Status {
             Refusal::Precondition { .. }
             | Refusal::ReorderOfMissing { .. }
             | Refusal::ImportGap { .. } => Status::failed_precondition(text),
-            Refusal::NoAudiences { .. } => Status::unimplemented(text),
             Refusal::OverQuota { .. } => Status::resource_exhausted(text),
             Refusal::KeyReused
             | Refusal::VersionTooLarge { .. }

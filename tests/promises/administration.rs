@@ -21,7 +21,11 @@ use tonic::{Code, Status};
 const LIST: &str = "list";
 
 async fn set_policy(wire: &Wire, policy: v1::Policy) -> Result<v1::Policy, Status> {
-    let request = v1::SetPolicyRequest { collection: LIST.to_owned(), policy: Some(policy) };
+    let request = v1::SetPolicyRequest {
+        collection: LIST.to_owned(),
+        policy: Some(policy),
+        ..Default::default()
+    };
     let mut client = wire.admin();
     let reply = within("a policy to be set", client.set_policy(request)).await?;
     Ok(reply.into_inner().effective_policy.unwrap())
@@ -107,13 +111,24 @@ async fn a_policy_is_set_told_and_in_force() {
     assert_eq!(inspect(wire).await.unwrap().subscribers, 1);
     drop(events);
     let pinned = v1::Policy { diffusion: v1::Diffusion::Write.into(), ..v1::Policy::default() };
-    assert_eq!(set_policy(wire, pinned).await.unwrap_err().code(), Code::Unimplemented);
+    let effective = set_policy(wire, pinned).await.unwrap();
+    assert_eq!(effective.diffusion, i32::from(v1::Diffusion::Write));
+    let fields = [v1::PolicyField::BytesMax, v1::PolicyField::Diffusion];
+    let request = v1::SetPolicyRequest {
+        collection: LIST.to_owned(),
+        clear: fields.map(i32::from).to_vec(),
+        ..Default::default()
+    };
+    let cleared = wire.admin().set_policy(request).await.unwrap().into_inner();
+    let effective = cleared.effective_policy.unwrap();
+    assert_eq!((effective.bytes_max, effective.diffusion), (Some(0), 0));
+    assert_eq!(inspect(wire).await.unwrap().policy, Some(tombstones(2)));
     let hour = Policy { tombstone_age_max: Some(Duration::from_secs(3_600)), ..Policy::default() };
     let mut malformed = v1::Policy::from(hour);
     malformed.tombstone_age_max.as_mut().unwrap().seconds = -1;
     let refused = set_policy(wire, malformed).await.unwrap_err();
     assert!(refused.message().starts_with("policy.tombstone_age_max.seconds: "), "{refused}");
-    let absent = v1::SetPolicyRequest { collection: LIST.to_owned(), policy: None };
+    let absent = v1::SetPolicyRequest { collection: LIST.to_owned(), ..Default::default() };
     let refused = wire.admin().set_policy(absent).await.unwrap_err();
     assert!(refused.message().starts_with("policy: "), "{refused}");
     assert_eq!(purge(wire, 99).await.unwrap_err().code(), Code::FailedPrecondition);

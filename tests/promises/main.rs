@@ -10,6 +10,7 @@ mod crashes;
 mod decisions;
 mod draining;
 mod imports;
+mod inboxes;
 mod limits;
 mod listings;
 mod loops;

@@ -218,8 +218,9 @@ impl World {
     fn delete_collection(&mut self) {
         let collection = self.collection();
         let wanted = self.naive.delete_collection(&collection);
-        let memory = self.memory.delete_collection(&collection, None).unwrap().ok();
-        let disk = self.disk().delete_collection(&collection, None).unwrap().ok();
+        let memory =
+            self.memory.delete_collection(&collection, None, Timestamp::now()).unwrap().ok();
+        let disk = self.disk().delete_collection(&collection, None, Timestamp::now()).unwrap().ok();
         assert_eq!((memory, disk), (wanted, wanted));
     }
 

@@ -190,6 +190,7 @@ fn concerns(event: &Event, name: &CollectionName) -> bool {
         Event::Lagging(..) => false,
         Event::Accepted(..)
         | Event::Notice(..)
+        | Event::InboxNotice(_)
         | Event::Reset(..)
         | Event::Absent(_)
         | Event::Revoked(_)

@@ -72,6 +72,7 @@ fn note(event: &Event, signs: &mut Vec<&str>) {
         Event::CaughtUp(..) => signs.push("caught up"),
         Event::Accepted(..)
         | Event::Notice(..)
+        | Event::InboxNotice(_)
         | Event::Bookmark(..)
         | Event::Reset(..)
         | Event::Absent(_)

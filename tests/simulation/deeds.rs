@@ -4,10 +4,11 @@
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use sync_proto::types::{Commit, Epoch, Key, Mutation, Op, SortKey, Value};
+use sync_proto::types::{CollectionName, Commit, Epoch, Key, Mutation, Op, SortKey, Value};
 use sync_server::core::request::Request;
 use sync_server::store::memory::{Fault as StoreFault, Faults};
 
+use crate::inboxes::{SUBJECTS, subject};
 use crate::server::Server;
 use crate::world::World;
 
@@ -18,8 +19,9 @@ impl World {
     /// Something that somebody does.
     pub(crate) fn deed(&mut self) {
         match self.dice.random_range(0..100) {
-            0..56 => self.write(),
-            56..64 => self.purge(),
+            0..53 => self.write(),
+            53..57 => self.tend(),
+            57..64 => self.purge(),
             64..69 => self.crash_server(usize::MAX),
             69..76 => self.start_server(),
             76..81 => self.cut_a_stream(),
@@ -69,11 +71,12 @@ impl World {
                         after.agree(committed);
                     }
                 }
-                for name in &group.moved {
+                for name in group.moved.iter().filter(|name| !name.is_inbox()) {
                     self.history.announce(name, &after.collections[name]);
                 }
                 self.model = after;
                 server.ledger.store().set_faults(Faults::default());
+                server.check_inboxes(&self.model.follows);
                 self.note(&format!("commit {:?}", group.moved));
                 self.pump();
             }
@@ -91,6 +94,10 @@ impl World {
         for _ in 0..self.dice.random_range(1..=8) {
             let collection = self.names.choose(&mut self.dice).expect("not empty").clone();
             let key = Key::new(vec![b'a' + self.dice.random_range(0..12)]).expect("short");
+            if self.dice.random_bool(0.2) {
+                self.follow_or_not(collection, &mut mutations);
+                continue;
+            }
             let twice = |m: &Mutation| m.collection == collection && m.op.key() == Some(&key);
             if mutations.iter().any(twice) {
                 continue;
@@ -110,6 +117,35 @@ impl World {
         mutations
     }
 
+    fn follow_or_not(&mut self, collection: CollectionName, mutations: &mut Vec<Mutation>) {
+        let subject = subject(self.dice.random_range(0..SUBJECTS));
+        let twice = |m: &Mutation| {
+            let (Op::Follow { subject: who } | Op::Unfollow { subject: who }) = &m.op else {
+                return false;
+            };
+            m.collection == collection && *who == subject
+        };
+        if mutations.iter().any(twice) {
+            return;
+        }
+        let follows = self.dice.random_bool(0.7);
+        let op = if follows { Op::Follow { subject } } else { Op::Unfollow { subject } };
+        mutations.push(Mutation { collection, op });
+    }
+
+    /// The work for followers beside commits: sweeps, and switches of those that are calm.
+    fn tend(&mut self) {
+        let now = self.clock();
+        let Some(server) = &mut self.server else { return };
+        for _ in 0..self.dice.random_range(1..4) {
+            server.ledger.tend_audiences(now).expect("the store does not fail here");
+        }
+        server.announce_the_rest();
+        server.check_inboxes(&self.model.follows);
+        self.note("tend audiences");
+        self.pump();
+    }
+
     fn purge(&mut self) {
         let now = self.clock();
         let Some(server) = &self.server else { return };
@@ -122,10 +158,14 @@ impl World {
 
     fn delete_a_collection(&mut self) {
         let name = self.names.choose(&mut self.dice).expect("not empty").clone();
+        let now = self.clock();
         let Some(server) = &mut self.server else { return };
-        let deleted = server.ledger.delete_collection(&name, None).expect("no fault is planned");
+        let deleted =
+            server.ledger.delete_collection(&name, None, now).expect("no fault is planned");
         assert_eq!(deleted.is_ok(), self.model.collections.remove(&name).is_some());
         server.announce(std::slice::from_ref(&name));
+        server.announce_the_rest();
+        server.check_inboxes(&self.model.follows);
         self.note(&format!("delete {name}"));
         self.pump();
     }
@@ -134,11 +174,14 @@ impl World {
     fn rotate_an_epoch(&mut self) {
         let name = self.names.choose(&mut self.dice).expect("not empty").clone();
         let mut epochs = StdRng::seed_from_u64(self.dice.random());
+        let now = self.clock();
         let Some(server) = &mut self.server else { return };
         let Some(collection) = self.model.collections.get_mut(&name) else { return };
-        collection.epoch = Some(server.rotate_epoch(&name, &mut epochs));
+        collection.epoch = Some(server.rotate_epoch(&name, now, &mut epochs));
         self.history.announce(&name, collection);
         server.announce(std::slice::from_ref(&name));
+        server.announce_the_rest();
+        server.check_inboxes(&self.model.follows);
         self.note(&format!("rotate the epoch of {name}"));
         self.pump();
     }
@@ -167,9 +210,11 @@ impl World {
         }
         self.model = model;
         let mut epochs = StdRng::seed_from_u64(self.dice.random());
-        let mut server = Server::open(store, self.tombstones_max, self.page_changes_max);
-        for name in server.heads().into_keys() {
-            server.rotate_epoch(&name, &mut epochs);
+        let now = self.clock();
+        let mut server = Server::open(store, self.kept);
+        let all = server.ledger.list_collections("", None, usize::MAX, |_| true);
+        for (name, _) in all {
+            server.rotate_epoch(&name, now, &mut epochs);
         }
         self.disk = Some(server.ledger.store().fork());
         self.note("restore a backup");

@@ -1,13 +1,14 @@
 //! Deterministic simulation of the real halves: client sessions and stores, the server's ledger,
 //! its subscriptions, its reconciliation and its in-memory store with crash points, and between
 //! them a network that loses, repeats, delays, reorders and cuts. Backups are restored, epochs
-//! rotated, tombstones purged, clocks moved, copies damaged. Virtual time, seeded dice: a seed is a history.
+//! rotated, tombstones purged, clocks moved, copies damaged, collections followed. Virtual time, seeded dice: a seed is a history.
 //!
 //! `DELTASYNC_SEEDS=n` runs n seeds (default 1,000), `DELTASYNC_SEED=s` replays one and tells
 //! what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
 
 mod deeds;
 mod device;
+mod inboxes;
 mod model;
 mod network;
 mod server;

@@ -1,11 +1,12 @@
 //! What must be true: a naive model of the collections, written without the server's code.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use sync_proto::digest::Digest;
 use sync_proto::types::{
-    CollectionName, Committed, Cursor, Epoch, Head, Key, Mutation, Op, SortKey, Value, Version,
+    CollectionName, Committed, Cursor, Epoch, Head, Key, Mutation, Op, SortKey, Subject, Value,
+    Version,
 };
 
 /// The items of a collection: content, place, version.
@@ -24,6 +25,8 @@ pub(crate) struct Collection {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
     pub(crate) collections: BTreeMap<CollectionName, Collection>,
+    /// Who follows what.
+    pub(crate) follows: BTreeSet<(Subject, CollectionName)>,
 }
 
 /// Every state that the server has announced.
@@ -39,14 +42,23 @@ impl Model {
     pub(crate) fn commit(&mut self, mutations: &[Mutation]) -> bool {
         let missing = |mutation: &Mutation| match &mutation.op {
             Op::Reorder { key, .. } => !self.has(&mutation.collection, key),
-            Op::Put { .. } | Op::Delete { .. } => false,
-            Op::Follow { .. } | Op::Unfollow { .. } => true,
+            Op::Put { .. } | Op::Delete { .. } | Op::Follow { .. } | Op::Unfollow { .. } => false,
         };
         if mutations.iter().any(missing) {
             return false;
         }
         let mut touched = BTreeMap::new();
         for mutation in mutations {
+            let name = &mutation.collection;
+            match &mutation.op {
+                Op::Follow { subject } => {
+                    self.follows.insert((subject.clone(), name.clone()));
+                }
+                Op::Unfollow { subject } => {
+                    self.follows.remove(&(subject.clone(), name.clone()));
+                }
+                Op::Put { .. } | Op::Delete { .. } | Op::Reorder { .. } => {}
+            }
             if self.changes(mutation) {
                 touched.entry(mutation.collection.clone()).or_insert(Vec::new()).push(mutation);
             }
@@ -92,8 +104,13 @@ impl Model {
     }
 
     /// Whether the server stands exactly here.
-    pub(crate) fn is_at(&self, heads: &BTreeMap<CollectionName, Head>) -> bool {
-        self.collections.len() == heads.len()
+    pub(crate) fn is_at(
+        &self,
+        heads: &BTreeMap<CollectionName, Head>,
+        follows: &BTreeSet<(Subject, CollectionName)>,
+    ) -> bool {
+        self.follows == *follows
+            && self.collections.len() == heads.len()
             && self.collections.iter().all(|(name, collection)| {
                 heads.get(name).is_some_and(|head| {
                     head.version.get() == collection.version
@@ -119,7 +136,7 @@ impl Collection {
                 let item = self.items.get_mut(key).expect("checked before");
                 (item.1, item.2) = (sort_key.clone(), version);
             }
-            Op::Follow { .. } | Op::Unfollow { .. } => unreachable!("refused before"),
+            Op::Follow { .. } | Op::Unfollow { .. } => unreachable!("no change of an item"),
         }
     }
 }

@@ -13,12 +13,14 @@ use sync_proto::types::{
     CollectionName, Epoch, Event, Head, Outcome, Pull, Reconcile, Reconciled, Subscribe, Timestamp,
 };
 use sync_proto::v1;
+use sync_server::core::diffusion::Limits;
 use sync_server::core::page::PageLimits;
 use sync_server::core::request::Request;
 use sync_server::core::retention::Retention;
 use sync_server::engine::administering::{Administered, Administration};
 use sync_server::engine::following::Following;
 use sync_server::engine::ledger::{Group, Ledger, Settings};
+use sync_server::engine::pulling::Answered;
 use sync_server::engine::reconciling::ReconcileError;
 use sync_server::store::StoreError;
 use sync_server::store::memory::MemoryStore;
@@ -32,6 +34,14 @@ pub(crate) struct Server {
     limits: PageLimits,
 }
 
+/// How a server keeps what it has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    pub(crate) tombstones_max: u64,
+    pub(crate) page_changes_max: usize,
+    pub(crate) diffusion: Limits,
+}
+
 /// A subscription.
 pub(crate) struct Stream {
     following: Following,
@@ -42,16 +52,19 @@ pub(crate) struct Stream {
 
 impl Server {
     /// Opens a ledger over what a store holds.
-    pub(crate) fn open(store: MemoryStore, tombstones_max: u64, changes_max: usize) -> Self {
+    pub(crate) fn open(store: MemoryStore, kept: Kept) -> Self {
+        let Kept { tombstones_max, page_changes_max, diffusion } = kept;
         let retention = Retention { tombstone_age_max: Duration::from_secs(40), tombstones_max };
-        let settings = Settings { retention, ..Settings::default() };
+        let settings = Settings { retention, diffusion, ..Settings::default() };
         let ledger = Ledger::open(store, settings, &mut |_| {}).expect("the rows fit together");
-        let limits = PageLimits { changes_max, ..PageLimits::FULL };
+        let limits = PageLimits { changes_max: page_changes_max, ..PageLimits::FULL };
         Self { ledger, streams: BTreeMap::new(), limits }
     }
 
+    /// Heads of what authorities write.
     pub(crate) fn heads(&self) -> BTreeMap<CollectionName, Head> {
-        self.ledger.list_collections("", None, usize::MAX, |_| true).into_iter().collect()
+        let all = self.ledger.list_collections("", None, usize::MAX, |name| !name.is_inbox());
+        all.into_iter().collect()
     }
 
     pub(crate) fn commit(
@@ -72,6 +85,12 @@ impl Server {
             let marks = marks.filter(|(_, name)| moved.contains(name)).map(|(index, _)| index);
             stream.following.mark(marks.collect());
         }
+    }
+
+    /// The same of what was moved besides.
+    pub(crate) fn announce_the_rest(&mut self) {
+        let concerned = self.ledger.take_concerned();
+        self.announce(&concerned);
     }
 
     /// Opens a stream; the message that comes first.
@@ -110,10 +129,15 @@ impl Server {
     }
 
     /// Gives a collection that exists a new epoch.
-    pub(crate) fn rotate_epoch(&mut self, name: &CollectionName, dice: &mut StdRng) -> Epoch {
+    pub(crate) fn rotate_epoch(
+        &mut self,
+        name: &CollectionName,
+        now: Timestamp,
+        dice: &mut StdRng,
+    ) -> Epoch {
         let mut mint = || Epoch::new(dice.random::<u64>() | 1).expect("not zero");
         let asked = Administration::RotateEpoch;
-        let done = self.ledger.administer(name, &asked, &mut mint, &mut || true);
+        let done = self.ledger.administer(name, &asked, now, &mut mint, &mut || true);
         match done.expect("no fault is planned") {
             Ok(Administered::Rotated(head)) => head.epoch,
             other => panic!("{name} was not rotated: {other:?}"),
@@ -156,8 +180,8 @@ impl Server {
         pull.changes_max = pull.changes_max.min(self.limits.changes_max);
         let first = pull.targets.len() / 2;
         let answers = self.ledger.pull(&pull, first, |_| true, &AtomicBool::new(false));
-        let outcome = |answer: Result<Outcome<Bytes>, _>| {
-            let wire = v1::Outcome::from(answer.expect("reads never fail"));
+        let outcome = |answer: Answered| {
+            let wire = v1::Outcome::from(answer.outcome.expect("reads never fail"));
             Outcome::try_from(wire).expect("what the server says is well-formed")
         };
         Input::Pulled(id, Ok(answers.into_iter().map(outcome).collect()))

@@ -7,12 +7,13 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use sync_client::session::{Fault, Input, MendFault, StreamId};
 use sync_proto::types::{CollectionName, Timestamp};
+use sync_server::core::diffusion::Limits;
 use sync_server::store::memory::{Faults, MemoryStore};
 
 use crate::device::{Device, Died};
 use crate::model::{History, Model};
 use crate::network::{DeviceId, Network, Packet, Weather};
-use crate::server::Server;
+use crate::server::{Kept, Server};
 
 /// How long things happen.
 const EVENTFUL: Duration = Duration::from_secs(120);
@@ -36,8 +37,7 @@ pub(crate) struct World {
     pub(crate) server: Option<Server>,
     /// What a server that is down will find.
     pub(crate) disk: Option<MemoryStore>,
-    pub(crate) tombstones_max: u64,
-    pub(crate) page_changes_max: usize,
+    pub(crate) kept: Kept,
     pub(crate) devices: Vec<Device>,
     network: Network,
     pub(crate) names: Vec<CollectionName>,
@@ -63,6 +63,12 @@ impl World {
             (0..count).map(|n| Device::new(n, names.clone(), dice.random(), began)).collect();
         let tombstones_max = *[0, 2, 8, 1_000].choose(&mut dice).expect("not empty");
         let page_changes_max = dice.random_range(1..=6);
+        let diffusion = Limits {
+            write_audience_max: *[0, 1, 2, 512].choose(&mut dice).expect("not empty"),
+            fan_out_per_s_max: *[1, 2_000].choose(&mut dice).expect("not empty"),
+            dwell: Duration::from_secs(dice.random_range(0..4)),
+        };
+        let kept = Kept { tombstones_max, page_changes_max, diffusion };
         let bad = dice.random_bool(0.7);
         let chance = |dice: &mut StdRng, most| if bad { dice.random_range(0.0..most) } else { 0.0 };
         let weather = Weather {
@@ -71,7 +77,7 @@ impl World {
             reorder: chance(&mut dice, 0.3),
             delay_ms_max: *[5, 50, 2_000].choose(&mut dice).expect("not empty"),
         };
-        let server = Server::open(MemoryStore::new(), tombstones_max, page_changes_max);
+        let server = Server::open(MemoryStore::new(), kept);
         Self {
             network: Network::new(weather),
             dice,
@@ -83,8 +89,7 @@ impl World {
             clock_skew_ms: 0,
             server: Some(server),
             disk: None,
-            tombstones_max,
-            page_changes_max,
+            kept,
             devices,
             names,
             model: Model::default(),
@@ -200,20 +205,24 @@ impl World {
 
     pub(crate) fn start_server(&mut self) {
         let Some(store) = self.disk.take() else { return };
-        let server = Server::open(store, self.tombstones_max, self.page_changes_max);
-        let heads = server.heads();
+        let server = Server::open(store, self.kept);
+        let (heads, follows) = (server.heads(), server.follows());
         if let Some(maybe) = self.maybe.take()
-            && !self.model.is_at(&heads)
+            && !self.model.is_at(&heads, &follows)
         {
             self.model = maybe;
         }
         // G3, G4: all of the last group or nothing of it, and nothing else.
-        assert!(self.model.is_at(&heads), "the store is neither before nor after the last group");
+        assert!(
+            self.model.is_at(&heads, &follows),
+            "the store is neither before nor after the last group"
+        );
         for (name, head) in &heads {
             let collection = self.model.collections.get_mut(name).expect("compared above");
             collection.epoch = Some(head.epoch);
             self.history.announce(name, collection);
         }
+        server.check_inboxes(&self.model.follows);
         self.server = Some(server);
         self.note("the server starts");
     }
@@ -345,7 +354,9 @@ impl World {
     /// G1: replica = server = model, by content and by digest.
     fn check_the_end(&self) {
         let server = self.server.as_ref().expect("it was started");
-        assert!(self.model.is_at(&server.heads()), "the server is not the model");
+        let is_model = self.model.is_at(&server.heads(), &server.follows());
+        assert!(is_model, "the server is not the model");
+        server.check_inboxes(&self.model.follows);
         for device in &self.devices {
             for name in &self.names {
                 let standing = device.standing(name);

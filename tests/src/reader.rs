@@ -203,6 +203,7 @@ impl PlainReader {
             Event::Accepted(..)
             | Event::Changes(..)
             | Event::Notice(..)
+            | Event::InboxNotice(_)
             | Event::Reset(..)
             | Event::Lagging(..)
             | Event::CaughtUp(..)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{required, required_head, timestamp};
 use crate::limits::TOMBSTONE_AGE_S_MAX;
-use crate::types::{Inspection, Malformed, Policy};
+use crate::types::{Diffusion, Inspection, Malformed, Policy, PolicyChange, PolicyField};
 use crate::v1;
 
 // === Policy ===
@@ -15,7 +15,7 @@ impl From<Policy> for v1::Policy {
             tombstone_age_max: policy.tombstone_age_max.map(duration_to_wire),
             tombstones_max: policy.tombstones_max,
             bytes_max: policy.bytes_max,
-            diffusion: v1::Diffusion::Unspecified.into(),
+            diffusion: diffusion_to_wire(policy.diffusion),
         }
     }
 }
@@ -23,15 +23,76 @@ impl From<Policy> for v1::Policy {
 impl TryFrom<v1::Policy> for Policy {
     type Error = Malformed;
 
-    /// Leaves `diffusion` to whoever offers it.
     fn try_from(policy: v1::Policy) -> Result<Self, Malformed> {
         let age = policy.tombstone_age_max.map(age).transpose();
         Ok(Self {
             tombstone_age_max: age.map_err(|e| e.within("tombstone_age_max"))?,
             tombstones_max: policy.tombstones_max,
             bytes_max: policy.bytes_max,
+            diffusion: diffusion(policy.diffusion)?,
         })
     }
+}
+
+fn diffusion_to_wire(diffusion: Option<Diffusion>) -> i32 {
+    match diffusion {
+        None => v1::Diffusion::Unspecified,
+        Some(Diffusion::Write) => v1::Diffusion::Write,
+        Some(Diffusion::Read) => v1::Diffusion::Read,
+    }
+    .into()
+}
+
+fn diffusion(wire: i32) -> Result<Option<Diffusion>, Malformed> {
+    match v1::Diffusion::try_from(wire) {
+        Ok(v1::Diffusion::Unspecified) => Ok(None),
+        Ok(v1::Diffusion::Write) => Ok(Some(Diffusion::Write)),
+        Ok(v1::Diffusion::Read) => Ok(Some(Diffusion::Read)),
+        Err(_) => Err(undefined("diffusion")),
+    }
+}
+
+fn undefined(field: &str) -> Malformed {
+    Malformed::new(field, "must be one of those that are defined")
+}
+
+// === PolicyChange ===
+
+/// What is to change of a policy: no field is both set and cleared.
+pub fn policy_change(policy: Option<v1::Policy>, clear: &[i32]) -> Result<PolicyChange, Malformed> {
+    let set = match policy {
+        Some(policy) => Policy::try_from(policy).map_err(|error| error.within("policy"))?,
+        None if clear.is_empty() => return Err(Malformed::new("policy", "must be set")),
+        None => Policy::default(),
+    };
+    let mut cleared = Vec::new();
+    for (index, wire) in clear.iter().enumerate() {
+        let place = format!("clear[{index}]");
+        let field = match v1::PolicyField::try_from(*wire) {
+            Ok(v1::PolicyField::TombstoneAgeMax) => PolicyField::TombstoneAgeMax,
+            Ok(v1::PolicyField::TombstonesMax) => PolicyField::TombstonesMax,
+            Ok(v1::PolicyField::BytesMax) => PolicyField::BytesMax,
+            Ok(v1::PolicyField::Diffusion) => PolicyField::Diffusion,
+            Ok(v1::PolicyField::Unspecified) | Err(_) => return Err(undefined(&place)),
+        };
+        if set.without(field) != set {
+            return Err(Malformed::new(place, "is set in the same change"));
+        }
+        cleared.push(field);
+    }
+    Ok(PolicyChange { set, clear: cleared })
+}
+
+/// Fields of a policy as they are sent.
+#[must_use]
+pub fn policy_fields(fields: &[PolicyField]) -> Vec<i32> {
+    let wire = |field: &PolicyField| match field {
+        PolicyField::TombstoneAgeMax => v1::PolicyField::TombstoneAgeMax,
+        PolicyField::TombstonesMax => v1::PolicyField::TombstonesMax,
+        PolicyField::BytesMax => v1::PolicyField::BytesMax,
+        PolicyField::Diffusion => v1::PolicyField::Diffusion,
+    };
+    fields.iter().map(|field| wire(field).into()).collect()
 }
 
 // === Inspection ===
@@ -44,8 +105,9 @@ impl From<Inspection> for v1::InspectCollectionResponse {
             effective_policy: Some(seen.effective.into()),
             subscribers: seen.subscribers,
             audience: seen.audience,
-            diffusion: v1::Diffusion::Unspecified.into(),
+            diffusion: diffusion_to_wire(seen.diffusion),
             oldest_tombstone_time: seen.oldest_tombstone.map(Into::into),
+            moves_per_s: seen.moves_per_s,
         }
     }
 }
@@ -63,6 +125,8 @@ impl TryFrom<v1::InspectCollectionResponse> for Inspection {
             effective: policy(seen.effective_policy, "effective_policy")?,
             subscribers: seen.subscribers,
             audience: seen.audience,
+            diffusion: diffusion(seen.diffusion)?,
+            moves_per_s: seen.moves_per_s,
             oldest_tombstone: seen.oldest_tombstone_time.map(|time| timestamp(Some(time))),
         })
     }
@@ -113,5 +177,43 @@ mod tests {
             let refused = Policy::try_from(of(seconds, nanos)).unwrap_err().to_string();
             assert!(refused.starts_with(field), "{refused}");
         }
+    }
+
+    /// G11: a change that contradicts itself, or says nothing, is refused by name; any other is
+    /// applied field by field.
+    #[test]
+    fn a_change_of_a_policy_is_checked() {
+        let most = |most| Policy { tombstones_max: Some(most), ..Policy::default() };
+        let field = |field: PolicyField| policy_fields(&[field])[0];
+        let age = field(PolicyField::TombstoneAgeMax);
+        let refused = |policy: Option<Policy>, clear: &[i32]| {
+            policy_change(policy.map(Into::into), clear).unwrap_err().to_string()
+        };
+        assert!(refused(None, &[]).starts_with("policy: "));
+        assert!(refused(None, &[age, 0]).starts_with("clear[1]: "));
+        assert!(refused(None, &[99]).starts_with("clear[0]: "));
+        let same = field(PolicyField::TombstonesMax);
+        assert!(refused(Some(most(1)), &[age, same]).starts_with("clear[1]: "));
+        let unheard = v1::Policy { diffusion: 9, ..v1::Policy::default() };
+        let refused = policy_change(Some(unheard), &[]).unwrap_err().to_string();
+        assert!(refused.starts_with("policy.diffusion: "), "{refused}");
+
+        let all = [
+            PolicyField::TombstoneAgeMax,
+            PolicyField::TombstonesMax,
+            PolicyField::BytesMax,
+            PolicyField::Diffusion,
+        ];
+        let full = Policy {
+            tombstone_age_max: Some(Duration::from_secs(1)),
+            tombstones_max: Some(2),
+            bytes_max: Some(3),
+            diffusion: Some(Diffusion::Read),
+        };
+        let cleared = policy_change(None, &policy_fields(&all)).unwrap();
+        assert_eq!(cleared.applied_to(full), Policy::default());
+        let one = policy_change(Some(most(9).into()), &[age]).unwrap();
+        let wanted = Policy { tombstone_age_max: None, tombstones_max: Some(9), ..full };
+        assert_eq!(one.applied_to(full), wanted);
     }
 }

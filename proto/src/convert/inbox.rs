@@ -2,8 +2,11 @@
 
 use prost::Message as _;
 
-use super::{collection, required, version};
-use crate::types::{Epoch, InboxEntry, Malformed, Polled, PolledHead, Value};
+use super::{collection, required, required_head, version};
+use crate::types::{
+    CollectionName, Epoch, Event, Head, InboxEntry, InboxNotice, Malformed, Polled, PolledHead,
+    Value,
+};
 use crate::v1;
 
 // === InboxEntry ===
@@ -89,6 +92,36 @@ pub fn polled(outcome: &v1::Outcome) -> Result<Polled, Malformed> {
     };
     let heads = outcome.polled.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
     Ok(Polled { heads, more: outcome.polled_more })
+}
+
+impl From<Polled> for (Vec<v1::PolledHead>, bool) {
+    fn from(polled: Polled) -> Self {
+        (polled.heads.into_iter().map(Into::into).collect(), polled.more)
+    }
+}
+
+// === Notice ===
+
+impl From<InboxNotice> for v1::Notice {
+    fn from(notice: InboxNotice) -> Self {
+        Self {
+            collection: notice.collection.to_string(),
+            head: notice.head.map(Into::into),
+            inbox: notice.inbox.to_string(),
+        }
+    }
+}
+
+/// A notice of a `notify_only` target has a head, one because of an inbox perhaps not.
+pub(super) fn notice(notice: v1::Notice) -> Result<Event, Malformed> {
+    let collection: CollectionName = collection(&notice.collection)?;
+    if notice.inbox.is_empty() {
+        return Ok(Event::Notice(collection, required_head(notice.head)?));
+    }
+    let inbox = super::collection(&notice.inbox);
+    let inbox = inbox.map_err(|error| Malformed::new("inbox", error.reason))?;
+    let head = notice.head.map(Head::try_from).transpose()?;
+    Ok(Event::InboxNotice(InboxNotice { inbox, collection, head }))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod read;
 mod reconcile;
 mod write;
 
+pub use admin::{policy_change, policy_fields};
 pub use inbox::{decode_inbox_entry, encode_inbox_entry, polled};
 pub use read::page_size;
 pub use write::{decode_committed, encode_committed, head_equals, id, mutations};

@@ -85,6 +85,10 @@ impl TryFrom<v1::Target> for Target {
             return Err(Malformed::new("cursor", "must be absent with from_last_ack"));
         }
         let scope = target.scope.map_or(Ok(Scope::All), Scope::try_from);
+        let polled_after = (!target.polled_after.is_empty()).then_some(&target.polled_after);
+        let polled_after = polled_after.map(|name| collection(name)).transpose();
+        let polled_after =
+            polled_after.map_err(|error| Malformed::new("polled_after", error.reason))?;
         Ok(Self {
             collection: collection(&target.collection)?,
             cursor,
@@ -94,6 +98,7 @@ impl TryFrom<v1::Target> for Target {
             verify: target.verify,
             from_last_ack: target.from_last_ack,
             notify_only: target.notify_only,
+            polled_after,
         })
     }
 }
@@ -109,7 +114,7 @@ impl From<Target> for v1::Target {
             verify: target.verify,
             from_last_ack: target.from_last_ack,
             notify_only: target.notify_only,
-            polled_after: String::new(),
+            polled_after: target.polled_after.map_or_else(String::new, |name| name.to_string()),
         }
     }
 }
@@ -237,6 +242,7 @@ impl From<Event<Bytes>> for v1::SubscribeResponse {
                 head: Some(head.into()),
                 inbox: String::new(),
             }),
+            Event::InboxNotice(notice) => Wire::Notice(notice.into()),
             Event::Bookmark(positions, now) => Wire::Bookmark(v1::Bookmark {
                 positions: positions.into_iter().map(Into::into).collect(),
                 server_time: Some(now.into()),
@@ -282,9 +288,7 @@ impl TryFrom<v1::SubscribeResponse> for Event {
                     .map_err(|e| e.within("changes.delta"))?;
                 Self::Changes(collection(&changes.collection)?, delta)
             }
-            Wire::Notice(notice) => {
-                Self::Notice(collection(&notice.collection)?, required_head(notice.head)?)
-            }
+            Wire::Notice(notice) => super::inbox::notice(notice)?,
             Wire::Bookmark(bookmark) => {
                 let positions = bookmark.positions.into_iter().map(Position::try_from);
                 let now = timestamp(bookmark.server_time);

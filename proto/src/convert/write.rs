@@ -75,12 +75,20 @@ pub fn mutations(wire: Vec<v1::Mutation>) -> Result<Vec<Mutation>, Malformed> {
         let reason = format!("{size} bytes together, the limit is {COMMIT_BYTES_MAX}");
         return Err(Malformed::new("mutations", reason));
     }
-    let mut seen: BTreeSet<(&CollectionName, &Key)> = BTreeSet::new();
+    let mut items: BTreeSet<(&CollectionName, &Key)> = BTreeSet::new();
+    let mut followers: BTreeSet<(&CollectionName, &Subject)> = BTreeSet::new();
     for (index, mutation) in mutations.iter().enumerate() {
-        let Some(key) = mutation.op.key() else { continue };
-        if !seen.insert((&mutation.collection, key)) {
+        let (field, once) = match &mutation.op {
+            Op::Put { key, .. } | Op::Delete { key } | Op::Reorder { key, .. } => {
+                ("key", items.insert((&mutation.collection, key)))
+            }
+            Op::Follow { subject } | Op::Unfollow { subject } => {
+                ("subject", followers.insert((&mutation.collection, subject)))
+            }
+        };
+        if !once {
             let reason = "occurs twice in this commit; say only the last state";
-            return Err(Malformed::new("key", reason).within_element("mutations", index));
+            return Err(Malformed::new(field, reason).within_element("mutations", index));
         }
     }
     Ok(mutations)

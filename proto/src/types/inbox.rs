@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{CollectionName, Epoch, Malformed, Version};
+use super::{CollectionName, Epoch, Head, Malformed, Version};
 use crate::limits::{INBOX_PREFIX, SUBJECT_LEN_MAX};
 
 /// Who an inbox belongs to: 1..256 bytes of `/`-separated, non-empty segments, as in the name of
@@ -39,6 +39,17 @@ pub struct Polled {
     pub heads: Vec<PolledHead>,
     /// There are more, behind the last name.
     pub more: bool,
+}
+
+/// A collection moved that does not announce itself in inboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxNotice {
+    /// The inbox because of which this is told.
+    pub inbox: CollectionName,
+    /// Which collection.
+    pub collection: CollectionName,
+    /// Where it stands; `None` = it does not exist.
+    pub head: Option<Head>,
 }
 
 // === impl Subject ===

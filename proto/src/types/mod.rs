@@ -10,8 +10,8 @@ mod read;
 mod reconcile;
 mod write;
 
-pub use admin::{Inspection, Policy};
-pub use inbox::{InboxEntry, Polled, PolledHead, Subject};
+pub use admin::{Diffusion, Inspection, Policy, PolicyChange, PolicyField};
+pub use inbox::{InboxEntry, InboxNotice, Polled, PolledHead, Subject};
 pub use log::{
     Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,
 };

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Change, CollectionName, Cursor, Delta, Head, Key, Malformed, OrderRange, Reset, SortKey,
-    Timestamp,
+    Change, CollectionName, Cursor, Delta, Head, InboxNotice, Key, Malformed, OrderRange, Reset,
+    SortKey, Timestamp,
 };
 use crate::digest::Digest;
 
@@ -44,6 +44,8 @@ pub struct Target {
     pub from_last_ack: bool,
     /// Send notices instead of changes.
     pub notify_only: bool,
+    /// Pull of an inbox: only polled heads of names behind this one.
+    pub polled_after: Option<CollectionName>,
 }
 
 /// Asks what changed. A target that is not well-formed fails alone.
@@ -142,6 +144,8 @@ pub enum Event<C = Change> {
     Changes(CollectionName, Delta<C>),
     /// The head of a collection moved.
     Notice(CollectionName, Head),
+    /// A collection moved that an inbox does not announce.
+    InboxNotice(InboxNotice),
     /// Where the caught-up targets stand.
     Bookmark(Vec<Position>, Timestamp),
     /// A target ends: its cursor cannot be continued.
@@ -272,6 +276,7 @@ impl Target {
             verify: false,
             from_last_ack: false,
             notify_only: false,
+            polled_after: None,
         }
     }
 }

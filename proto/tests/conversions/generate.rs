@@ -10,8 +10,8 @@ use sync_proto::digest::{Digest, Group, Segment};
 use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
 use sync_proto::types::{
     AcceptedTarget, Change, ChangeKind, CollectionName, Commit, Committed, Condition, Cursor,
-    Delta, Epoch, Event, Failure, Found, Goodbye, GoodbyeReason, Head, Item, Key, LeafEntry,
-    ListItems, ListOrder, Mutation, Op, OrderPlace, OrderRange, Outcome, Plan, Position,
+    Delta, Epoch, Event, Failure, Found, Goodbye, GoodbyeReason, Head, InboxNotice, Item, Key,
+    LeafEntry, ListItems, ListOrder, Mutation, Op, OrderPlace, OrderRange, Outcome, Plan, Position,
     Precondition, Pull, Reconcile, Reconciled, Reset, ResetReason, Round, Scope, SortKey, Subject,
     Subscribe, Target, Timestamp, Value, Version,
 };
@@ -200,6 +200,9 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(targets, heartbeat)| Event::Accepted(targets, heartbeat)),
         (name(), delta()).prop_map(|(name, delta)| Event::Changes(name, delta)),
         (name(), head()).prop_map(|(name, head)| Event::Notice(name, head)),
+        (name(), name(), option::of(head())).prop_map(|(inbox, collection, head)| {
+            Event::InboxNotice(InboxNotice { inbox, collection, head })
+        }),
         (vec(position(), 0..4), timestamp()).prop_map(|(at, now)| Event::Bookmark(at, now)),
         (name(), reset()).prop_map(|(name, reset)| Event::Reset(name, reset)),
         (name(), any::<u64>()).prop_map(|(name, behind)| Event::Lagging(name, behind)),
@@ -233,7 +236,9 @@ fn stretch() -> impl Strategy<Value = OrderRange> {
 
 pub(crate) fn target() -> impl Strategy<Value = Target> {
     let options = (option::of(cursor()), scope(), option::of(1..=u64::MAX), any::<[bool; 4]>());
-    (name(), options).prop_map(|(collection, (cursor, scope, changes_max, flags))| {
+    let options = (options, option::of(name()));
+    (name(), options).prop_map(|(collection, (options, polled_after))| {
+        let (cursor, scope, changes_max, flags) = options;
         let [keys_only, verify, from_last_ack, notify_only] = flags;
         let from_last_ack = from_last_ack && cursor.is_none();
         Target {
@@ -245,6 +250,7 @@ pub(crate) fn target() -> impl Strategy<Value = Target> {
             verify,
             from_last_ack,
             notify_only,
+            polled_after,
         }
     })
 }

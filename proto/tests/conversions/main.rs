@@ -46,6 +46,7 @@ fn event_to_wire(event: Event) -> v1::SubscribeResponse {
         Event::Accepted(targets, heartbeat) => Event::Accepted(targets, heartbeat),
         Event::Changes(name, delta) => Event::Changes(name, encoded(&delta)),
         Event::Notice(name, head) => Event::Notice(name, head),
+        Event::InboxNotice(notice) => Event::InboxNotice(notice),
         Event::Bookmark(positions, now) => Event::Bookmark(positions, now),
         Event::Reset(name, reset) => Event::Reset(name, reset),
         Event::Lagging(name, behind) => Event::Lagging(name, behind),

@@ -1,11 +1,16 @@
 //! The calls of operators, in checked types. They need the right to administer.
 
-use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Policy, Version};
+use bytes::Bytes;
+use sync_proto::convert::policy_fields;
+use sync_proto::limits::LIST_PAGE_MAX;
+use sync_proto::types::{
+    CollectionName, Head, Inspection, Malformed, Policy, PolicyChange, Subject, Version,
+};
 use sync_proto::v1;
 use sync_proto::v1::admin_service_client::AdminServiceClient;
 use tonic::transport::Channel;
 
-use super::SyncClient;
+use super::{Page, SyncClient};
 use crate::error::ClientError;
 
 // === impl SyncClient ===
@@ -28,15 +33,16 @@ impl SyncClient {
         Ok(self.repeat(request, send).await?.try_into()?)
     }
 
-    /// Changes how a collection is kept: what `change` does not say stays. The policy in force.
+    /// Changes how a collection is kept: what `change` does not name stays. The policy in force.
     pub async fn set_policy(
         &self,
         name: &CollectionName,
-        change: Policy,
+        change: PolicyChange,
     ) -> Result<Policy, ClientError> {
         let request = v1::SetPolicyRequest {
             collection: name.as_str().to_owned(),
-            policy: Some(change.into()),
+            policy: Some(change.set.into()),
+            clear: policy_fields(&change.clear),
         };
         let send = |request| {
             let mut rpc = self.operator();
@@ -45,6 +51,46 @@ impl SyncClient {
         let reply = self.repeat(request, send).await?;
         let effective = required(reply.effective_policy, "effective_policy")?;
         Ok(Policy::try_from(effective)?)
+    }
+
+    /// The subjects who follow a collection, a page of them; the collection need not exist.
+    pub async fn list_audience(
+        &self,
+        name: &CollectionName,
+        page_token: Option<Bytes>,
+    ) -> Result<Page<Subject>, ClientError> {
+        let request = v1::ListAudienceRequest {
+            collection: name.as_str().to_owned(),
+            page_size: u32::try_from(LIST_PAGE_MAX).unwrap_or(0),
+            page_token: page_token.unwrap_or_default(),
+        };
+        let send = |request| {
+            let mut rpc = self.operator();
+            async move { rpc.list_audience(request).await }
+        };
+        let reply = self.repeat(request, send).await?;
+        let entries = reply.subjects.iter().map(|subject| Subject::new(subject));
+        Ok(page(entries.collect::<Result<_, _>>()?, reply.next_page_token))
+    }
+
+    /// What a subject follows, a page of it.
+    pub async fn list_follows(
+        &self,
+        subject: &Subject,
+        page_token: Option<Bytes>,
+    ) -> Result<Page<CollectionName>, ClientError> {
+        let request = v1::ListFollowsRequest {
+            subject: subject.as_str().to_owned(),
+            page_size: u32::try_from(LIST_PAGE_MAX).unwrap_or(0),
+            page_token: page_token.unwrap_or_default(),
+        };
+        let send = |request| {
+            let mut rpc = self.operator();
+            async move { rpc.list_follows(request).await }
+        };
+        let reply = self.repeat(request, send).await?;
+        let entries = reply.collections.iter().map(|name| CollectionName::new(name));
+        Ok(page(entries.collect::<Result<_, _>>()?, reply.next_page_token))
     }
 
     /// Forgets the deletes of versions up to this one now: how many, and the head afterwards. Once
@@ -69,6 +115,10 @@ impl SyncClient {
         let reply = self.attempt(request, async |request| rpc.rotate_epoch(request).await).await?;
         Ok(Head::try_from(required(reply.head, "head")?)?)
     }
+}
+
+fn page<T>(entries: Vec<T>, next: Bytes) -> Page<T> {
+    Page { entries, next: (!next.is_empty()).then_some(next), head: None }
 }
 
 fn required<T>(field: Option<T>, name: &str) -> Result<T, Malformed> {

@@ -49,7 +49,7 @@ impl Session {
                 self.end_stream(Fault::Passing, wait, now);
             }
             // Not asked for: no target of a session is in notify mode.
-            Event::Notice(..) => {}
+            Event::Notice(..) | Event::InboxNotice(_) => {}
         }
     }
 

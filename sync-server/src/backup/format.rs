@@ -8,26 +8,29 @@
 //! kind 1  rows   id:8 ‖ generation:4 ‖ row*
 //!         row    version:8 ‖ time:8 ‖ key length:2 ‖ key ‖ length:4 ‖ LogRow
 //! kind 2  heads  head*
-//!         head   id:8 ‖ generation:4 ‖ length:4 ‖ Meta ‖ Policy
+//!         head   id:8 ‖ generation:4 ‖ length:4 ‖ Meta ‖ length:4 ‖ Policy
+//!                (format 1: the policy without its length, and without what is pinned)
+//! kind 4  ended  (length:4 ‖ name ‖ epoch:8 ‖ version:8)*            (since format 2)
 //! kind 3  end    blocks:8 ‖ rows:8 ‖ collections:8 ‖ sha256:32      (of all bytes before this block)
 //! ```
 //! Numbers are big-endian; blocks are numbered from 0. `LogRow`, `Meta` and `Policy` are those
 //! of `store::keys`, so the row format of the store is part of this format. Of several rows of a key the
 //! one with the highest version counts. Rows of another generation than their collection's head says
-//! do not count, nor do rows of collections without a head.
+//! do not count, nor do rows of collections without a head. Who follows what is what inboxes say; of
+//! names that are followed and were deleted, `ended` says where their last lives ended.
 
 use std::io::{self, Read};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
-use sync_proto::types::{Key, Timestamp, Version};
+use sync_proto::types::{CollectionName, Epoch, Key, Timestamp, Version};
 
 use super::BackupError;
 use crate::store::keys::CollectionId;
 use crate::store::rows::{Fields, LogRow, Meta, encode_policy};
 
 /// Format that is written, and the newest that is read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Bytes of a payload. Above a block of rows with the largest row at its end; what claims more is
 /// damaged, and is not read into memory.
@@ -42,6 +45,7 @@ const END_BYTES: usize = 3 * 8 + 32;
 const ROWS: u8 = 1;
 const HEADS: u8 = 2;
 const END: u8 = 3;
+const ENDED: u8 = 4;
 
 /// A row of a collection's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +85,19 @@ pub enum Block {
     },
     /// Collections.
     Heads(Vec<BackupHead>),
+    /// Names that are followed and do not exist any more.
+    Ended(Vec<BackupEnd>),
+}
+
+/// Where the last life of a collection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupEnd {
+    /// Its name.
+    pub name: CollectionName,
+    /// The epoch that it had.
+    pub epoch: Epoch,
+    /// Its last version.
+    pub version: Version,
 }
 
 /// Writes a backup, piece by piece.
@@ -96,6 +113,7 @@ pub struct Encoder {
 #[derive(Debug)]
 pub struct Decoder<R> {
     input: R,
+    format: u32,
     hash: Sha256,
     at: u64,
     blocks: u64,
@@ -152,9 +170,17 @@ impl Encoder {
                     payload.put_u64(head.id.0);
                     payload.put_u32(head.generation);
                     put_long(&mut payload, &head.meta.encode());
-                    payload.put_slice(&encode_policy(&head.meta.policy));
+                    put_long(&mut payload, &encode_policy(&head.meta.policy));
                 }
                 self.seal(HEADS, &payload)
+            }
+            Block::Ended(ends) => {
+                for end in ends {
+                    put_long(&mut payload, end.name.as_str().as_bytes());
+                    payload.put_u64(end.epoch.get());
+                    payload.put_u64(end.version.get());
+                }
+                self.seal(ENDED, &payload)
             }
         }
     }
@@ -196,6 +222,7 @@ impl<R: Read> Decoder<R> {
     pub fn open(input: R) -> Result<Self, BackupError> {
         let mut decoder = Self {
             input,
+            format: FORMAT,
             hash: Sha256::new(),
             at: 0,
             blocks: 0,
@@ -220,6 +247,7 @@ impl<R: Read> Decoder<R> {
         if format > FORMAT {
             return Err(BackupError::NewerFormat { found: format, known: FORMAT });
         }
+        decoder.format = format;
         decoder.hash.update(header);
         Ok(decoder)
     }
@@ -241,10 +269,13 @@ impl<R: Read> Decoder<R> {
                 block
             }
             HEADS => {
-                let heads = heads(&mut fields);
+                let heads = heads(self.format, &mut fields);
                 let heads = heads.ok_or_else(|| damaged("heads that cannot be read"))?;
                 self.collections += heads.len() as u64;
                 Block::Heads(heads)
+            }
+            ENDED => {
+                Block::Ended(ends(&mut fields).ok_or_else(|| damaged("ends that cannot be read"))?)
             }
             END => {
                 let said = end(&mut fields).ok_or_else(|| damaged("an end that cannot be read"))?;
@@ -324,23 +355,44 @@ fn rows(fields: &mut Fields) -> Option<Block> {
         let (version, time) = (fields.version()?, Timestamp::from_millis(fields.u64()?));
         let length = u16::from_be_bytes(fields.array()?);
         let key = Key::new(fields.take(length.into())?).ok()?;
-        let length = usize::try_from(fields.u32()?).ok()?;
-        let log = LogRow::parse(&mut Fields(fields.take(length)?))?;
+        let log = LogRow::parse(&mut Fields(long(fields)?))?;
         rows.push(BackupRow { version, time, key, log });
     }
     Some(Block::Rows { id, generation, rows })
 }
 
-fn heads(fields: &mut Fields) -> Option<Vec<BackupHead>> {
+fn heads(format: u32, fields: &mut Fields) -> Option<Vec<BackupHead>> {
     let mut heads = Vec::new();
     while !fields.0.is_empty() {
         let (id, generation) = (fields.id()?, fields.u32()?);
-        let length = usize::try_from(fields.u32()?).ok()?;
-        let mut meta = Meta::parse(&mut Fields(fields.take(length)?))?;
-        meta.policy = fields.policy()?;
+        let mut meta = Meta::parse(&mut Fields(long(fields)?))?;
+        meta.policy = if format == 1 {
+            fields.numbers_of_policy()?
+        } else {
+            Fields(long(fields)?).policy()?
+        };
         heads.push(BackupHead { id, generation, meta });
     }
     Some(heads)
+}
+
+fn ends(fields: &mut Fields) -> Option<Vec<BackupEnd>> {
+    let mut ends = Vec::new();
+    while !fields.0.is_empty() {
+        let name = Fields(long(fields)?).name()?;
+        ends.push(BackupEnd {
+            name,
+            epoch: Epoch::new(fields.u64()?)?,
+            version: fields.version()?,
+        });
+    }
+    Some(ends)
+}
+
+/// What `put_long` wrote.
+fn long(fields: &mut Fields) -> Option<Bytes> {
+    let length = usize::try_from(fields.u32()?).ok()?;
+    fields.take(length)
 }
 
 fn end(fields: &mut Fields) -> Option<([u64; 3], [u8; 32])> {

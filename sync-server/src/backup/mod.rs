@@ -1,6 +1,7 @@
 //! Backups: what a file of one looks like ([`mod@format`]), and how a store is built from it
 //! ([`restore`]). How one is taken while commits go on is the engine's: `engine::backing_up`.
 
+mod followers;
 pub mod format;
 pub mod restore;
 

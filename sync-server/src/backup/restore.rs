@@ -1,16 +1,18 @@
 //! Builds a store from a backup. The file is read twice: first only to see that it is whole and
 //! which collections it ends with, then to build. Every collection gets a new epoch, so no cursor
 //! of before means anything; versions, items, floors, tombstones and policies are those of the backup.
-//! Receipts (idempotency keys, progress of imports) are not in a backup.
+//! Receipts (idempotency keys, progress of imports) are not in a backup. Who follows what is read off
+//! the inboxes (`followers`).
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
 use sync_proto::limits::COMMIT_MUTATIONS_MAX;
-use sync_proto::types::{Epoch, Head, Policy};
+use sync_proto::types::{CollectionName, Epoch, Head, Policy, Version};
 
 use super::BackupError;
+use super::followers;
 use super::format::{BackupHead, BackupRow, Block, Decoder};
 use crate::core::check::Logged;
 use crate::core::restore::{RestoredRow, Restoring};
@@ -29,6 +31,8 @@ const BATCH_HEADS: usize = 64;
 pub struct Contents {
     /// Its collections.
     pub heads: BTreeMap<CollectionId, BackupHead>,
+    /// Where those ended that are followed and were deleted.
+    pub ended: BTreeMap<CollectionName, (Epoch, Version)>,
     /// Rows in it, those that do not count included.
     pub rows: u64,
     /// Its bytes.
@@ -64,6 +68,10 @@ pub fn contents(file: impl Read, progress: &mut dyn FnMut(u64)) -> Result<Conten
                         return Err(BackupError::Unsound { collection, reason });
                     }
                 }
+            }
+            Block::Ended(ends) => {
+                let ends = ends.into_iter().map(|end| (end.name, (end.epoch, end.version)));
+                contents.ended.extend(ends);
             }
         }
         progress(contents.rows);
@@ -101,7 +109,9 @@ pub fn restore<S: Store>(
         }
         progress(done);
     }
-    finish(store, contents, restoring)
+    let restored = finish(store, contents, restoring)?;
+    followers::restore(store, contents)?;
+    Ok(restored)
 }
 
 /// Rows that fit themselves.

@@ -3,20 +3,24 @@
 //! so the check needs a few words of memory per collection and no look-ups (the idea of the
 //! digest, applied to ourselves).
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, SEGMENTS, Segment};
-use sync_proto::types::{Key, Policy, Version};
+use sync_proto::types::{CollectionName, Key, Policy, Subject, Version};
 
+use super::inbox::Sweep;
 use crate::store::StoreError;
-use crate::store::keys::{CollectionId, ROW_FORMAT, ROW_FORMAT_OLDEST, Row};
-use crate::store::rows::{KeyRow, LogRow, Meta, RowKind};
+use crate::store::keys::{CollectionId, ROW_FORMAT, ROW_FORMAT_INDEXED, ROW_FORMAT_OLDEST, Row};
+use crate::store::rows::{Audience, KeyRow, LogRow, Meta, RowKind};
 
+use self::audiences::Audiences;
 pub use self::logged::Logged;
 
+mod audiences;
 mod logged;
 #[cfg(test)]
 mod tests;
@@ -38,6 +42,7 @@ pub struct Checker {
     partial_segments: BTreeMap<CollectionId, Vec<Digest>>,
     receipts: Sum,
     receipt_ages: Sum,
+    audiences: Audiences,
     next_id: Option<CollectionId>,
     format: Option<u32>,
     upgrading: bool,
@@ -59,6 +64,8 @@ pub struct Report {
     pub suspects: Vec<CollectionId>,
     /// Likewise, receipts and their ages.
     pub receipts_differ: bool,
+    /// Likewise, audiences and inboxes.
+    pub audiences_differ: bool,
 }
 
 /// A store whose rows fit together.
@@ -78,6 +85,12 @@ pub struct Checked {
     pub empty: bool,
     /// Whether the rows are of an older format, or on the way from one.
     pub outdated: bool,
+    /// Whether the items by segment are not all there yet.
+    pub unindexed: bool,
+    /// Those who follow, by name.
+    pub audiences: BTreeMap<CollectionName, Audience>,
+    /// Whose inboxes are still to be told of deletions.
+    pub sweeps: BTreeMap<CollectionName, Sweep>,
 }
 
 /// What the rows of one collection say, from each side.
@@ -128,10 +141,11 @@ impl Checker {
         self.rows
     }
 
-    /// Takes a part of the log of one collection; others take the rest.
+    /// Takes a part of the rows; others take the rest. `partial`: it is a part of the log of one
+    /// collection. `inboxes` are the ids of all inboxes, whose names may be elsewhere.
     #[must_use]
-    pub fn of_part() -> Self {
-        Self { partial: true, ..Self::default() }
+    pub fn of_part(partial: bool, inboxes: Arc<BTreeSet<CollectionId>>) -> Self {
+        Self { partial, audiences: Audiences::knowing(inboxes), ..Self::default() }
     }
 
     /// Takes over what another has found in other rows of the same store.
@@ -155,6 +169,7 @@ impl Checker {
         self.doomed.extend(other.doomed);
         self.receipts.merge(other.receipts);
         self.receipt_ages.merge(other.receipt_ages);
+        self.audiences.merge(other.audiences);
         self.next_id = self.next_id.or(other.next_id);
         self.format = self.format.or(other.format);
         self.upgrading |= other.upgrading;
@@ -181,13 +196,16 @@ impl Checker {
         if self.rows > 0 && !self.format.is_some_and(known) {
             self.finding(format!("row format {:?}, this program writes {ROW_FORMAT}", self.format));
         }
-        let outdated = self.rows > 0 && (self.upgrading || self.format != Some(ROW_FORMAT));
+        let older = |than| self.rows > 0 && self.format.is_some_and(|format| format < than);
+        let unindexed = self.upgrading || older(ROW_FORMAT_INDEXED);
+        let outdated = unindexed || older(ROW_FORMAT);
         let receipts_differ = self.receipts != self.receipt_ages;
         if receipts_differ {
             self.finding("receipts and their ages do not agree".to_owned());
         }
         let next_id = self.next_id.map_or(0, |id| id.0);
         let (mut collections, mut suspects, mut heads) = (Vec::new(), Vec::new(), 0);
+        let mut inboxes = BTreeMap::new();
         for (id, tally) in std::mem::take(&mut self.tallies) {
             if id.0 >= next_id {
                 self.finding(format!("collection {} is not below the next id {next_id}", id.0));
@@ -196,7 +214,11 @@ impl Checker {
                 continue;
             }
             heads += usize::from(tally.meta.is_some());
-            match self.judge(id, tally, outdated) {
+            let name = tally.meta.as_ref().map(|meta| &meta.name);
+            if let Some(subject) = name.and_then(Subject::of_inbox) {
+                inboxes.insert(subject, tally.log_members);
+            }
+            match self.judge(id, tally, unindexed) {
                 Ok(meta) => collections.push((id, meta)),
                 Err(reason) => {
                     suspects.push(id);
@@ -207,6 +229,12 @@ impl Checker {
         if self.names.len() != heads {
             self.finding("names and collections do not agree".to_owned());
         }
+        let found = self.audiences.judge(&collections, inboxes);
+        // What is wrong with a collection says enough of its followers.
+        let audiences_differ = suspects.is_empty() && !found.is_empty();
+        if audiences_differ {
+            found.into_iter().for_each(|finding| self.finding(finding));
+        }
         let checked = Checked {
             collections,
             doomed: self.doomed,
@@ -215,14 +243,18 @@ impl Checker {
             rows: self.rows,
             empty: self.rows == 0,
             outdated,
+            unindexed,
+            audiences: self.audiences.states,
+            sweeps: self.audiences.sweeps,
         };
         let (findings, findings_count) = (self.findings, self.findings_count);
-        Report { checked, findings, findings_count, suspects, receipts_differ }
+        Report { checked, findings, findings_count, suspects, receipts_differ, audiences_differ }
     }
 
     fn take(&mut self, row: Row) {
         match row {
             Row::Name { name, id } => {
+                self.audiences.name(&name, id);
                 self.names.insert(name, id);
             }
             Row::Meta { id, meta } => self.tally(id).meta = Some(meta),
@@ -259,6 +291,13 @@ impl Checker {
                 self.tally(id).member_rows.add((segment.get(), key.as_bytes()));
             }
             Row::Policy { id, policy } => self.tally(id).policy = policy,
+            Row::Audience { name, subject } => self.audiences.follower(name, subject),
+            Row::AudienceState { name, audience } => {
+                self.audiences.states.insert(name, audience);
+            }
+            Row::Sweep { name, next } => {
+                self.audiences.sweeps.insert(name, Sweep(next));
+            }
         }
     }
 
@@ -277,7 +316,11 @@ impl Checker {
             self.close_segments();
             self.segments = Some((id, vec![Digest::EMPTY; SEGMENTS]));
         }
+        let change = row.change.clone();
         let logged = Logged::of_log(version, key, row)?;
+        if logged.live {
+            self.audiences.item(id, key, &change)?;
+        }
         let tally = self.tallies.entry(id).or_default();
         tally.newest = tally.newest.max(version);
         if logged.live {
@@ -311,7 +354,7 @@ impl Checker {
         }
     }
 
-    fn judge(&self, id: CollectionId, tally: Tally, outdated: bool) -> Result<Meta, String> {
+    fn judge(&self, id: CollectionId, tally: Tally, unindexed: bool) -> Result<Meta, String> {
         let Some(meta) = tally.meta else { return Err("rows without a head".to_owned()) };
         let meta = Meta { policy: tally.policy, ..meta };
         if self.names.get(meta.name.as_str()) != Some(&id) {
@@ -331,7 +374,7 @@ impl Checker {
             ("tombstone ages", tally.tombstone_rows == tally.key_tombstones),
             ("segment sums", tally.segment_rows == tally.log_segments),
             // Older rows have no such index yet; it is made of the others.
-            ("items by segment", outdated || tally.member_rows == tally.log_members),
+            ("items by segment", unindexed || tally.member_rows == tally.log_members),
         ];
         match agree.iter().find(|(_, fits)| !fits) {
             None => Ok(meta),

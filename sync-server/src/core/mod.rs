@@ -2,7 +2,9 @@
 //! numbers come in as arguments, plans come out as values.
 
 pub mod check;
+pub mod diffusion;
 mod effect;
+pub mod inbox;
 pub mod loads;
 pub mod page;
 pub mod plan;

@@ -83,12 +83,6 @@ pub enum Refusal {
         /// How many it may hold.
         quota: u64,
     },
-    /// Audiences are not kept by this server.
-    #[error("mutations[{index}]: this server does not offer follow and unfollow")]
-    NoAudiences {
-        /// Which mutation.
-        index: usize,
-    },
     /// The idempotency key belongs to another request.
     #[error("idempotency_key: was used within the window with another request")]
     KeyReused,
@@ -236,6 +230,7 @@ impl Workspace {
         for (name, effects) in effects {
             self.apply(name, effects, at);
         }
+        self.plan_members(mutations);
         let committed = |name: &&CollectionName| Committed {
             collection: (*name).clone(),
             epoch: self.meta(name).map(|meta| meta.head.epoch),
@@ -299,12 +294,18 @@ impl Workspace {
                 let sort_key = sort_key.clone();
                 Ok(Some((key, Effect::Put { value, sort_key, same_value: true })))
             }
-            Op::Follow { .. } | Op::Unfollow { .. } => Err(Refusal::NoAudiences { index }),
+            // Who follows is no item; it is planned when nothing can refuse any more.
+            Op::Follow { .. } | Op::Unfollow { .. } => Ok(None),
         }
     }
 
-    fn apply(&mut self, name: &CollectionName, effects: Vec<(&Key, Effect)>, at: &mut Moment<'_>) {
-        let working = self.collections.get_mut(name).expect("needs() asked for the collection");
+    pub(super) fn apply(
+        &mut self,
+        name: &CollectionName,
+        effects: Vec<(&Key, Effect)>,
+        at: &mut Moment<'_>,
+    ) {
+        let working = self.collections.get_mut(name).expect("the collection was asked for");
         if working.meta.now.is_none() {
             working.id = Some(CollectionId(self.next_id));
             self.next_id += 1;

@@ -1,6 +1,6 @@
 //! A commit to plan, and which rows planning it needs. Pure.
 
-use sync_proto::types::{Commit, Condition, Mutation, Precondition};
+use sync_proto::types::{Commit, Condition, Mutation, Op, Precondition};
 
 use super::workspace::Needs;
 use crate::store::rows::ReceiptKind;
@@ -46,8 +46,13 @@ impl Request {
         }
         for mutation in self.mutations() {
             needs.collection(&mutation.collection);
-            if let Some(key) = mutation.op.key() {
-                needs.changed(&mutation.collection, key);
+            match &mutation.op {
+                Op::Put { key, .. } | Op::Delete { key } | Op::Reorder { key, .. } => {
+                    needs.changed(&mutation.collection, key);
+                }
+                Op::Follow { subject } | Op::Unfollow { subject } => {
+                    needs.member(&mutation.collection, subject);
+                }
             }
         }
     }

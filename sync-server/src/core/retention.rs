@@ -67,6 +67,7 @@ impl Retention {
             tombstone_age_max: Some(kept.tombstone_age_max),
             tombstones_max: Some(kept.tombstones_max),
             bytes_max: Some(policy.bytes_max.unwrap_or(0)),
+            diffusion: policy.diffusion,
         }
     }
 

@@ -5,11 +5,12 @@
 //! ```text
 //! token = format:1 epoch:8 question:4 position checksum:4      of a listing of collections:
 //!                                                              epoch 0, position = a name
+//!                                                              of an audience: likewise, a subject
 //! ```
 
 use bytes::Bytes;
 use sync_proto::digest::Segment;
-use sync_proto::types::{CollectionName, Epoch, Key, ListItems, ListOrder, OrderPlace};
+use sync_proto::types::{CollectionName, Epoch, Key, ListItems, ListOrder, OrderPlace, Subject};
 
 /// Layout of tokens.
 const TOKEN_FORMAT: u8 = 1;
@@ -62,6 +63,29 @@ pub fn entries_question(collection: &CollectionName, segments: &[Segment]) -> u3
         hash.update(&segment.get().to_be_bytes());
     }
     hash.finalize()
+}
+
+/// The same of the subjects who follow a collection.
+#[must_use]
+pub fn audience_question(collection: &CollectionName) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(collection.as_str().as_bytes());
+    // Neither a listing nor a reconciliation has this order.
+    hash.update(&[4]);
+    hash.finalize()
+}
+
+/// The token that points behind a subject in a listing of an audience.
+#[must_use]
+pub fn subject_token(question: u32, last: &Subject) -> Bytes {
+    seal(NO_EPOCH, question, last.as_str().as_bytes())
+}
+
+/// The subject that a token of a listing of an audience points behind; `None` = the beginning.
+pub fn subject_position(token: &[u8], asked: u32) -> Result<Option<Subject>, TokenRefusal> {
+    let Some(subject) = open(token, NO_EPOCH, asked)? else { return Ok(None) };
+    let subject = std::str::from_utf8(subject).map_err(|_| TokenRefusal::Invalid)?;
+    Subject::new(subject).map(Some).map_err(|_| TokenRefusal::Invalid)
 }
 
 /// A listing of the collections whose names begin with this.

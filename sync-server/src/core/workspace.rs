@@ -7,13 +7,14 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
-use sync_proto::types::{CollectionName, Key, SortKey, Version};
+use sync_proto::types::{CollectionName, Key, SortKey, Subject, Version};
 
+use super::inbox::{Known, Spreading, Sweep, Told};
 use crate::store::keys::{
     self, CollectionId, key_key, log_key, member_key, meta_key, name_key, order_key, segment_key,
     tombstone_key,
 };
-use crate::store::rows::{KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
+use crate::store::rows::{Audience, KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
 use crate::store::{Batch, StoreError};
 
 /// Rows as they were before a batch that is applied but not yet durable. A row that did not
@@ -29,6 +30,7 @@ pub const REPLACED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub struct Workspace {
     pub(super) collections: BTreeMap<CollectionName, Working>,
     pub(super) receipts: BTreeMap<(ReceiptKind, String), Slot<Receipt>>,
+    pub(super) spreading: Spreading,
     pub(super) next_id: u64,
     next_id_before: u64,
 }
@@ -71,6 +73,12 @@ pub struct Planned {
     pub next_id: u64,
     /// How many receipts were added (a receipt that replaces another does not count).
     pub receipts_added: u64,
+    /// Audiences that changed; `None`: nobody is left.
+    pub audiences: Vec<(CollectionName, Option<Audience>)>,
+    /// What is left to be told behind deletions; `None`: nothing.
+    pub sweeps: Vec<(CollectionName, Option<Sweep>)>,
+    /// What followers were told.
+    pub told: Told,
 }
 
 /// What rows a group needs to be planned.
@@ -78,6 +86,7 @@ pub struct Planned {
 pub struct Needs {
     items: BTreeMap<CollectionName, BTreeMap<Key, Purpose>>,
     receipts: Vec<(ReceiptKind, String)>,
+    members: Vec<(CollectionName, Subject)>,
 }
 
 /// What a row is needed for.
@@ -126,6 +135,12 @@ impl Needs {
         self.receipts.push((kind, name.to_owned()));
     }
 
+    /// Whether a subject follows the collection.
+    pub fn member(&mut self, name: &CollectionName, subject: &Subject) {
+        self.collection(name);
+        self.members.push((name.clone(), subject.clone()));
+    }
+
     fn item(&mut self, name: &CollectionName, key: &Key, purpose: Purpose) {
         self.collection(name);
         let items = self.items.get_mut(name).expect("inserted above");
@@ -144,7 +159,7 @@ impl Workspace {
         find: impl Fn(&CollectionName) -> Option<(CollectionId, Meta)>,
         mut get: impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
     ) -> Result<Self, LoadError> {
-        let mut workspace = Self { next_id, next_id_before: next_id, ..Self::default() };
+        let mut workspace = Self::empty(next_id);
         let mut replaced = 0;
         for (name, keys) in needs.items {
             let working = match find(&name) {
@@ -158,7 +173,52 @@ impl Workspace {
             let receipt = row.map(Receipt::decode).transpose()?;
             workspace.receipts.insert((kind, name), Slot::loaded(receipt));
         }
+        for (name, subject) in needs.members {
+            let follows = get(&keys::audience_key(&name, &subject))?.is_some();
+            workspace.load_member(name, subject, follows);
+        }
         Ok(workspace)
+    }
+
+    /// A group that touches nothing yet.
+    #[must_use]
+    pub fn empty(next_id: u64) -> Self {
+        Self { next_id, next_id_before: next_id, ..Self::default() }
+    }
+
+    /// Plans that a collection has this state, without any change of its items.
+    pub fn set_meta(&mut self, id: CollectionId, before: Meta, now: Meta) {
+        let name = now.name.clone();
+        let meta = Slot { before: Some(before), now: Some(now) };
+        self.collections.insert(name, Working { id: Some(id), meta, ..Working::absent() });
+    }
+
+    /// Loads entries of an inbox, also if another part of the group has loaded some of it.
+    pub(super) fn load_entries<'k>(
+        &mut self,
+        inbox: &CollectionName,
+        keys: impl Iterator<Item = &'k Key>,
+        known: &dyn Known,
+    ) -> Result<(), StoreError> {
+        let working = match self.collections.entry(inbox.clone()) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(place) => place.insert(match known.find(inbox) {
+                Some((id, meta)) => {
+                    Working { id: Some(id), meta: Slot::loaded(Some(meta)), ..Working::absent() }
+                }
+                None => Working::absent(),
+            }),
+        };
+        // An inbox that this group creates has no rows yet.
+        let (Some(id), true) = (working.id, working.meta.before.is_some()) else { return Ok(()) };
+        let mut get = |key: &[u8]| known.row(key);
+        for key in keys {
+            if !working.items.contains_key(key) {
+                let row = get(&key_key(id, key))?.map(KeyRow::decode).transpose()?;
+                working.load_item(id, key.clone(), row, &mut get)?;
+            }
+        }
+        Ok(())
     }
 
     /// The item as planned so far, if it is live.
@@ -179,11 +239,12 @@ impl Workspace {
 
     /// The difference between what was loaded and what is planned.
     #[must_use]
-    pub fn finish(self) -> Planned {
+    pub fn finish(mut self) -> Planned {
         let mut planned = Planned { next_id: self.next_id, ..Planned::default() };
+        self.write_audiences(&mut planned);
         for (name, working) in self.collections {
             let Some(id) = working.id else { continue };
-            if working.meta.before == working.meta.now {
+            if !working.has_moved() {
                 continue;
             }
             let meta = working.meta.now.clone().expect("a commit never removes a collection");
@@ -244,13 +305,29 @@ impl Working {
                     if *replaced > REPLACED_BYTES_MAX {
                         return Err(LoadError::ReplacesTooMuch { bytes: *replaced });
                     }
-                    working.load_segment(id, Segment::of_key(&key), get)?;
-                    let stored = row.map(|row| load_item(id, &key, row, get)).transpose()?;
-                    working.items.insert(key, Slot::loaded(stored));
+                    working.load_item(id, key, row, get)?;
                 }
             }
         }
         Ok(working)
+    }
+
+    fn load_item(
+        &mut self,
+        id: CollectionId,
+        key: Key,
+        row: Option<KeyRow>,
+        get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.load_segment(id, Segment::of_key(&key), get)?;
+        let stored = row.map(|row| load_stored(id, &key, row, get)).transpose()?;
+        self.items.insert(key, Slot::loaded(stored));
+        Ok(())
+    }
+
+    /// Whether the group changes it.
+    pub(super) fn has_moved(&self) -> bool {
+        self.meta.before != self.meta.now
     }
 
     fn load_segment(
@@ -300,7 +377,7 @@ impl<T: Clone> Slot<T> {
 // === impl Planned ===
 
 impl Planned {
-    fn set(&mut self, key: Vec<u8>, before: Option<Bytes>, after: Option<Bytes>) {
+    pub(super) fn set(&mut self, key: Vec<u8>, before: Option<Bytes>, after: Option<Bytes>) {
         if before == after {
             return;
         }
@@ -335,7 +412,7 @@ impl Planned {
     }
 }
 
-fn load_item(
+fn load_stored(
     id: CollectionId,
     key: &Key,
     row: KeyRow,

@@ -3,9 +3,13 @@
 
 use std::ops::ControlFlow;
 
-use sync_proto::types::{CollectionName, Cursor, Epoch, Head, Inspection, Policy, Version};
+use sync_proto::types::{
+    CollectionName, Cursor, Epoch, Head, Inspection, Policy, PolicyChange, Timestamp, Version,
+};
 
 use super::ledger::{Ledger, Writing, not_failed};
+use crate::core::plan::Moment;
+use crate::core::workspace::Workspace;
 use crate::store::keys::{self, CollectionId, Row};
 use crate::store::rows::{Meta, encode_policy};
 use crate::store::{Batch, Direction, Store, StoreError};
@@ -17,7 +21,7 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Administration {
     /// Change how it is kept.
-    SetPolicy(Policy),
+    SetPolicy(PolicyChange),
     /// Forget some of the deletes up to a version. Asked again until it says that it is done.
     Purge {
         /// Up to this version.
@@ -66,7 +70,11 @@ pub enum AdminRefusal {
 
 impl<S: Store> Ledger<S> {
     /// A collection as an operator sees it; `None`: there is none. It knows of no subscribers.
-    pub fn inspect(&self, name: &CollectionName) -> Result<Option<Inspection>, StoreError> {
+    pub fn inspect(
+        &self,
+        name: &CollectionName,
+        now: Timestamp,
+    ) -> Result<Option<Inspection>, StoreError> {
         let Some((id, meta, view)) = self.view(name) else { return Ok(None) };
         let mut oldest = Ok(None);
         let range = keys::tombstone_range(id);
@@ -75,12 +83,17 @@ impl<S: Store> Ledger<S> {
                 .map(|row| if let Row::Tombstone { time, .. } = row { Some(time) } else { None });
             ControlFlow::Break(())
         })?;
+        drop(view);
+        let audience = self.heads.read().audiences.get(name).copied();
+        let moves_per_s = self.writing.lock().diffusing.moves_per_s(name, now);
         Ok(Some(Inspection {
             head: meta.head,
             policy: meta.policy,
             effective: self.settings.retention.in_force(&meta.policy),
             subscribers: 0,
-            audience: 0,
+            audience: audience.map_or(0, |audience| audience.count),
+            diffusion: audience.map(|audience| audience.mode),
+            moves_per_s,
             oldest_tombstone: oldest?,
         }))
     }
@@ -90,6 +103,7 @@ impl<S: Store> Ledger<S> {
         &self,
         name: &CollectionName,
         asked: &Administration,
+        now: Timestamp,
         mint: &mut dyn FnMut() -> Epoch,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Result<Administered, AdminRefusal>, StoreError> {
@@ -101,7 +115,7 @@ impl<S: Store> Ledger<S> {
         let meta = Meta::clone(&meta);
         match asked {
             Administration::SetPolicy(change) => {
-                self.set_policy(&mut writing, id, meta, *change).map(Ok)
+                self.set_policy(&mut writing, id, meta, change, now).map(Ok)
             }
             Administration::Purge { up_to, epoch } => {
                 if epoch.is_some_and(|epoch| epoch != meta.head.epoch) {
@@ -114,7 +128,10 @@ impl<S: Store> Ledger<S> {
                 let (count, head, done) = purged;
                 Ok(Ok(Administered::Purged { count, head, done }))
             }
-            Administration::RotateEpoch => self.rotate_epoch(&mut writing, id, meta, mint).map(Ok),
+            Administration::RotateEpoch => {
+                let mut at = Moment { now, receipt_window: self.settings.receipt_window, mint };
+                self.rotate_epoch(&mut writing, id, &meta, &mut at).map(Ok)
+            }
         }
     }
 
@@ -123,17 +140,24 @@ impl<S: Store> Ledger<S> {
         writing: &mut Writing,
         id: CollectionId,
         meta: Meta,
-        change: Policy,
+        change: &PolicyChange,
+        now: Timestamp,
     ) -> Result<Administered, StoreError> {
-        let policy = meta.policy.with(change);
+        let policy = change.applied_to(meta.policy);
         let effective = self.settings.retention.in_force(&policy);
         if policy != meta.policy {
             let before = (meta.policy != Policy::default()).then(|| encode_policy(&meta.policy));
             let undo = [(keys::policy_key(id), before)].into();
             let mut batch = Batch::default();
-            batch.put(keys::policy_key(id), encode_policy(&policy));
+            if policy == Policy::default() {
+                batch.remove(keys::policy_key(id));
+            } else {
+                batch.put(keys::policy_key(id), encode_policy(&policy));
+            }
+            let name = meta.name.clone();
             let after = Meta { policy, ..meta };
             self.persist(writing, &batch, undo, |heads| heads.set(id, after))?;
+            self.reconsider(writing, &name, now)?;
         }
         Ok(Administered::Policy(effective))
     }
@@ -142,19 +166,19 @@ impl<S: Store> Ledger<S> {
         &self,
         writing: &mut Writing,
         id: CollectionId,
-        meta: Meta,
-        mint: &mut dyn FnMut() -> Epoch,
+        meta: &Meta,
+        at: &mut Moment<'_>,
     ) -> Result<Administered, StoreError> {
-        let undo = [(keys::meta_key(id), Some(meta.encode()))].into();
-        let mut after = meta;
-        let before = after.head.epoch;
-        while after.head.epoch == before {
-            after.head.epoch = mint();
+        let mut after = meta.clone();
+        while after.head.epoch == meta.head.epoch {
+            after.head.epoch = (at.mint)();
         }
         let head = after.head;
-        let mut batch = Batch::default();
-        batch.put(keys::meta_key(id), after.encode());
-        self.persist(writing, &batch, undo, |heads| heads.set(id, after))?;
+        let mut workspace = Workspace::empty(writing.next_id);
+        workspace.set_meta(id, meta.clone(), after);
+        self.diffuse(writing, &mut workspace, at)?;
+        let concerned = self.persist_planned(writing, workspace.finish(), |_| {})?;
+        writing.diffusing.announce(concerned);
         Ok(Administered::Rotated(head))
     }
 }

@@ -22,7 +22,7 @@ use sync_proto::types::{CollectionName, Timestamp, Version};
 
 use super::ledger::Ledger;
 use super::view::View;
-use crate::backup::format::{BackupHead, BackupRow, Block, Encoder};
+use crate::backup::format::{BackupEnd, BackupHead, BackupRow, Block, Encoder};
 use crate::store::keys::{self, CollectionId, Row};
 use crate::store::rows::{KeyRow, Meta};
 use crate::store::{Direction, KeyRange, Store, StoreError};
@@ -82,7 +82,8 @@ enum Stage {
         at: Option<Position>,
     },
     LastPass,
-    Heads(std::vec::IntoIter<BackupHead>),
+    Heads(std::vec::IntoIter<BackupHead>, std::vec::IntoIter<BackupEnd>),
+    Ends(std::vec::IntoIter<BackupEnd>),
     End,
     Ended,
 }
@@ -157,7 +158,8 @@ impl Backup {
             }
             Stage::Pass { rest, at } => self.copy_some(ledger, rest, at).map(Some),
             Stage::LastPass => self.last_pass(ledger, go_on).map(Some),
-            Stage::Heads(heads) => Ok(Some(self.some_heads(heads))),
+            Stage::Heads(heads, ended) => Ok(Some(self.some_heads(heads, ended))),
+            Stage::Ends(ended) => Ok(Some(self.some_ends(ended))),
             Stage::End => {
                 let encoder = self.encoder.take().expect("it ends once");
                 Ok(Some(vec![encoder.end()]))
@@ -300,9 +302,9 @@ impl Backup {
             }
             self.copied.entry(id).or_default().to = at.to;
         }
-        let heads = self.heads(ledger);
+        let (heads, ended) = (self.heads(ledger), ends(ledger));
         drop(held);
-        self.stage = Stage::Heads(heads.into_iter());
+        self.stage = Stage::Heads(heads.into_iter(), ended.into_iter());
         Ok(pieces)
     }
 
@@ -315,7 +317,11 @@ impl Backup {
         heads.by_name.values().map(head).collect()
     }
 
-    fn some_heads(&mut self, mut rest: std::vec::IntoIter<BackupHead>) -> Vec<Bytes> {
+    fn some_heads(
+        &mut self,
+        mut rest: std::vec::IntoIter<BackupHead>,
+        ended: std::vec::IntoIter<BackupEnd>,
+    ) -> Vec<Bytes> {
         let (mut heads, mut bytes) = (Vec::new(), 0);
         while bytes < HEADS_BYTES
             && let Some(head) = rest.next()
@@ -324,12 +330,38 @@ impl Backup {
             heads.push(head);
         }
         if heads.is_empty() {
+            self.stage = Stage::Ends(ended);
+            return Vec::new();
+        }
+        self.stage = Stage::Heads(rest, ended);
+        vec![self.encoder().block(&Block::Heads(heads))]
+    }
+
+    fn some_ends(&mut self, mut rest: std::vec::IntoIter<BackupEnd>) -> Vec<Bytes> {
+        let (mut ends, mut bytes) = (Vec::new(), 0);
+        while bytes < HEADS_BYTES
+            && let Some(end) = rest.next()
+        {
+            bytes += 20 + end.name.as_str().len();
+            ends.push(end);
+        }
+        if ends.is_empty() {
             self.stage = Stage::End;
             return Vec::new();
         }
-        self.stage = Stage::Heads(rest);
-        vec![self.encoder().block(&Block::Heads(heads))]
+        self.stage = Stage::Ends(rest);
+        vec![self.encoder().block(&Block::Ended(ends))]
     }
+}
+
+/// Where collections ended that are still followed.
+fn ends<S: Store>(ledger: &Ledger<S>) -> Vec<BackupEnd> {
+    let heads = ledger.heads.read();
+    let ended = heads.audiences.iter().filter_map(|(name, audience)| {
+        let (epoch, version) = audience.last_life?;
+        Some(BackupEnd { name: name.clone(), epoch, version })
+    });
+    ended.collect()
 }
 
 /// Reads log rows from `next` on, up to the version `to`, from one durable state.

@@ -87,10 +87,15 @@ impl Following {
         (following, accepted)
     }
 
-    /// Takes note that the heads of these targets moved.
+    /// The targets, as far as they have come.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().map(|one| &one.target)
+    }
+
+    /// Takes note that the heads of these targets moved. Other numbers are not its business.
     pub fn mark(&mut self, moved: BTreeSet<usize>) {
         for index in moved {
-            let ended = self.targets[index].state == State::Ended;
+            let ended = self.targets.get(index).is_none_or(|one| one.state == State::Ended);
             if !ended && !self.due.contains(&index) {
                 self.due.push_back(index);
             }

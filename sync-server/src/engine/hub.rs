@@ -51,6 +51,8 @@ pub struct Listener {
     id: ListenerId,
     mailbox: Arc<Mailbox>,
     names: Vec<CollectionName>,
+    /// Names that it listens to for a while, by what it calls them.
+    watched: BTreeMap<Index, CollectionName>,
 }
 
 // === impl Hub ===
@@ -65,16 +67,10 @@ impl Hub {
         let id = state.next_listener;
         state.next_listener += 1;
         for (index, name) in names.iter().enumerate() {
-            let mailbox = Arc::clone(&mailbox);
-            match state.listeners.entry(name.clone()) {
-                Entry::Vacant(place) => {
-                    place.insert(Registered::One((id, index), mailbox));
-                }
-                Entry::Occupied(mut place) => place.get_mut().add((id, index), mailbox),
-            }
+            state.register(name, (id, index), &mailbox);
         }
         drop(state);
-        Listener { hub: Arc::clone(self), id, mailbox, names }
+        Listener { hub: Arc::clone(self), id, mailbox, names, watched: BTreeMap::new() }
     }
 
     /// Says that these collections have a new durable state.
@@ -107,6 +103,21 @@ impl Hub {
 // === impl State ===
 
 impl State {
+    fn register(
+        &mut self,
+        name: &CollectionName,
+        who: (ListenerId, Index),
+        mailbox: &Arc<Mailbox>,
+    ) {
+        let mailbox = Arc::clone(mailbox);
+        match self.listeners.entry(name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(Registered::One(who, mailbox));
+            }
+            Entry::Occupied(mut place) => place.get_mut().add(who, mailbox),
+        }
+    }
+
     /// Forgets a registration, and gives back the room of many when they have gone.
     fn forget(&mut self, name: &CollectionName, who: (ListenerId, Index)) {
         let empty = match self.listeners.get_mut(name) {
@@ -165,6 +176,21 @@ impl Listener {
         }
     }
 
+    /// Listens to one more collection, under an index that is not in use.
+    pub fn watch(&mut self, index: usize, name: CollectionName) {
+        assert!(index >= self.names.len(), "{index} is one of the first names");
+        self.hub.state.lock().register(&name, (self.id, index), &self.mailbox);
+        let clash = self.watched.insert(index, name);
+        assert!(clash.is_none(), "{index} is in use");
+    }
+
+    /// Listens no more to what [`Listener::watch`] began. It may have moved already.
+    pub fn unwatch(&mut self, index: usize) {
+        if let Some(name) = self.watched.remove(&index) {
+            self.hub.state.lock().forget(&name, (self.id, index));
+        }
+    }
+
     /// The name of a collection that is listened to.
     #[must_use]
     pub fn name(&self, index: usize) -> &CollectionName {
@@ -175,7 +201,8 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock();
-        for (index, name) in self.names.iter().enumerate() {
+        let first = self.names.iter().enumerate();
+        for (index, name) in first.chain(self.watched.iter().map(|(index, name)| (*index, name))) {
             state.forget(name, (self.id, index));
         }
     }
@@ -217,6 +244,23 @@ mod tests {
         assert_eq!(hub.state.lock().listeners.len(), 1);
         hub.announce(&[name("a")]);
         assert_eq!(stays.moved().await, [0].into());
+    }
+
+    /// G8: what is watched for a while is heard of for that while, and forgotten with the listener.
+    #[tokio::test]
+    async fn a_name_can_be_watched_for_a_while() {
+        let hub = Arc::new(Hub::default());
+        let mut listener = hub.listen(vec![name("a")]);
+        listener.watch(7, name("b"));
+        listener.watch(8, name("a"));
+        hub.announce(&[name("a"), name("b")]);
+        assert_eq!(listener.moved().await, [0, 7, 8].into());
+        listener.unwatch(8);
+        listener.unwatch(8);
+        hub.announce(&[name("a")]);
+        assert_eq!(listener.moved().await, [0].into());
+        drop(listener);
+        assert!(hub.state.lock().listeners.is_empty());
     }
 
     /// G8: the end of a stream takes no longer because thousands follow the same collections.

@@ -6,26 +6,28 @@
 //!            (readers between here ...................... and here see the undo)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp};
+use sync_proto::types::{CollectionName, Diffusion, Epoch, Head, Timestamp};
 
+use super::diffusing::{Diffusing, Spread};
 use super::pages::PageCache;
 use super::purging::Purging;
 use super::upgrading;
 use super::view::View;
 use crate::core::check::{Checker, as_damage};
+use crate::core::diffusion;
 use crate::core::plan::{Answer, Moment, Refusal};
 use crate::core::request::Request;
 use crate::core::retention::Retention;
 use crate::core::workspace::{LoadError, Needs, Planned, Undo, Workspace};
 use crate::store::keys::{self, CollectionId, ROW_FORMAT, Row};
-use crate::store::rows::Meta;
+use crate::store::rows::{Audience, Meta};
 use crate::store::{Batch, Direction, KeyRange, Store, StoreError};
 
 #[cfg(test)]
@@ -44,6 +46,8 @@ pub struct Ledger<S> {
     pub(super) heads: RwLock<Heads>,
     /// What only the writer needs.
     pub(super) writing: Mutex<Writing>,
+    /// What followers were told since the start.
+    pub(super) spread: Spread,
 }
 
 /// How a ledger keeps what it has.
@@ -55,24 +59,33 @@ pub struct Settings {
     pub receipt_window: Duration,
     /// Receipts kept at most; above it the oldest go whatever their age.
     pub receipts_max: u64,
+    /// How followers are told.
+    pub diffusion: diffusion::Limits,
 }
 
 /// The durable state of all collections, and the undo of the batch that is not durable yet.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     pub(super) by_name: BTreeMap<CollectionName, (CollectionId, Arc<Meta>)>,
+    /// Those who follow, by name.
+    pub(super) audiences: BTreeMap<CollectionName, Audience>,
+    /// Names whose followers are not written to.
+    pub(super) read_diffused: BTreeSet<CollectionName>,
+    /// How often a name came into `read_diffused` or left it.
+    pub(super) switches: u64,
     pub(super) undo: Arc<Undo>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Writing {
-    next_id: u64,
+    pub(super) next_id: u64,
     pub(super) receipts: u64,
     /// Deleted collections whose rows are still to be purged.
     pub(super) doomed: Vec<CollectionId>,
     /// A batch is applied but not settled: for good, if that failed.
     pub(super) failed: bool,
     pub(super) purging: Purging,
+    pub(super) diffusing: Diffusing,
 }
 
 /// What became of a group of commits.
@@ -80,7 +93,7 @@ pub(super) struct Writing {
 pub struct Group {
     /// One per request, in order.
     pub answers: Vec<Result<Answer, Refusal>>,
-    /// Collections that moved or were created.
+    /// Collections that moved or were created, inboxes included.
     pub moved: Vec<CollectionName>,
 }
 
@@ -116,6 +129,7 @@ impl Default for Settings {
             retention: Retention { tombstone_age_max: 30 * DAY, tombstones_max: 1_000_000 },
             receipt_window: Duration::from_secs(10 * 60),
             receipts_max: 100_000,
+            diffusion: diffusion::Limits::default(),
         }
     }
 }
@@ -155,17 +169,21 @@ impl<S: Store> Ledger<S> {
             store.sync()?;
         }
         if found.outdated {
-            upgrading::upgrade(&store)?;
+            upgrading::upgrade(&store, found.unindexed)?;
         }
         let by_name = found.collections.into_iter();
-        let heads = Heads {
+        let mut heads = Heads {
             by_name: by_name.map(|(id, meta)| (meta.name.clone(), (id, Arc::new(meta)))).collect(),
-            undo: Arc::default(),
+            ..Heads::default()
         };
+        for (name, audience) in found.audiences {
+            heads.set_audience(&name, Some(audience));
+        }
         let writing = Writing {
             next_id: found.next_id.max(1),
             receipts: found.receipts,
             doomed: found.doomed,
+            diffusing: Diffusing::with(found.sweeps),
             ..Writing::default()
         };
         Ok(Self {
@@ -175,6 +193,7 @@ impl<S: Store> Ledger<S> {
             pages: PageCache::default(),
             heads: RwLock::new(heads),
             writing: Mutex::new(writing),
+            spread: Spread::default(),
         })
     }
 
@@ -249,16 +268,38 @@ impl<S: Store> Ledger<S> {
         };
         let answers = requests.iter().map(|request| workspace.plan(request, moment));
         group.answers.extend(answers);
-        let Planned { batch, undo, moved, next_id, receipts_added } = workspace.finish();
-        group.moved.extend(moved.iter().map(|(_, meta)| meta.name.clone()));
+        self.diffuse(writing, &mut workspace, moment)?;
+        group.moved.extend(self.persist_planned(writing, workspace.finish(), |_| {})?);
+        Ok(())
+    }
+
+    /// Persists what was planned. Whom it concerns: collections that moved, and inboxes whose
+    /// subjects follow something that is told otherwise from now on.
+    pub(super) fn persist_planned(
+        &self,
+        writing: &mut Writing,
+        planned: Planned,
+        publish: impl FnOnce(&mut Heads),
+    ) -> Result<Vec<CollectionName>, StoreError> {
+        let Planned { batch, undo, moved, next_id, receipts_added, audiences, sweeps, told } =
+            planned;
+        let mut concerned: Vec<_> = moved.iter().map(|(_, meta)| meta.name.clone()).collect();
+        let mut switched = Vec::new();
         self.persist(writing, &batch, undo, |heads| {
             for (id, meta) in moved {
                 heads.set(id, meta);
             }
+            for (name, audience) in audiences {
+                switched.extend(heads.set_audience(&name, audience));
+            }
+            publish(heads);
         })?;
         writing.next_id = next_id;
         writing.receipts += receipts_added;
-        Ok(())
+        writing.diffusing.take_note(sweeps);
+        self.spread.count(told.entries, &switched);
+        concerned.extend(told.woken);
+        Ok(concerned)
     }
 
     fn load(&self, requests: &[Request], next_id: u64) -> Result<Workspace, LoadError> {
@@ -272,35 +313,6 @@ impl<S: Store> Ledger<S> {
         };
         // The writer alone changes rows, and every batch before this one is durable.
         Workspace::load(needs, next_id, find, |key| self.store.get(key))
-    }
-
-    /// Removes a collection; its rows are purged behind. `condition` is a [`Condition`] on its
-    /// head.
-    pub fn delete_collection(
-        &self,
-        name: &CollectionName,
-        condition: Option<&Condition>,
-    ) -> Result<Result<Head, DeleteRefusal>, StoreError> {
-        let mut writing = self.writing.lock();
-        // Also when the disk is almost full: a deletion is a small batch, and makes room.
-        not_failed(&writing)?;
-        let found = self.heads.read().by_name.get(name).cloned();
-        let Some((id, meta)) = found else { return Ok(Err(DeleteRefusal::NotFound)) };
-        let head = meta.head;
-        if !condition.is_none_or(|condition| stands_at(&head, condition)) {
-            return Ok(Err(DeleteRefusal::HeadDiffers(head.cursor())));
-        }
-        let mut batch = Batch::default();
-        batch.remove(keys::name_key(name));
-        batch.remove(keys::meta_key(id));
-        batch.remove(keys::policy_key(id));
-        batch.put(keys::doomed_key(id), Bytes::new());
-        // Readers find a collection through the heads, so its rows need no undo.
-        self.persist(&mut writing, &batch, Undo::new(), |heads| {
-            heads.by_name.remove(name);
-        })?;
-        writing.doomed.push(id);
-        Ok(Ok(head))
     }
 
     /// The durable rows, with the state of `name` that they belong to.
@@ -319,12 +331,17 @@ impl<S: Store> Ledger<S> {
 
     /// A durable row that belongs to no collection.
     pub(super) fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let no_apply = self.gate.read();
-        let undo = Arc::clone(&self.heads.read().undo);
-        View::new(&self.store, undo, no_apply).get(key)
+        self.view_of_now().get(key)
     }
 
-    fn may_write(&self, writing: &Writing) -> Result<(), StoreError> {
+    /// The durable rows, of whichever collection.
+    pub(super) fn view_of_now(&self) -> View<'_, S> {
+        let no_apply = self.gate.read();
+        let undo = Arc::clone(&self.heads.read().undo);
+        View::new(&self.store, undo, no_apply)
+    }
+
+    pub(super) fn may_write(&self, writing: &Writing) -> Result<(), StoreError> {
         not_failed(writing)?;
         self.store.room()
     }
@@ -393,19 +410,6 @@ pub(super) fn not_failed(writing: &Writing) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether an existing collection stands where a condition on its head says.
-fn stands_at(head: &Head, condition: &Condition) -> bool {
-    match condition {
-        Condition::HeadEquals(epoch, version) => {
-            head.version == *version && epoch.is_none_or(|epoch| epoch == head.epoch)
-        }
-        Condition::CollectionAbsent
-        | Condition::ItemVersionEquals(..)
-        | Condition::ItemAbsent(_)
-        | Condition::ItemPresent(_) => false,
-    }
-}
-
 // === impl Heads ===
 
 impl Heads {
@@ -419,5 +423,26 @@ impl Heads {
             );
         }
         self.by_name.insert(meta.name.clone(), (id, Arc::new(meta)));
+    }
+
+    /// Says who follows a name; how they are told from now on, if that is otherwise than before.
+    pub(super) fn set_audience(
+        &mut self,
+        name: &CollectionName,
+        audience: Option<Audience>,
+    ) -> Option<Diffusion> {
+        let is_read = audience.is_some_and(|audience| audience.mode == Diffusion::Read);
+        let before = match audience {
+            Some(audience) => self.audiences.insert(name.clone(), audience),
+            None => self.audiences.remove(name),
+        };
+        let changed = if is_read {
+            self.read_diffused.insert(name.clone())
+        } else {
+            self.read_diffused.remove(name)
+        };
+        self.switches += u64::from(changed);
+        let (before, audience) = (before?, audience?);
+        (before.mode != audience.mode).then_some(audience.mode)
     }
 }

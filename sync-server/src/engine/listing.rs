@@ -7,14 +7,16 @@ use bytes::Bytes;
 use sync_proto::convert::decode_change;
 use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
-    ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, Timestamp, Value,
+    ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, Subject, Timestamp, Value,
 };
 
 use super::ledger::Ledger;
+use super::polling::name_of;
 use super::view::View;
 use crate::core::window::{self, TokenRefusal};
 use crate::store::keys::{
-    CollectionId, ROW_HEADER_LEN, Row, key_key, key_range, log_key, receipt_key, stretch_range,
+    CollectionId, ROW_HEADER_LEN, Row, audience_range, key_key, key_range, log_key, receipt_key,
+    stretch_range,
 };
 use crate::store::rows::{KeyRow, LogRow, Receipt, ReceiptKind, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
@@ -176,6 +178,68 @@ impl<S: Store> Ledger<S> {
                 return found;
             }
             after = last.cloned();
+        }
+    }
+}
+
+impl<S: Store> Ledger<S> {
+    /// Those who follow a name, from behind a subject on, so many at most. A name need not exist to
+    /// be followed.
+    pub fn list_audience(
+        &self,
+        name: &CollectionName,
+        after: Option<&Subject>,
+        most: usize,
+    ) -> Result<Vec<Subject>, StoreError> {
+        let mut range = audience_range(name, after);
+        if after.is_some() {
+            range.start.push(0);
+        }
+        let mut subjects = Vec::new();
+        let mut broken = None;
+        self.view_of_now().scan(&range, Direction::Forward, &mut |place, value| {
+            if subjects.len() == most {
+                return ControlFlow::Break(());
+            }
+            match Row::decode(place, value) {
+                Ok(Row::Audience { subject, .. }) => {
+                    subjects.push(subject);
+                    ControlFlow::Continue(())
+                }
+                Ok(_) => ControlFlow::Break(()),
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        broken.map_or(Ok(subjects), Err)
+    }
+
+    /// What a subject follows: the keys of its inbox, page by page.
+    pub fn list_follows(
+        &self,
+        subject: &Subject,
+        page_size: usize,
+        page_token: Bytes,
+    ) -> Result<(Vec<CollectionName>, Bytes), ListError> {
+        let asked = ListItems {
+            collection: subject.inbox(),
+            order: ListOrder::Key,
+            descending: false,
+            page_size,
+            page_token,
+            keys_only: true,
+            key_prefix: Bytes::new(),
+        };
+        match self.list_items(&asked) {
+            Ok(window) => {
+                let names = window.items.iter().map(|item| name_of(&item.key));
+                Ok((names.collect::<Result<_, _>>()?, window.next))
+            }
+            // It never followed anything.
+            Err(ListError::NotFound) => Ok((Vec::new(), Bytes::new())),
+            Err(error) => Err(error),
         }
     }
 }

@@ -3,11 +3,15 @@
 
 pub mod administering;
 pub mod backing_up;
+mod deleting;
+pub mod diffusing;
 pub mod following;
 pub mod hub;
 pub mod ledger;
 pub mod listing;
+pub mod noticing;
 pub mod pages;
+pub mod polling;
 pub mod pulling;
 pub mod purging;
 pub mod reading;

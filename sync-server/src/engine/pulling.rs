@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use sync_proto::types::{CollectionName, Malformed, Outcome, Pull, Target};
+use sync_proto::types::{CollectionName, Malformed, Outcome, Polled, Pull, Target};
 
 use super::ledger::Ledger;
 use super::reading::PageRequest;
@@ -42,6 +42,23 @@ pub enum TargetError {
 /// The answer to one target.
 pub type Answer = Result<Outcome<Bytes>, TargetError>;
 
+/// The answer to one target, and what is said besides.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer.
+    pub outcome: Answer,
+    /// What an inbox does not announce.
+    pub polled: Polled,
+}
+
+// === impl Answered ===
+
+impl From<Answer> for Answered {
+    fn from(outcome: Answer) -> Self {
+        Self { outcome, polled: Polled::default() }
+    }
+}
+
 // === impl Effort ===
 
 impl Effort {
@@ -61,7 +78,7 @@ impl<S: Store> Ledger<S> {
         first: usize,
         may_read: impl Fn(&CollectionName) -> bool,
         cancelled: &AtomicBool,
-    ) -> Vec<Answer> {
+    ) -> Vec<Answered> {
         self.pull_within(Effort::FULL, pull, first, may_read, cancelled)
     }
 
@@ -72,12 +89,12 @@ impl<S: Store> Ledger<S> {
         first: usize,
         may_read: impl Fn(&CollectionName) -> bool,
         cancelled: &AtomicBool,
-    ) -> Vec<Answer> {
+    ) -> Vec<Answered> {
         let count = pull.targets.len();
         let mut left = pull.bytes_max;
         let mut looks = effort.looks + count;
-        let mut answers: Vec<Answer> = Vec::new();
-        answers.resize_with(count, || Ok(Outcome::Deferred(None)));
+        let mut answers: Vec<Answered> = Vec::new();
+        answers.resize_with(count, || Answer::Ok(Outcome::Deferred(None)).into());
         for turn in 0..count {
             if cancelled.load(Ordering::Relaxed) {
                 break;
@@ -94,22 +111,40 @@ impl<S: Store> Ledger<S> {
                 first_version_bytes_max: if nothing_yet { usize::MAX } else { left },
             };
             answers[index] = match &pull.targets[index] {
-                Err(error) => Err(TargetError::Malformed(error.clone())),
-                Ok(target) if !may_read(&target.collection) => Ok(Outcome::Denied),
-                Ok(target) if target.from_last_ack => Err(TargetError::NoAcks),
+                Err(error) => Err(TargetError::Malformed(error.clone())).into(),
+                Ok(target) if !may_read(&target.collection) => Ok(Outcome::Denied).into(),
+                Ok(target) if target.from_last_ack => Err(TargetError::NoAcks).into(),
                 // Whoever needs no look is answered all the same.
-                Ok(target) if spent => Ok(self.judge(&request(target, limits, effort.look))),
+                Ok(target) if spent => Ok(self.judge_all(target, limits, effort.look)).into(),
                 Ok(target) => {
                     let asked = request(target, limits, effort.look);
-                    let page = self.page(&asked, &mut looks, cancelled);
-                    page.map_err(TargetError::Store).map(|(outcome, size)| {
+                    let answered = self.page(&asked, &mut looks, cancelled);
+                    let answered = answered.and_then(|(outcome, size)| {
                         left = left.saturating_sub(size);
-                        outcome
-                    })
+                        let room = (left, nothing_yet && size == 0);
+                        let polled = self.polled(target, &outcome, room, &mut looks, cancelled);
+                        let (polled, size) = polled?;
+                        left = left.saturating_sub(size);
+                        Ok(Answered { outcome: Ok(outcome), polled })
+                    });
+                    answered.unwrap_or_else(|error| Err(TargetError::Store(error)).into())
                 }
             };
         }
         answers
+    }
+
+    /// What can be said of a target without a look. Of an inbox that is not enough: what it does
+    /// not announce takes a look.
+    fn judge_all(&self, target: &Target, limits: PageLimits, look: LookLimits) -> Outcome<Bytes> {
+        match self.judge(&request(target, limits, look)) {
+            Outcome::Aligned(head)
+                if target.collection.is_inbox() && !self.announces_everything() =>
+            {
+                Outcome::Deferred(Some(head))
+            }
+            outcome => outcome,
+        }
     }
 }
 

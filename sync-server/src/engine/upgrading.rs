@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! format 1 -> 2: live items by segment, from the key rows
+//! format 2 -> 3: nothing but the number; there are no followers yet
 //! ```
 
 use std::ops::ControlFlow;
@@ -21,15 +22,20 @@ mod tests;
 /// Rows that one batch writes.
 const BATCH_ROWS_MAX: usize = 1_000;
 
-/// Upgrades a store whose rows fit together.
-pub(super) fn upgrade<S: Store>(store: &S) -> Result<(), StoreError> {
+/// Upgrades a store whose rows fit together. `unindexed`: the items by segment are not all there.
+pub(super) fn upgrade<S: Store>(store: &S, unindexed: bool) -> Result<(), StoreError> {
     store.room()?;
     tracing::info!(format = ROW_FORMAT, "upgrading the store");
     let mut begin = Batch::default();
-    begin.put(keys::upgrading_key(), Bytes::new());
+    if unindexed {
+        begin.put(keys::upgrading_key(), Bytes::new());
+    }
     begin.put(keys::format_key(), Bytes::copy_from_slice(&ROW_FORMAT.to_be_bytes()));
     store.apply(&begin)?;
     store.sync()?;
+    if !unindexed {
+        return Ok(());
+    }
     let mut rest = keys::all_keys_range();
     let mut items = 0;
     while let Some(batch) = index_next(store, &mut rest)? {

@@ -29,6 +29,17 @@ impl<'a, S: Store> View<'a, S> {
         Self { store, undo, _no_apply: no_apply }
     }
 
+    /// Whether these are the rows that belong to heads with this undo.
+    pub(super) fn belongs_to(&self, undo: &Arc<Undo>) -> bool {
+        Arc::ptr_eq(&self.undo, undo)
+    }
+
+    /// The rows that belong to heads with this undo. Nothing was applied since this view began, so
+    /// at most a batch has become durable.
+    pub(super) fn settled(self, undo: Arc<Undo>) -> Self {
+        Self { undo, ..self }
+    }
+
     /// The durable row at `key`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         match self.undo.get(key) {

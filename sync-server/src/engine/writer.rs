@@ -295,6 +295,7 @@ impl<S: Store> Thread<S> {
 
     /// Purges between two groups.
     fn purge_between(&mut self) -> Result<(), StoreError> {
+        self.tend()?;
         let (began, most) = (Instant::now(), self.purge_step);
         let rest = self.ledger.purge_step(Timestamp::now(), &mut || began.elapsed() < most)?;
         self.purge_step = match rest {
@@ -305,12 +306,20 @@ impl<S: Store> Thread<S> {
         Ok(())
     }
 
+    /// A step of the work for followers; whether there is more.
+    fn tend(&self) -> Result<bool, StoreError> {
+        let more = self.ledger.tend_audiences(Timestamp::now())?;
+        self.announce(None);
+        Ok(more)
+    }
+
     /// Purges until somebody wants to write.
     fn purge_idle(&mut self) -> Result<Rest, StoreError> {
+        let more = self.tend()?;
         let jobs = &self.jobs;
         let rest = self.ledger.purge_step(Timestamp::now(), &mut || jobs.is_empty())?;
         self.last_purge = Instant::now();
-        Ok(rest)
+        Ok(if rest == Rest::Nothing && more { Rest::More } else { rest })
     }
 
     fn commit(&mut self, ticket: Ticket) -> Result<(), StoreError> {
@@ -392,10 +401,10 @@ impl<S: Store> Thread<S> {
         condition: Option<&Condition>,
         reply: oneshot::Sender<Result<Head, WriteError>>,
     ) -> Result<(), StoreError> {
-        match self.ledger.delete_collection(name, condition) {
+        match self.ledger.delete_collection(name, condition, Timestamp::now()) {
             Ok(answer) => {
                 if answer.is_ok() {
-                    self.hub.announce(std::slice::from_ref(name));
+                    self.announce(Some(name));
                 }
                 drop(reply.send(answer.map_err(WriteError::NotDeleted)));
                 Ok(())
@@ -419,10 +428,10 @@ impl<S: Store> Thread<S> {
     ) -> Result<(), StoreError> {
         let began = Instant::now();
         let mut go_on = || began.elapsed() < PURGE_STEP_MIN;
-        match self.ledger.administer(name, asked, &mut mint, &mut go_on) {
+        match self.ledger.administer(name, asked, Timestamp::now(), &mut mint, &mut go_on) {
             Ok(answer) => {
                 if answer.is_ok() {
-                    self.hub.announce(std::slice::from_ref(name));
+                    self.announce(Some(name));
                 }
                 drop(reply.send(answer.map_err(WriteError::NotAdministered)));
                 Ok(())
@@ -431,6 +440,15 @@ impl<S: Store> Thread<S> {
                 drop(reply.send(Err(WriteError::Unknown)));
                 Err(error)
             }
+        }
+    }
+
+    /// Announces what something besides commits has moved.
+    fn announce(&self, name: Option<&CollectionName>) {
+        let mut concerned = self.ledger.take_concerned();
+        concerned.extend(name.cloned());
+        if !concerned.is_empty() {
+            self.hub.announce(&concerned);
         }
     }
 

@@ -74,6 +74,17 @@ pub const ALL: &[Described] = &[
     gauge("deltasync_requests_held_bytes", "Claimed for requests that arrive or are worked on."),
     gauge("deltasync_replies_held_bytes", "Claimed for answers that are made or not taken."),
     gauge("deltasync_pages_held_bytes", "Claimed for messages of subscriptions not taken."),
+    gauge("deltasync_followed_collections", "Names that are followed, by diffusion: write, read."),
+    counter("deltasync_inbox_entries_total", "Entries of inboxes that were written."),
+    counter(
+        "deltasync_diffusion_switches_total",
+        "Followed names whose diffusion changed, by what to: write, read.",
+    ),
+    counter(
+        "deltasync_inbox_sweeps_total",
+        "Deletions of read-diffused collections that are in all inboxes.",
+    ),
+    counter("deltasync_inbox_notices_total", "Notices sent on streams of inboxes."),
     counter("deltasync_page_cache_total", "Shared pages by result: hit, miss (read and built)."),
 ];
 

@@ -13,6 +13,8 @@ use ::metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sync_proto::types::{Outcome, ResetReason};
 
+use crate::engine::diffusing::SpreadTotals;
+
 use self::described::{ALL, Kind};
 
 pub mod described;
@@ -44,6 +46,7 @@ pub struct Sample {
     pub pages_bytes: u64,
     pub page_hits: u64,
     pub page_misses: u64,
+    pub spread: SpreadTotals,
 }
 
 /// Handles of all metrics. Cheap to clone.
@@ -64,6 +67,13 @@ struct Handles {
     stream_resets: ByLabel<ResetReason, 5>,
     page_hits: Counter,
     page_misses: Counter,
+    notices: Counter,
+    entries: Counter,
+    to_write: Counter,
+    to_read: Counter,
+    sweeps: Counter,
+    write_diffused: Gauge,
+    read_diffused: Gauge,
     store_bytes: Gauge,
     unsynced_files: Gauge,
     free_disk_bytes: Gauge,
@@ -190,6 +200,11 @@ impl Metrics {
         self.handles.stream_resets.count(reason);
     }
 
+    /// A stream of an inbox was told of what the inbox does not announce.
+    pub fn noticed(&self) {
+        self.handles.notices.increment(1);
+    }
+
     /// Everything that was measured, with what is there now; nothing if nothing is measured.
     #[must_use]
     pub fn render(&self, sample: &Sample) -> String {
@@ -210,6 +225,13 @@ impl Metrics {
         handles.pages_bytes.set(as_f64(sample.pages_bytes));
         handles.page_hits.absolute(sample.page_hits);
         handles.page_misses.absolute(sample.page_misses);
+        let spread = &sample.spread;
+        handles.entries.absolute(spread.entries);
+        handles.to_write.absolute(spread.to_write);
+        handles.to_read.absolute(spread.to_read);
+        handles.sweeps.absolute(spread.sweeps);
+        handles.write_diffused.set(as_f64(spread.write_diffused));
+        handles.read_diffused.set(as_f64(spread.read_diffused));
         self.prometheus.as_ref().map(PrometheusHandle::render).unwrap_or_default()
     }
 
@@ -233,6 +255,14 @@ impl std::fmt::Debug for Metrics {
 impl Handles {
     fn new(recorder: &dyn Recorder) -> Self {
         let reset = |call| Label::new("call", call);
+        let switched = |to| {
+            counter(recorder, "deltasync_diffusion_switches_total", vec![Label::new("to", to)])
+        };
+        let followed = |mode| {
+            let labels = vec![Label::new("diffusion", mode)];
+            let key = Key::from_parts("deltasync_followed_collections", labels);
+            recorder.register_gauge(&key, &METADATA)
+        };
         let page = |result| {
             counter(recorder, "deltasync_page_cache_total", vec![Label::new("result", result)])
         };
@@ -256,6 +286,13 @@ impl Handles {
             ),
             page_hits: page("hit"),
             page_misses: page("miss"),
+            notices: counter(recorder, "deltasync_inbox_notices_total", Vec::new()),
+            entries: counter(recorder, "deltasync_inbox_entries_total", Vec::new()),
+            to_write: switched("write"),
+            to_read: switched("read"),
+            sweeps: counter(recorder, "deltasync_inbox_sweeps_total", Vec::new()),
+            write_diffused: followed("write"),
+            read_diffused: followed("read"),
             store_bytes: gauge(recorder, "deltasync_store_bytes"),
             unsynced_files: gauge(recorder, "deltasync_store_unsynced_files"),
             free_disk_bytes: gauge(recorder, "deltasync_disk_free_bytes"),

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Policy, Version};
+use sync_proto::convert;
+use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Subject, Timestamp, Version};
 use sync_proto::v1;
 use sync_proto::v1::admin_service_server::AdminService;
 use tokio_stream::Empty;
@@ -11,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, backup};
 use crate::auth::AccessError;
+use crate::core::window;
 use crate::engine::administering::{Administered, Administration};
 use crate::status;
 use crate::store::Store;
@@ -86,17 +88,6 @@ fn collection(name: &str) -> Result<CollectionName, Status> {
     CollectionName::new(name).map_err(|error| status::malformed(&error))
 }
 
-/// What is to change of a policy.
-fn change(wire: Option<v1::Policy>) -> Result<Policy, Status> {
-    let malformed = |error: Malformed| status::malformed(&error);
-    let wire = wire.ok_or_else(|| malformed(Malformed::new("policy", "must be set")))?;
-    if wire.diffusion != i32::from(v1::Diffusion::Unspecified) {
-        let text = "policy.diffusion: this server keeps no audiences; leave it out";
-        return Err(Status::unimplemented(text));
-    }
-    Policy::try_from(wire).map_err(|error| malformed(error.within("policy")))
-}
-
 #[tonic::async_trait]
 impl<S: Store> AdminService for AdminRpc<S> {
     type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
@@ -109,7 +100,8 @@ impl<S: Store> AdminService for AdminRpc<S> {
         self.may(&request)?;
         let name = collection(&request.into_inner().collection)?;
         let asked = name.clone();
-        let found = self.context.read(move |ledger| ledger.inspect(&asked)).await?;
+        let found =
+            self.context.read(move |ledger| ledger.inspect(&asked, Timestamp::now())).await?;
         let found = found.map_err(|error| status::storage(&error))?;
         let found = found.ok_or_else(|| Status::not_found("there is no such collection"))?;
         let subscribers = u64::try_from(self.context.hub.listeners(&name)).unwrap_or(u64::MAX);
@@ -123,7 +115,8 @@ impl<S: Store> AdminService for AdminRpc<S> {
         self.may(&request)?;
         let wire = request.into_inner();
         let name = collection(&wire.collection)?;
-        let change = change(wire.policy)?;
+        let change = convert::policy_change(wire.policy, &wire.clear);
+        let change = change.map_err(|error| status::malformed(&error))?;
         match self.administer(&name, Administration::SetPolicy(change)).await? {
             Administered::Policy(policy) => {
                 Ok(Response::new(v1::SetPolicyResponse { effective_policy: Some(policy.into()) }))
@@ -196,14 +189,42 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::ListAudienceRequest>,
     ) -> Result<Response<v1::ListAudienceResponse>, Status> {
-        self.not_offered(&request)
+        self.may(&request)?;
+        let wire = request.into_inner();
+        let name = collection(&wire.collection)?;
+        let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
+        let question = window::audience_question(&name);
+        let after = window::subject_position(&wire.page_token, question);
+        let after = after.map_err(status::token)?;
+        // One more than fits says whether there is another page.
+        let listed = self
+            .context
+            .read(move |ledger| ledger.list_audience(&name, after.as_ref(), most + 1))
+            .await?;
+        let mut listed = listed.map_err(|error| status::storage(&error))?;
+        let more = listed.len() > most;
+        listed.truncate(most);
+        let last = listed.last().filter(|_| more);
+        let token = last.map(|subject| window::subject_token(question, subject));
+        Ok(Response::new(v1::ListAudienceResponse {
+            subjects: listed.iter().map(ToString::to_string).collect(),
+            next_page_token: token.unwrap_or_default(),
+        }))
     }
 
     async fn list_follows(
         &self,
         request: Request<v1::ListFollowsRequest>,
     ) -> Result<Response<v1::ListFollowsResponse>, Status> {
-        self.not_offered(&request)
+        self.may(&request)?;
+        let wire = request.into_inner();
+        let subject = Subject::new(&wire.subject).map_err(|e| status::malformed(&e))?;
+        let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
+        let token = wire.page_token;
+        let listed = self.context.read(move |ledger| ledger.list_follows(&subject, most, token));
+        let (names, next_page_token) = listed.await?.map_err(|error| status::list(&error))?;
+        let collections = names.iter().map(ToString::to_string).collect();
+        Ok(Response::new(v1::ListFollowsResponse { collections, next_page_token }))
     }
 
     async fn drain(

@@ -71,6 +71,8 @@ pub struct StreamSettings {
     pub age_max: std::time::Duration,
     /// Within this, clients spread their return after a Goodbye.
     pub goodbye_jitter: std::time::Duration,
+    /// At least this long between two notices of one collection because of an inbox.
+    pub notice_interval: std::time::Duration,
 }
 
 // === impl Context ===

@@ -27,8 +27,10 @@ use crate::core::loads::Who;
 use crate::core::page::PageLimits;
 use crate::engine::following::Following;
 use crate::engine::hub::Listener;
+use crate::engine::ledger::Ledger;
+use crate::engine::noticing::{Noticing, Watching};
 use crate::status;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// A subscriber that makes a due target wait for this long is told that it lags.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
@@ -39,8 +41,10 @@ const GOODBYE_RETRY_AFTER: Duration = Duration::from_millis(500);
 /// One stream.
 struct Stream<S> {
     context: Arc<Context<S>>,
+    caller: Caller,
     outbox: Outbox,
     listener: Listener,
+    began: Instant,
     heartbeat: Duration,
     end_of_age: Instant,
     /// What is to be said before the targets have their turn: that they were accepted, or where
@@ -69,6 +73,14 @@ enum Wake {
     Heartbeat,
     /// There is something to say, and room for it.
     Room(Claim),
+    /// A notice that had to wait may be sent.
+    Time,
+}
+
+/// What a stream says, and how far it has come.
+struct Halves {
+    following: Following,
+    noticing: Noticing,
 }
 
 /// Starts the task of a stream and returns its messages.
@@ -98,6 +110,7 @@ pub(super) fn start<S: Store>(
         targets.iter().filter(|target| target.cursor.is_none()).cloned().collect();
     let (following, mut accepted) =
         Following::accept(&context.ledger, targets, PageLimits::FULL, may_read);
+    let noticing = Noticing::new(following.targets(), &accepted, context.streams.notice_interval);
     for target in &loads {
         let load =
             |one: &AcceptedTarget| one.collection == target.collection && one.plan == Plan::Load;
@@ -115,8 +128,10 @@ pub(super) fn start<S: Store>(
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {
         context: Arc::clone(context),
+        caller: caller.clone(),
         outbox,
         listener,
+        began: Instant::now(),
         heartbeat: asked.heartbeat,
         end_of_age: Instant::now() + age,
         first: first.into_iter().map(v1::SubscribeResponse::from).collect(),
@@ -124,7 +139,7 @@ pub(super) fn start<S: Store>(
         waiting_since: None,
         _place: place,
     };
-    context.tasks.spawn(stream.run(following));
+    context.tasks.spawn(stream.run(Halves { following, noticing }));
     Ok(outgoing)
 }
 
@@ -158,8 +173,8 @@ fn hold_up<S: Store>(
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
-    async fn run(mut self, following: Following) {
-        match self.follow(following).await {
+    async fn run(mut self, halves: Halves) {
+        match self.follow(halves).await {
             End::Gone => {}
             End::Failed(status) => self.outbox.fail(status),
             End::Goodbye(reason) => {
@@ -177,21 +192,25 @@ impl<S: Store> Stream<S> {
         }
     }
 
-    async fn follow(&mut self, mut following: Following) -> End {
+    async fn follow(&mut self, mut halves: Halves) -> End {
         let first = Instant::now() + self.heartbeat;
         let mut heartbeat = tokio::time::interval_at(first, self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = false;
         loop {
-            match self.wake(&mut heartbeat, beats, following.is_due()).await {
-                Ok(Wake::Moved(moved)) => following.mark(moved),
+            match self.wake(&mut heartbeat, beats, &halves).await {
+                Ok(Wake::Moved(moved)) => {
+                    halves.noticing.mark(&moved, self.began.elapsed());
+                    halves.following.mark(moved);
+                }
                 Ok(Wake::Heartbeat) => beats = true,
+                Ok(Wake::Time) => {}
                 Ok(Wake::Room(room)) => {
                     if std::mem::take(&mut beats) && self.first.is_empty() {
-                        self.first.push(following.bookmark(Timestamp::now()).into());
+                        self.first.push(halves.following.bookmark(Timestamp::now()).into());
                     }
-                    match self.step(following, room).await {
-                        Ok(stepped) => following = stepped,
+                    match self.step(halves, room).await {
+                        Ok(stepped) => halves = stepped,
                         Err(end) => return end,
                     }
                 }
@@ -207,12 +226,20 @@ impl<S: Store> Stream<S> {
         &mut self,
         heartbeat: &mut Interval,
         beats: bool,
-        due: bool,
+        halves: &Halves,
     ) -> Result<Wake, End> {
-        if due {
+        if halves.following.is_due() {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
-        let says = due || beats || !self.first.is_empty();
+        let notices = halves.noticing.is_due(self.began.elapsed());
+        let says = halves.following.is_due() || notices || beats || !self.first.is_empty();
+        let next_notice = halves.noticing.next_at().filter(|_| !notices);
+        let time = async {
+            match next_notice {
+                Some(at) => tokio::time::sleep_until(self.began + at).await,
+                None => std::future::pending().await,
+            }
+        };
         if says && self.room.is_none() {
             self.room = Some(self.outbox.room());
         }
@@ -233,6 +260,7 @@ impl<S: Store> Stream<S> {
             }
             _ = heartbeat.tick(), if !beats => return Ok(Wake::Heartbeat),
             moved = self.listener.moved() => return Ok(Wake::Moved(moved)),
+            () = time => return Ok(Wake::Time),
             claim = room => claim,
         };
         self.room = None;
@@ -240,30 +268,72 @@ impl<S: Store> Stream<S> {
     }
 
     /// Gives the next target its turn and sends what there is to say.
-    async fn step(&mut self, mut following: Following, room: Claim) -> Result<Following, End> {
+    async fn step(&mut self, mut halves: Halves, room: Claim) -> Result<Halves, End> {
         let mut messages = std::mem::take(&mut self.first);
-        if following.is_due() {
+        let now = self.began.elapsed();
+        if halves.following.is_due() || halves.noticing.is_due(now) {
             let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             let slow = waited >= SLOW_AFTER;
+            let caller = self.caller.clone();
             let read = self.context.read(move |ledger| {
-                let events = following.step(ledger, slow);
-                (following, events)
+                let events = halves.step(ledger, slow, now, |name| caller.may_read(name));
+                (halves, events)
             });
             let (stepped, events) = read.await.map_err(End::Failed)?;
-            following = stepped;
+            halves = stepped;
             let events = events.map_err(|error| End::Failed(status::storage(&error)))?;
+            self.listen(&mut halves.noticing);
             let metrics = self.context.metrics.clone();
-            let counted = |event: &Event<Bytes>| {
-                if let Event::Reset(_, reset) = event {
-                    metrics.stream_reset(reset.reason);
-                }
+            let counted = |event: &Event<Bytes>| match event {
+                Event::Reset(_, reset) => metrics.stream_reset(reset.reason),
+                Event::InboxNotice(_) => metrics.noticed(),
+                Event::Accepted(..)
+                | Event::Changes(..)
+                | Event::Notice(..)
+                | Event::Bookmark(..)
+                | Event::Lagging(..)
+                | Event::CaughtUp(..)
+                | Event::Absent(_)
+                | Event::Revoked(_)
+                | Event::Failed(..)
+                | Event::Goodbye(_) => {}
             };
             messages.extend(events.into_iter().inspect(counted).map(v1::SubscribeResponse::from));
         }
         if messages.is_empty() {
-            return Ok(following);
+            return Ok(halves);
         }
         self.outbox.send(&messages, room).map_err(|()| End::Gone)?;
-        Ok(following)
+        Ok(halves)
+    }
+
+    /// Listens to what is to be watched, before it is looked at once more.
+    fn listen(&mut self, noticing: &mut Noticing) {
+        for change in noticing.take_changes() {
+            match change {
+                Watching::Begin(id, name) => self.listener.watch(id, name),
+                Watching::End(id) => self.listener.unwatch(id),
+            }
+        }
+    }
+}
+
+// === impl Halves ===
+
+impl Halves {
+    fn step<S: Store>(
+        &mut self,
+        ledger: &Ledger<S>,
+        slow: bool,
+        now: Duration,
+        may_read: impl Fn(&CollectionName) -> bool,
+    ) -> Result<Vec<Event<Bytes>>, StoreError> {
+        let mut events =
+            if self.following.is_due() { self.following.step(ledger, slow)? } else { Vec::new() };
+        self.noticing.heard(&events)?;
+        if self.noticing.is_due(now) {
+            events.extend(self.noticing.step(ledger, now, may_read)?);
+        }
+        Ok(events)
     }
 }

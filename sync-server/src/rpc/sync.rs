@@ -8,8 +8,8 @@ use rand::RngExt as _;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{
-    CollectionName, Failure, Head, Key, ListItems, Malformed, Outcome, Pull, Reconcile, Subscribe,
-    Target,
+    CollectionName, Failure, Head, Key, ListItems, Malformed, Outcome, Polled, Pull, Reconcile,
+    Subscribe, Target,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
@@ -21,7 +21,7 @@ use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::core::window;
-use crate::engine::pulling::{Answer, TargetError};
+use crate::engine::pulling::{Answered, TargetError};
 use crate::status;
 use crate::store::Store;
 
@@ -80,7 +80,7 @@ impl<S: Store> SyncRpc<S> {
         who: &Who,
         caller: Caller,
         pull: Pull,
-    ) -> Result<Vec<Outcome<Bytes>>, Status> {
+    ) -> Result<Vec<(Outcome<Bytes>, Polled)>, Status> {
         let first = rand::rng().random_range(0..pull.targets.len());
         let waiting = Waiting::default();
         let cancelled = Arc::clone(&waiting.cancelled);
@@ -90,15 +90,16 @@ impl<S: Store> SyncRpc<S> {
         });
         let (pull, answers) = read.await?;
         for (target, answer) in pull.targets.iter().zip(&answers) {
-            if let (Ok(target), Ok(Outcome::Delta(_))) = (target, answer)
+            if let (Ok(target), Ok(Outcome::Delta(_))) = (target, &answer.outcome)
                 && target.cursor.is_none()
             {
                 self.context.loads.began(who, target);
             }
         }
-        let outcome =
-            |answer: Answer| answer.unwrap_or_else(|e| Outcome::Failed(status::target(&e)));
-        Ok(answers.into_iter().map(outcome).collect())
+        let told = |Answered { outcome, polled }: Answered| {
+            (outcome.unwrap_or_else(|e| Outcome::Failed(status::target(&e))), polled)
+        };
+        Ok(answers.into_iter().map(told).collect())
     }
 }
 
@@ -121,11 +122,15 @@ impl<S: Store> SyncService for SyncRpc<S> {
         };
         let mut answered = answered.into_iter();
         let outcomes = held_up.into_iter().map(|held_up| match held_up {
-            Some(failure) => Outcome::Failed(failure),
+            Some(failure) => (Outcome::Failed(failure), Polled::default()),
             None => answered.next().expect("one for each target that was not held up"),
         });
-        let counted = |outcome: &Outcome<Bytes>| self.context.metrics.pulled(outcome);
-        let outcomes = outcomes.inspect(counted).map(Into::into).collect();
+        let counted = |told: &(Outcome<Bytes>, Polled)| self.context.metrics.pulled(&told.0);
+        let wire = |(outcome, polled): (Outcome<Bytes>, Polled)| {
+            let (polled, polled_more) = polled.into();
+            v1::Outcome { polled, polled_more, ..outcome.into() }
+        };
+        let outcomes = outcomes.inspect(counted).map(wire).collect();
         Ok(Response::new(v1::PullResponse { outcomes }))
     }
 

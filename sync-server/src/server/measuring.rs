@@ -73,6 +73,7 @@ impl<S: Store> Watched<S> {
             pages_bytes: budgets.pages.held() as u64,
             page_hits,
             page_misses,
+            spread: ledger.spread_totals(),
         }
     }
 }

@@ -18,39 +18,51 @@
 //! 0b   03                                             -            (rows of an older format are being upgraded)
 //! 0c   id:8 segment:2 key                             -            (live items by segment; since format 2)
 //! 0d   id:8                                           Policy       (unless it says nothing; since format 2)
+//! 0e   name 00 subject                                -            (who follows what; since format 3)
+//! 0f   name                                           Audience     (of a name that is followed; since format 3)
+//! 10   name                                           next subject (inboxes still to be told; since format 3)
 //!
 //! Meta    = epoch:8 head:8 floor:8 items:8 tombstones:8 bytes:8 digest:16 time:8 name
 //! LogRow  = kind:1 created:8 value version:8 change
 //! KeyRow  = kind:1 version:8 created:8 value version:8 time:8 value length:4 digest:16 sort key
-//! Policy  = 3 times said:1 number:8: milliseconds to keep tombstones, tombstones, live bytes
+//! Policy  = 3 times said:1 number:8: milliseconds to keep tombstones, tombstones, live bytes;
+//!           then diffusion:1 if it is pinned (since format 3)
+//! Audience = count:8 diffusion:1 since:8, then epoch:8 version:8 of the last life if it was deleted
 //! Receipt = time:8 fingerprint:16 payload
 //! kind    = 1 live, 2 tombstone   (in receipts: 1 commit, 2 import)
+//! diffusion = 1 write, 2 read
 //! escaped = 00 becomes 00 ff; ends with 00 01, so that shorter sort keys come first
 //! ```
 //!
 //! Collection ids are numbers that are never reused: a name cannot collide with another or
-//! reach outside of its own rows.
+//! reach outside of its own rows. An audience outlives its collection, so it has the name; names
+//! have no control characters, so 00 ends one.
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Group, SEGMENTS_PER_GROUP, Segment};
 use sync_proto::types::{
-    CollectionName, Key, OrderPlace, OrderRange, Policy, SortKey, Timestamp, Version,
+    CollectionName, Key, OrderPlace, OrderRange, Policy, SortKey, Subject, Timestamp, Version,
 };
 
-use super::rows::{Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
+use super::rows::{Audience, Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
 use super::{KeyRange, StoreError};
 
+pub use self::audience::{audience_key, audience_range, audience_state_key, sweep_key};
 pub use self::parts::KeyParts;
 
+mod audience;
 mod parts;
 #[cfg(test)]
 mod tests;
 
 /// Format of the rows described here. A store with a higher number is refused.
-pub const ROW_FORMAT: u32 = 2;
+pub const ROW_FORMAT: u32 = 3;
 
 /// Oldest format that is read, and upgraded when a store is opened.
 pub const ROW_FORMAT_OLDEST: u32 = 1;
+
+/// First format with an index of items by segment.
+pub const ROW_FORMAT_INDEXED: u32 = 2;
 
 /// Bytes of a collection's row before the part that places it: tag and collection id.
 pub const ROW_HEADER_LEN: usize = 9;
@@ -68,6 +80,9 @@ const RECEIPT_AGE: u8 = 0x0a;
 const STORE: u8 = 0x0b;
 const MEMBER: u8 = 0x0c;
 const POLICY: u8 = 0x0d;
+const AUDIENCE: u8 = 0x0e;
+const AUDIENCE_STATE: u8 = 0x0f;
+const SWEEP: u8 = 0x10;
 
 pub(super) const ESCAPE: u8 = 0x00;
 pub(super) const ESCAPED_ZERO: u8 = 0xff;
@@ -96,6 +111,9 @@ pub enum Row {
     Upgrading,
     Member { id: CollectionId, segment: Segment, key: Key },
     Policy { id: CollectionId, policy: Policy },
+    Audience { name: CollectionName, subject: Subject },
+    AudienceState { name: CollectionName, audience: Audience },
+    Sweep { name: CollectionName, next: Option<Subject> },
 }
 
 // === keys ===
@@ -359,6 +377,11 @@ impl Row {
             KeyParts::Upgrading => Self::Upgrading,
             KeyParts::Member { id, segment, key } => Self::Member { id, segment, key },
             KeyParts::Policy { id } => Self::Policy { id, policy: value.policy()? },
+            KeyParts::Audience { name, subject } => Self::Audience { name, subject },
+            KeyParts::AudienceState { name } => {
+                Self::AudienceState { name, audience: Audience::parse(value)? }
+            }
+            KeyParts::Sweep { name } => Self::Sweep { name, next: value.next_subject()? },
         };
         value.0.is_empty().then_some(row)
     }

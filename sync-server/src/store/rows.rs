@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use sync_proto::digest::Digest;
-use sync_proto::types::{CollectionName, Epoch, Head, Key, Policy, SortKey, Timestamp, Version};
+use sync_proto::types::{
+    CollectionName, Epoch, Head, Key, Policy, SortKey, Subject, Timestamp, Version,
+};
 
 use super::StoreError;
 use super::keys::{CollectionId, END_OF_SORT_KEY, ESCAPE, ESCAPED_ZERO};
+
+pub use self::audience::Audience;
+
+mod audience;
 
 /// What is known of a collection as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,10 +274,13 @@ impl Receipt {
 pub fn encode_policy(policy: &Policy) -> Bytes {
     let age =
         policy.tombstone_age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-    let mut row = BytesMut::with_capacity(27);
+    let mut row = BytesMut::with_capacity(28);
     for field in [age, policy.tombstones_max, policy.bytes_max] {
         row.put_u8(u8::from(field.is_some()));
         row.put_u64(field.unwrap_or_default());
+    }
+    if let Some(diffusion) = policy.diffusion {
+        row.put_u8(audience::tag(diffusion));
     }
     row.freeze()
 }
@@ -324,13 +333,24 @@ impl Fields {
         }
     }
 
+    /// A policy, which ends what it is taken from.
     pub(crate) fn policy(&mut self) -> Option<Policy> {
+        let numbers = self.numbers_of_policy()?;
+        if self.0.is_empty() {
+            return Some(numbers);
+        }
+        Some(Policy { diffusion: Some(audience::from_tag(self.u8()?)?), ..numbers })
+    }
+
+    /// The part of a policy that has a fixed length.
+    pub(crate) fn numbers_of_policy(&mut self) -> Option<Policy> {
         let (age, most, bytes) = (self.said()?, self.said()?, self.said()?);
         let number = |(said, number): (bool, u64)| said.then_some(number);
         Some(Policy {
             tombstone_age_max: number(age).map(Duration::from_millis),
             tombstones_max: number(most),
             bytes_max: number(bytes),
+            diffusion: None,
         })
     }
 
@@ -340,6 +360,16 @@ impl Fields {
 
     pub(crate) fn text(&mut self) -> Option<String> {
         String::from_utf8(self.rest().to_vec()).ok()
+    }
+
+    pub(crate) fn name(&mut self) -> Option<CollectionName> {
+        CollectionName::new(&self.text()?).ok()
+    }
+
+    /// A subject, or nothing: from the first on.
+    pub(crate) fn next_subject(&mut self) -> Option<Option<Subject>> {
+        let text = self.text()?;
+        if text.is_empty() { Some(None) } else { Subject::new(&text).ok().map(Some) }
     }
 
     pub(crate) fn item_key(&mut self) -> Option<Key> {

@@ -158,6 +158,9 @@ impl Exact<'_> {
             | Row::Doomed { .. }
             | Row::Receipt { .. }
             | Row::ReceiptAge { .. }
+            | Row::Audience { .. }
+            | Row::AudienceState { .. }
+            | Row::Sweep { .. }
             | Row::NextId { .. }
             | Row::Format { .. } => {}
         }

@@ -2,17 +2,20 @@
 //! named. Sums say whether the rows of a collection fit together; where they do not, every row of
 //! that collection is looked at again, one by one (`exact`).
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::core::check::{Checker, Report};
 use crate::store::KeyRange;
 use crate::store::disk::aside::{Aside, Finding, Reader};
-use crate::store::keys::Row;
+use crate::store::keys::{CollectionId, Row};
 
 use self::parts::Part;
 
+mod audiences;
 mod exact;
 mod naming;
 mod parts;
@@ -56,7 +59,9 @@ pub fn verify(
     for finding in before.into_iter().chain(store.strays()) {
         findings.add(finding);
     }
-    let parts = parts::cut(&sizes(store)).into_iter().map(Part::with_checker).collect();
+    let (sizes, inboxes) = sizes(store);
+    let parts = parts::cut(&sizes).into_iter();
+    let parts = parts.map(|part: Part| part.with_checker(&inboxes)).collect();
     let (checkers, damage) = store.read_all(parts, &naming::row, progress)?;
     for finding in damage {
         findings.add(finding);
@@ -65,8 +70,14 @@ pub fn verify(
     for checker in checkers {
         whole.merge(checker);
     }
-    let Report { checked, findings: told, findings_count, suspects, receipts_differ } =
-        whole.report();
+    let Report {
+        checked,
+        findings: told,
+        findings_count,
+        suspects,
+        receipts_differ,
+        audiences_differ,
+    } = whole.report();
     findings.count += findings_count - told.len() as u64;
     for what in told {
         findings.add(("the rows".to_owned(), what));
@@ -77,6 +88,9 @@ pub fn verify(
     if receipts_differ {
         exact::receipts(store, &mut findings);
     }
+    if audiences_differ {
+        audiences::name_rows(store, &mut findings);
+    }
     Ok(Verified {
         rows: checked.rows,
         collections: checked.collections.len() as u64,
@@ -85,17 +99,22 @@ pub fn verify(
     })
 }
 
-/// How large each collection is, by its own account: only to cut the work into parts.
-fn sizes(store: &Aside) -> Vec<parts::Size> {
+/// How large each collection is, by its own account: only to cut the work into parts. And which of
+/// them are inboxes.
+fn sizes(store: &Aside) -> (Vec<parts::Size>, Arc<BTreeSet<CollectionId>>) {
     let mut sizes = Vec::new();
+    let mut inboxes = BTreeSet::new();
     store.scan(&KeyRange::new(parts::metas_start(), parts::metas_end()), &mut |key, value| {
         if let Ok(Row::Meta { id, meta }) = Row::decode(key, value) {
             let (rows, head) = (meta.head.items + meta.head.tombstones, meta.head.version);
             sizes.push(parts::Size { id, rows, head });
+            if meta.name.is_inbox() {
+                inboxes.insert(id);
+            }
         }
         ControlFlow::Continue(())
     });
-    sizes
+    (sizes, Arc::new(inboxes))
 }
 
 // === impl Findings ===

@@ -40,6 +40,11 @@ pub(super) fn row(key: &[u8]) -> String {
             )
         }
         Some(KeyParts::Policy { id }) => format!("collection {}, its policy", id.0),
+        Some(KeyParts::Audience { name, subject }) => {
+            format!("the audience of {name:?}, subject {subject:?}")
+        }
+        Some(KeyParts::AudienceState { name }) => format!("the audience of {name:?}"),
+        Some(KeyParts::Sweep { name }) => format!("the sweep of {name:?}"),
         Some(KeyParts::Upgrading) => "the mark of an upgrade".to_owned(),
         Some(KeyParts::NextId) => "the next collection id".to_owned(),
         Some(KeyParts::Format) => "the row format".to_owned(),

@@ -1,6 +1,9 @@
 //! Cuts all rows of a store into parts for several threads. Pure. The parts cover every possible
 //! key, whatever is there; sizes only decide where to cut.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use sync_proto::types::Version;
 
 use crate::core::check::Checker;
@@ -30,9 +33,8 @@ pub(super) struct Part {
 // === impl Part ===
 
 impl Part {
-    pub(super) fn with_checker(self) -> (KeyRange, Checker) {
-        let checker = if self.partial { Checker::of_part() } else { Checker::default() };
-        (self.range, checker)
+    pub(super) fn with_checker(self, inboxes: &Arc<BTreeSet<CollectionId>>) -> (KeyRange, Checker) {
+        (self.range, Checker::of_part(self.partial, Arc::clone(inboxes)))
     }
 }
 

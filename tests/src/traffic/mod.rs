@@ -220,6 +220,7 @@ async fn follow(wire: Wire, mut shown: Shown, done: CancellationToken) -> Shown 
             Event::Changes(_, delta) => shown.note(delta),
             Event::Accepted(..)
             | Event::Notice(..)
+            | Event::InboxNotice(_)
             | Event::Bookmark(..)
             | Event::Reset(..)
             | Event::Lagging(..)

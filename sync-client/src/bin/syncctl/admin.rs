@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sync_client::types::{CollectionName, Inspection, Policy};
+use sync_client::types::{self, CollectionName, Diffusion, Inspection, Policy, PolicyField};
 
 use crate::Context;
-use crate::args::{Inspect, PolicyChange, Purge, RotateEpoch};
+use crate::args::{HowTold, Inspect, PolicyChange, PolicyPart, Purge, RotateEpoch};
 use crate::exit::{Exit, Failure};
 use crate::output::table;
 use crate::read::{HeadFields, facts};
@@ -22,6 +22,8 @@ struct PolicyFields {
     tombstones_max: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diffusion: Option<&'static str>,
 }
 
 /// A collection as an operator sees it, in JSON.
@@ -32,6 +34,11 @@ struct InspectionFields<'a> {
     policy: PolicyFields,
     effective_policy: PolicyFields,
     subscribers: u64,
+    audience: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diffusion: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moves_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_tombstone_time: Option<String>,
 }
@@ -60,6 +67,7 @@ impl From<Policy> for PolicyFields {
             tombstone_age_max_ms: policy.tombstone_age_max.map(millis),
             tombstones_max: policy.tombstones_max,
             bytes_max: policy.bytes_max,
+            diffusion: policy.diffusion.map(how_told),
         }
     }
 }
@@ -73,6 +81,9 @@ pub(crate) async fn inspect(context: &mut Context, inspect: &Inspect) -> Result<
             policy: seen.policy.into(),
             effective_policy: seen.effective.into(),
             subscribers: seen.subscribers,
+            audience: seen.audience,
+            diffusion: seen.diffusion.map(how_told),
+            moves_per_s: seen.diffusion.map(|_| seen.moves_per_s),
             oldest_tombstone_time: seen.oldest_tombstone.map(moment),
         })?;
     } else {
@@ -90,6 +101,11 @@ fn show_inspection(
     let oldest = seen.oldest_tombstone.map_or_else(|| "none".to_owned(), moment);
     rows.add_row(["oldest tombstone".to_owned(), oldest]);
     rows.add_row(["subscribers".to_owned(), seen.subscribers.to_string()]);
+    rows.add_row(["followers".to_owned(), seen.audience.to_string()]);
+    if let Some(diffusion) = seen.diffusion {
+        let told = format!("{}, {:.2} moves a second", how_told(diffusion), seen.moves_per_s);
+        rows.add_row(["diffusion in force".to_owned(), told]);
+    }
     context.output.table(rows)?;
     context.output.line("")?;
     show_policy(context, Some(&seen.policy), &seen.effective)
@@ -117,6 +133,9 @@ fn show_policy(
     ] {
         rows.add_row(vec![what.to_owned(), is.unwrap_or("no limit".to_owned()), from.to_owned()]);
     }
+    let told = effective.diffusion.map_or("chosen by the server", how_told);
+    let from = said(|own| own.diffusion.is_some());
+    rows.add_row(vec!["diffusion".to_owned(), told.to_owned(), from.to_owned()]);
     context.output.table(rows)
 }
 
@@ -126,12 +145,17 @@ pub(crate) async fn policy(context: &mut Context, change: &PolicyChange) -> Resu
         tombstone_age_max: change.tombstone_age,
         tombstones_max: change.tombstones,
         bytes_max: change.bytes,
+        diffusion: change.diffusion.map(|how| match how {
+            HowTold::Write => Diffusion::Write,
+            HowTold::Read => Diffusion::Read,
+        }),
     };
-    let (own, effective) = if asked == Policy::default() {
+    let clear: Vec<PolicyField> = change.default.iter().map(field).collect();
+    let (own, effective) = if asked == Policy::default() && clear.is_empty() {
         let seen = context.client.inspect_collection(name).await?;
         (Some(seen.policy), seen.effective)
     } else {
-        (None, context.client.set_policy(name, asked).await?)
+        (None, context.client.set_policy(name, types::PolicyChange { set: asked, clear }).await?)
     };
     if context.output.json() {
         let effective_policy = effective.into();
@@ -140,6 +164,22 @@ pub(crate) async fn policy(context: &mut Context, change: &PolicyChange) -> Resu
         show_policy(context, own.as_ref(), &effective)?;
     }
     Ok(Exit::Done)
+}
+
+fn field(part: &PolicyPart) -> PolicyField {
+    match part {
+        PolicyPart::TombstoneAge => PolicyField::TombstoneAgeMax,
+        PolicyPart::Tombstones => PolicyField::TombstonesMax,
+        PolicyPart::Bytes => PolicyField::BytesMax,
+        PolicyPart::Diffusion => PolicyField::Diffusion,
+    }
+}
+
+fn how_told(diffusion: Diffusion) -> &'static str {
+    match diffusion {
+        Diffusion::Write => "write",
+        Diffusion::Read => "read",
+    }
 }
 
 pub(crate) async fn purge(context: &mut Context, purge: &Purge) -> Result<Exit, Failure> {

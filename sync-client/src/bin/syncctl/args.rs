@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use sync_client::types::{CollectionName, Key, ListOrder, SortKey, Version};
 
 use crate::exit::EXIT_CODES;
+use crate::followers::{Audience, Followers, Follows};
 use crate::text::{FIELDS, from_base64};
 
 /// Reads, writes and follows the collections of a deltasync server.
@@ -86,6 +87,14 @@ pub(crate) enum Command {
     Purge(Purge),
     /// Give a collection a new epoch: all of its readers start over.
     RotateEpoch(RotateEpoch),
+    /// Let subjects follow a collection, which need not exist yet.
+    Follow(Followers),
+    /// Let subjects follow a collection no longer.
+    Unfollow(Followers),
+    /// Show who follows a collection. For operators, like the next.
+    Audience(Audience),
+    /// Show what a subject follows.
+    Follows(Follows),
     /// Ask whether the server serves.
     Health,
     /// Print a completion script.
@@ -303,6 +312,29 @@ pub(crate) struct PolicyChange {
     /// Take no commit that would make the live items larger than this; 0 = no limit.
     #[arg(long, value_name = "BYTES")]
     pub(crate) bytes: Option<u64>,
+    /// How followers are told: write to each of their inboxes, or let them read. An audience that is
+    /// too large to be written to is read all the same.
+    #[arg(long, value_name = "HOW")]
+    pub(crate) diffusion: Option<HowTold>,
+    /// Follow the server's default again. May be given more than once.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) default: Vec<PolicyPart>,
+}
+
+/// How followers are told.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum HowTold {
+    Write,
+    Read,
+}
+
+/// A part of a policy.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PolicyPart {
+    TombstoneAge,
+    Tombstones,
+    Bytes,
+    Diffusion,
 }
 
 #[derive(Debug, Args)]
@@ -348,7 +380,7 @@ impl From<Order> for ListOrder {
     }
 }
 
-fn collection(text: &str) -> Result<CollectionName, String> {
+pub(crate) fn collection(text: &str) -> Result<CollectionName, String> {
     CollectionName::new(text).map_err(|error| error.reason)
 }
 

@@ -19,6 +19,7 @@ mod backup;
 mod exit;
 mod export;
 mod follow;
+mod followers;
 mod health;
 mod import;
 mod output;
@@ -111,6 +112,10 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
         Command::Policy(change) => admin::policy(context, &change).await,
         Command::Purge(purge) => admin::purge(context, &purge).await,
         Command::RotateEpoch(rotate) => admin::rotate_epoch(context, &rotate).await,
+        Command::Follow(asked) => followers::follow(context, &asked).await,
+        Command::Unfollow(asked) => followers::unfollow(context, &asked).await,
+        Command::Audience(asked) => followers::audience(context, &asked).await,
+        Command::Follows(asked) => followers::follows(context, &asked).await,
         Command::Health => health::health(context).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

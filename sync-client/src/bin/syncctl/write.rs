@@ -86,7 +86,7 @@ pub(crate) async fn delete(context: &mut Context, delete: Delete) -> Result<Exit
 }
 
 /// A commit of one collection.
-async fn commit(context: &Context, commit: Commit) -> Result<Committed, Failure> {
+pub(crate) async fn commit(context: &Context, commit: Commit) -> Result<Committed, Failure> {
     let reply = context.client.commit(commit).await?;
     let first = reply.collections.into_iter().next();
     first.ok_or_else(|| Failure::Internal("the reply to a commit names no collection".into()))

@@ -1,7 +1,7 @@
 //! A backup is what was written, or it is refused.
 
 use sync_proto::digest::Digest;
-use sync_proto::types::{CollectionName, Epoch, Head, Policy};
+use sync_proto::types::{Diffusion, Epoch, Head, Policy};
 
 use super::*;
 use crate::store::rows::RowKind;
@@ -26,7 +26,11 @@ fn blocks() -> Vec<Block> {
         id: CollectionId(id),
         generation: 1,
         meta: Meta {
-            policy: Policy { tombstones_max: (id == 3).then_some(8), ..Policy::default() },
+            policy: Policy {
+                tombstones_max: (id == 3).then_some(8),
+                diffusion: (id == 3).then_some(Diffusion::Read),
+                ..Policy::default()
+            },
             name: CollectionName::new(&format!("c/{id}")).unwrap(),
             head: Head {
                 epoch: Epoch::new(9).unwrap(),
@@ -44,6 +48,11 @@ fn blocks() -> Vec<Block> {
         Block::Rows { id: CollectionId(1), generation: 0, rows: vec![row(1), row(2)] },
         Block::Rows { id: CollectionId(3), generation: 1, rows: vec![row(3)] },
         Block::Heads(vec![head(1), head(3)]),
+        Block::Ended(vec![BackupEnd {
+            name: CollectionName::new("gone").unwrap(),
+            epoch: Epoch::new(4).unwrap(),
+            version: version(44),
+        }]),
     ]
 }
 
@@ -73,6 +82,34 @@ fn a_backup_comes_back_as_it_went() {
     assert_eq!(read(&file()).unwrap(), blocks());
     let empty = [Encoder::default().header(Timestamp::from_millis(1))].concat();
     assert!(matches!(read(&empty), Err(BackupError::Truncated { .. })));
+}
+
+/// A backup of the first format: its policies have no length, and pin nothing.
+#[test]
+fn a_backup_of_format_1_is_read() {
+    let mut encoder = Encoder::default();
+    let mut header = [&MAGIC[..], &1u32.to_be_bytes(), &9u64.to_be_bytes()].concat();
+    header.extend(crc32fast::hash(&header).to_be_bytes());
+    encoder.hash.update(&header);
+    let mut expected = blocks();
+    expected.truncate(3);
+    let Block::Heads(heads) = expected.last_mut().unwrap() else { panic!("heads come last") };
+    let mut payload = BytesMut::new();
+    for head in heads {
+        head.meta.policy.diffusion = None;
+        payload.put_u64(head.id.0);
+        payload.put_u32(head.generation);
+        put_long(&mut payload, &head.meta.encode());
+        payload.put_slice(&encode_policy(&head.meta.policy));
+    }
+    let mut file = header;
+    for block in &expected[..2] {
+        file.extend(encoder.block(block));
+    }
+    encoder.collections = 2;
+    file.extend(encoder.seal(HEADS, &payload));
+    file.extend(encoder.end());
+    assert_eq!(read(&file).unwrap(), expected);
 }
 
 /// G5, G11: wherever it ends too early, it is refused as such.
@@ -114,12 +151,12 @@ fn parts_that_were_moved_or_lost_are_refused() {
         let all = [&header].into_iter().chain(parts.iter().copied()).chain([&end]);
         all.flat_map(|part| part.to_vec()).collect::<Vec<_>>()
     };
-    read(&join(&[&parts[0], &parts[1], &parts[2]])).unwrap();
+    read(&join(&[&parts[0], &parts[1], &parts[2], &parts[3]])).unwrap();
     for wrong in [
-        join(&[&parts[0], &parts[1]]),
-        join(&[&parts[0], &parts[2]]),
-        join(&[&parts[1], &parts[0], &parts[2]]),
-        join(&[&parts[0], &parts[0], &parts[1], &parts[2]]),
+        join(&[&parts[0], &parts[1], &parts[2]]),
+        join(&[&parts[0], &parts[2], &parts[3]]),
+        join(&[&parts[1], &parts[0], &parts[2], &parts[3]]),
+        join(&[&parts[0], &parts[0], &parts[1], &parts[2], &parts[3]]),
     ] {
         assert!(matches!(read(&wrong), Err(BackupError::Damaged { .. })));
     }
@@ -129,11 +166,12 @@ fn parts_that_were_moved_or_lost_are_refused() {
 fn what_is_no_backup_or_a_newer_one_is_told_apart() {
     assert!(matches!(read(b"{\"a\": \"json file of some length\"}"), Err(BackupError::NotABackup)));
     let mut newer = file();
-    newer[8..12].copy_from_slice(&2_u32.to_be_bytes());
+    newer[8..12].copy_from_slice(&(FORMAT + 1).to_be_bytes());
     let crc = crc32fast::hash(&newer[..HEADER_BYTES - CRC_BYTES]).to_be_bytes();
     newer[HEADER_BYTES - CRC_BYTES..HEADER_BYTES].copy_from_slice(&crc);
     let refused = read(&newer).unwrap_err();
-    assert!(matches!(refused, BackupError::NewerFormat { found: 2, known: 1 }), "{refused}");
+    let BackupError::NewerFormat { found, known } = refused else { panic!("{refused}") };
+    assert_eq!((found, known), (FORMAT + 1, FORMAT));
     // A part that claims to be endless is not read into memory.
     let mut endless = file();
     endless[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&u32::MAX.to_be_bytes());

@@ -1,8 +1,12 @@
 //! Several checkers together find what one would find.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use sync_proto::types::{CollectionName, Commit, Epoch, Mutation, Op, SortKey, Timestamp, Value};
+use sync_proto::types::{
+    CollectionName, Commit, Epoch, Mutation, Op, SortKey, Subject, Timestamp, Value,
+};
 
 use super::*;
 use crate::core::request::Request;
@@ -12,7 +16,7 @@ use crate::store::{Direction, KeyRange, Store};
 
 type Rows = Vec<(Vec<u8>, Bytes)>;
 
-/// Items, tombstones and two collections.
+/// Items, tombstones and two collections, one of which two subjects follow.
 fn rows() -> Rows {
     let ledger = Ledger::open(MemoryStore::new(), Settings::default(), &mut |_| {}).unwrap();
     for round in 0..40_u8 {
@@ -28,6 +32,9 @@ fn rows() -> Rows {
         let collection = CollectionName::new(if round % 2 == 0 { "a" } else { "b" }).unwrap();
         let mutations = (0..20).map(op);
         let mutations = mutations.map(|op| Mutation { collection: collection.clone(), op });
+        let subject = Subject::new(if round == 2 { "one" } else { "other" }).unwrap();
+        let follow = Mutation { collection: collection.clone(), op: Op::Follow { subject } };
+        let mutations = mutations.chain((round % 2 == 0).then_some(follow));
         let commit = Commit { mutations: mutations.collect(), ..Commit::default() };
         let request = Request::Commit { commit, fingerprint: [0; 16] };
         let mut mint = || Epoch::new(7).unwrap();
@@ -56,13 +63,16 @@ fn feed(mut checker: Checker, rows: &[(Vec<u8>, Bytes)]) -> Checker {
 fn parts_add_up_to_the_whole() {
     let rows = rows();
     let whole = feed(Checker::default(), &rows).finish().unwrap();
-    assert_eq!(whole.collections.len(), 2);
+    assert_eq!((whole.collections.len(), whole.audiences.len()), (4, 1));
+    let inboxes = whole.collections.iter().filter(|(_, meta)| meta.name.is_inbox());
+    let inboxes: Arc<BTreeSet<_>> = Arc::new(inboxes.map(|(id, _)| *id).collect());
+    assert_eq!(inboxes.len(), 2);
     for at in (0..rows.len()).step_by(7) {
         let (first, rest) = rows.split_at(at);
         for swapped in [false, true] {
             let (one, other) = if swapped { (rest, first) } else { (first, rest) };
-            let mut checker = feed(Checker::of_part(), one);
-            checker.merge(feed(Checker::of_part(), other));
+            let mut checker = feed(Checker::of_part(true, inboxes.clone()), one);
+            checker.merge(feed(Checker::of_part(true, inboxes.clone()), other));
             let merged = checker.finish().unwrap_or_else(|found| panic!("cut at {at}: {found:?}"));
             assert_eq!((merged.rows, merged.collections), (whole.rows, whole.collections.clone()));
         }

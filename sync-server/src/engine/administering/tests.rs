@@ -55,11 +55,11 @@ fn delete(name: &str) -> Op {
 
 fn ask(ledger: &Ledger<MemoryStore>, asked: &Administration) -> Result<Administered, AdminRefusal> {
     let mut mint = || Epoch::new(8).unwrap();
-    ledger.administer(&list(), asked, &mut mint, &mut || true).unwrap()
+    ledger.administer(&list(), asked, at(0), &mut mint, &mut || true).unwrap()
 }
 
 fn set(ledger: &Ledger<MemoryStore>, policy: Policy) {
-    ask(ledger, &Administration::SetPolicy(policy)).unwrap();
+    ask(ledger, &Administration::SetPolicy(policy.into())).unwrap();
 }
 
 fn purge_by_policy(ledger: &Ledger<MemoryStore>, second: u64) {
@@ -101,18 +101,18 @@ fn a_policy_wins_over_the_settings() {
     let ledger = open(ledger.store().crash());
     purge_by_policy(&ledger, 12);
     assert_eq!(floor(&ledger), 6, "those of second 7 are exactly five seconds old");
-    let inspected = ledger.inspect(&list()).unwrap().unwrap();
+    let inspected = ledger.inspect(&list(), at(0)).unwrap().unwrap();
     let both = Policy { tombstones_max: Some(7), ..age };
     assert_eq!((inspected.policy, inspected.oldest_tombstone), (both, Some(at(7))));
     assert_eq!(inspected.effective, Policy { bytes_max: Some(0), ..both });
     set(&ledger, Policy { tombstone_age_max: Some(Duration::from_secs(600)), ..Policy::default() });
     purge_by_policy(&ledger, 100);
     assert_eq!(floor(&ledger), 6, "the settings would have forgotten the rest");
-    ledger.delete_collection(&list(), None).unwrap().unwrap();
+    ledger.delete_collection(&list(), None, at(100)).unwrap().unwrap();
     purge_by_policy(&ledger, 100);
     commit(&ledger, 100, vec![put("again", 1)]);
     let ledger = open(ledger.store().crash());
-    assert_eq!(ledger.inspect(&list()).unwrap().unwrap().policy, Policy::default());
+    assert_eq!(ledger.inspect(&list(), at(0)).unwrap().unwrap().policy, Policy::default());
 }
 
 /// G5: a purge forgets exactly the deletes up to a version; the floor is that of the last of them,
@@ -140,7 +140,7 @@ fn a_purge_is_exact() {
     let up_to = Version::new(11).unwrap();
     let asked = Administration::Purge { up_to, epoch: None };
     let mut mint = || Epoch::new(8).unwrap();
-    ledger.administer(&list(), &asked, &mut mint, &mut || true).unwrap_err();
+    ledger.administer(&list(), &asked, at(0), &mut mint, &mut || true).unwrap_err();
     assert_eq!(floor(&ledger), 5, "what is not durable does not show");
     let lost = open(ledger.store().crash());
     assert_eq!((floor(&lost), head(&lost).tombstones), (5, 6));
@@ -158,7 +158,8 @@ fn a_large_purge_takes_steps() {
     let (mut steps, mut purged) = (0, 0);
     loop {
         let mut mint = || unreachable!("nothing is created");
-        let answer = ledger.administer(&list(), &asked, &mut mint, &mut || false).unwrap().unwrap();
+        let answer =
+            ledger.administer(&list(), &asked, at(0), &mut mint, &mut || false).unwrap().unwrap();
         let Administered::Purged { count, head, done } = answer else { panic!("{answer:?}") };
         (steps, purged) = (steps + 1, purged + count);
         assert_eq!(head.tombstones, 500 - purged);
@@ -185,7 +186,9 @@ fn a_new_epoch_keeps_the_items() {
     assert_eq!(head(&open(ledger.store().crash())), after);
     ledger.store().fail_next_sync(Fault::After);
     let mut mint = || Epoch::new(9).unwrap();
-    ledger.administer(&list(), &Administration::RotateEpoch, &mut mint, &mut || true).unwrap_err();
+    ledger
+        .administer(&list(), &Administration::RotateEpoch, at(0), &mut mint, &mut || true)
+        .unwrap_err();
     assert_eq!(head(&ledger), after, "what is perhaps not durable does not show");
 }
 
@@ -232,9 +235,9 @@ fn a_quota_refuses_growth_and_nothing_else() {
 #[test]
 fn there_is_nothing_to_administer_without_a_collection() {
     let ledger = open(MemoryStore::new());
-    assert_eq!(ledger.inspect(&list()).unwrap(), None);
+    assert_eq!(ledger.inspect(&list(), at(0)).unwrap(), None);
     for asked in [
-        Administration::SetPolicy(Policy::default()),
+        Administration::SetPolicy(PolicyChange::default()),
         Administration::Purge { up_to: Version::ZERO, epoch: None },
         Administration::RotateEpoch,
     ] {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
-use sync_proto::types::{Commit, Epoch, Head, Key, Mutation, Op, Policy, SortKey, Value};
+use sync_proto::types::{
+    Commit, Diffusion, Epoch, Head, Key, Mutation, Op, Policy, SortKey, Subject, Value,
+};
 
 use super::*;
 use crate::backup::restore::{contents, restore};
@@ -15,6 +17,7 @@ use crate::core::retention::Retention;
 use crate::engine::administering::{AdminRefusal, Administration};
 use crate::engine::ledger::Settings;
 use crate::store::memory::MemoryStore;
+use crate::store::rows::Audience;
 
 const CASES: u64 = 60;
 
@@ -53,7 +56,7 @@ impl World {
     /// The same change in two collections, and perhaps another in a third.
     fn change(&mut self) {
         let dice = &mut self.dice;
-        let mut mutations = Vec::new();
+        let (mut mutations, mut follow) = (Vec::new(), Vec::new());
         for _ in 0..dice.random_range(1..6) {
             let key = Key::new(vec![dice.random_range(0..60)]).unwrap();
             let op = if dice.random_bool(0.4) {
@@ -69,9 +72,18 @@ impl World {
                 mutations.push(Mutation { collection, op: op.clone() });
             }
         }
+        for _ in 0..dice.random_range(0..3) {
+            let subject = Subject::new(&format!("s{}", dice.random_range(0..4))).unwrap();
+            let follows = dice.random_bool(0.7);
+            let op = if follows { Op::Follow { subject } } else { Op::Unfollow { subject } };
+            let collection = format!("other/{}", dice.random_range(0..3));
+            let collection = CollectionName::new(&collection).unwrap();
+            follow.push(Mutation { collection, op });
+        }
         // A key that is named twice in one collection is one too many.
         let mut seen = std::collections::BTreeSet::new();
         mutations.retain(|it| seen.insert((it.collection.clone(), it.op.key().cloned())));
+        mutations.extend(follow);
         self.commit(mutations);
     }
 
@@ -79,9 +91,12 @@ impl World {
         let tombstones_max = Some(self.dice.random_range(2..6));
         let policy = Policy { tombstones_max, ..Policy::default() };
         let name = CollectionName::new("left").unwrap();
-        let asked = Administration::SetPolicy(policy);
+        let asked = Administration::SetPolicy(policy.into());
         let mut mint = || Epoch::new(5).unwrap();
-        let set = self.ledger.administer(&name, &asked, &mut mint, &mut || true).unwrap();
+        let set = self
+            .ledger
+            .administer(&name, &asked, Timestamp::from_millis(0), &mut mint, &mut || true)
+            .unwrap();
         assert!(matches!(set, Ok(_) | Err(AdminRefusal::NotFound)));
     }
 
@@ -91,7 +106,11 @@ impl World {
                 0 => {
                     let name = format!("other/{}", self.dice.random_range(0..3));
                     let name = CollectionName::new(&name).unwrap();
-                    drop(self.ledger.delete_collection(&name, None).unwrap());
+                    drop(
+                        self.ledger
+                            .delete_collection(&name, None, Timestamp::from_millis(0))
+                            .unwrap(),
+                    );
                 }
                 1 => self.set_policy(),
                 2..5 => {
@@ -103,30 +122,39 @@ impl World {
         }
     }
 
-    fn heads(&self) -> BTreeMap<CollectionName, (Head, Policy)> {
+    fn audiences(&self) -> Audiences {
+        self.ledger.heads.read().audiences.clone()
+    }
+
+    fn heads(&self) -> Heads {
         let heads = self.ledger.heads.read();
         let told = |(_, meta): &(CollectionId, Arc<Meta>)| (meta.head, meta.policy);
         heads.by_name.iter().map(|(name, there)| (name.clone(), told(there))).collect()
     }
 }
 
+type Heads = BTreeMap<CollectionName, (Head, Policy)>;
+
+type Audiences = BTreeMap<CollectionName, Audience>;
+
 /// Takes a backup while the world lives on; the file, and what was there at its moment.
-fn take(world: &mut World) -> (Vec<u8>, BTreeMap<CollectionName, (Head, Policy)>) {
+fn take(world: &mut World) -> (Vec<u8>, Heads, Audiences) {
     let mut backup = Backup::new(Timestamp::from_millis(1));
-    let (mut file, mut heads) = (Vec::new(), None);
+    let (mut file, mut there) = (Vec::new(), None);
     // With the writer held, time sometimes runs out at once.
     let mut patience = SmallRng::seed_from_u64(world.dice.random());
     while let Some(pieces) = backup.step(&world.ledger, &mut || patience.random_bool(0.9)).unwrap()
     {
         file.extend(pieces.concat());
-        if matches!(backup.stage, Stage::Heads(_)) {
-            heads.get_or_insert_with(|| world.heads());
+        if matches!(backup.stage, Stage::Heads(..)) {
+            there.get_or_insert_with(|| (world.heads(), world.audiences()));
         }
         world.live_on();
     }
     let rows = contents(&file[..], &mut |_| {}).unwrap().rows;
     assert_eq!((backup.rows(), backup.estimated_rows() >= rows), (rows, true));
-    (file, heads.expect("it ends with heads"))
+    let (heads, audiences) = there.expect("it ends with heads");
+    (file, heads, audiences)
 }
 
 fn restored(file: &[u8]) -> Ledger<MemoryStore> {
@@ -153,7 +181,7 @@ fn a_backup_is_the_store_at_one_moment() {
     let seed = number("DELTASYNC_SEED");
     let first = seed.unwrap_or_else(|| rand::random::<u32>().into());
     let cases = if seed.is_some() { 1 } else { number("DELTASYNC_CASES").unwrap_or(CASES) };
-    let mut anew = 0;
+    let (mut anew, mut ended) = (0, 0);
     for seed in first..first + cases {
         eprintln!("DELTASYNC_SEED={seed}");
         let dice = SmallRng::seed_from_u64(seed);
@@ -161,7 +189,7 @@ fn a_backup_is_the_store_at_one_moment() {
         for _ in 0..200 {
             world.live_on();
         }
-        let (file, expected) = take(&mut world);
+        let (file, expected, followed) = take(&mut world);
         let ledger = restored(&file);
         let found = ledger.heads.read();
         let names = |name: &CollectionName| name.to_string();
@@ -182,6 +210,7 @@ fn a_backup_is_the_store_at_one_moment() {
         let digest = |name| found.by_name[&CollectionName::new(name).unwrap()].1.head.items;
         assert_eq!(digest("left"), digest("right"));
         drop(found);
+        ended += check_followers(&ledger, followed);
         anew += world_began_anew(&file);
         // It goes on counting where it was.
         let mut world = World { ledger, dice: SmallRng::seed_from_u64(seed), time: 9, epochs: 0 };
@@ -194,7 +223,27 @@ fn a_backup_is_the_store_at_one_moment() {
         open(world.ledger.into_store());
     }
     eprintln!("{anew} collections were begun anew");
+    assert!(ended > 0 || cases < CASES, "nothing that was deleted was followed: too tame");
     assert!(anew > 0 || cases < CASES, "purges never overtook a backup: the test is too tame");
+}
+
+/// G4: who follows what is of the same moment. No entry is true any more, so everybody reads, until
+/// the periodic work has told them; how many of the names were deleted.
+fn check_followers(ledger: &Ledger<MemoryStore>, followed: Audiences) -> u64 {
+    let read = |audience: Audience| {
+        let (mode, since) = (Diffusion::Read, Timestamp::default());
+        Audience { mode, since, ..audience }
+    };
+    let expected: Audiences =
+        followed.into_iter().map(|(name, audience)| (name, read(audience))).collect();
+    assert_eq!(ledger.heads.read().audiences, expected);
+    let now = Timestamp::from_millis(1_000_000);
+    while ledger.tend_audiences(now).unwrap() {}
+    let written = ledger.heads.read();
+    assert!(written.audiences.values().all(|audience| audience.mode == Diffusion::Write));
+    // What opens fits together: each entry says where its collection stands.
+    open(ledger.store().fork());
+    expected.values().filter(|audience| audience.last_life.is_some()).count() as u64
 }
 
 /// How many collections were copied more than once from the start.

@@ -67,7 +67,7 @@ fn whoever_needs_no_work_is_answered_when_it_is_spent() {
     let answers = ledger().pull_within(effort, &pull, 0, may_read, &AtomicBool::new(false));
     let told: Vec<_> = answers
         .iter()
-        .map(|answer| match answer {
+        .map(|answer| match &answer.outcome {
             Ok(Outcome::Delta(delta)) if !delta.changes.is_empty() => "delta",
             Ok(Outcome::Delta(_)) => "empty delta",
             Ok(Outcome::Denied) => "denied",

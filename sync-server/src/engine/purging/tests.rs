@@ -22,6 +22,7 @@ fn settings(age_s: u64, tombstones_max: u64) -> Settings {
         retention: Retention { tombstone_age_max, tombstones_max },
         receipt_window: Duration::from_secs(600),
         receipts_max: 1_000,
+        ..Settings::default()
     }
 }
 
@@ -156,7 +157,7 @@ fn a_busy_collection_starves_nobody() {
 fn no_kind_waits_for_another() {
     let ledger = ledger(Settings { receipts_max: 0, ..settings(10, 500) });
     bury(&ledger, "doomed", 2_000, 0);
-    ledger.delete_collection(&name("doomed"), None).unwrap().unwrap();
+    ledger.delete_collection(&name("doomed"), None, Timestamp::from_millis(0)).unwrap().unwrap();
     bury(&ledger, "surplus", 2_000, 9);
     for round in 0..10 {
         bury(&ledger, &format!("old{round}"), 50, 0);
@@ -196,14 +197,21 @@ fn a_batch_is_bounded_by_rows_and_by_bytes() {
     for collection in 0..10 {
         let small = mutation(&format!("small{collection}"), 1, Some(b"x".to_vec()));
         commit(&ledger, vec![small], String::new(), 0);
-        ledger.delete_collection(&name(&format!("small{collection}")), None).unwrap().unwrap();
+        ledger
+            .delete_collection(
+                &name(&format!("small{collection}")),
+                None,
+                Timestamp::from_millis(0),
+            )
+            .unwrap()
+            .unwrap();
     }
     assert_eq!(all(&ledger, 1), 1);
     let big = |item| mutation("big", item, Some(vec![7; 600 * 1024]));
     for item in 0..4 {
         commit(&ledger, vec![big(item)], String::new(), 0);
     }
-    ledger.delete_collection(&name("big"), None).unwrap().unwrap();
+    ledger.delete_collection(&name("big"), None, Timestamp::from_millis(0)).unwrap().unwrap();
     assert_eq!(all(&ledger, 1), 4, "each log row by itself, the last one with all other rows");
     assert!(ledger.writing.lock().doomed.is_empty());
     let usage = ledger.store().usage().bytes;

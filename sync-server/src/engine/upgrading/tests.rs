@@ -104,7 +104,7 @@ fn an_interrupted_upgrade_is_done_again() {
         ] {
             let store = old_store();
             store.set_faults(faults.clone());
-            upgrade(&store).unwrap_err();
+            upgrade(&store, true).unwrap_err();
             for left in [store.crash(), store.crash_keeping(1), store.crash_keeping(usize::MAX)] {
                 let ledger = open(left).unwrap();
                 assert_eq!((heads(&ledger).len(), indexed(&ledger)), (4, 9), "{faults:?}");
@@ -114,5 +114,5 @@ fn an_interrupted_upgrade_is_done_again() {
     }
     let store = old_store();
     store.set_faults(Faults { apply: [(5, Fault::Before)].into(), ..Faults::default() });
-    upgrade(&store).unwrap();
+    upgrade(&store, true).unwrap();
 }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use sync_proto::digest::Segment;
-use sync_proto::types::{Key, SortKey, Timestamp, Version};
+use sync_proto::types::{CollectionName, Key, SortKey, Subject, Timestamp, Version};
 
 use super::super::rows::{Fields, ReceiptKind};
+use super::audience::END_OF_NAME;
 use super::{
-    CollectionId, DOOMED, KEY, LOG, MEMBER, META, NAME, ORDER, POLICY, RECEIPT, RECEIPT_AGE,
-    SEGMENT, STORE, TOMBSTONE,
+    AUDIENCE, AUDIENCE_STATE, CollectionId, DOOMED, KEY, LOG, MEMBER, META, NAME, ORDER, POLICY,
+    RECEIPT, RECEIPT_AGE, SEGMENT, STORE, SWEEP, TOMBSTONE,
 };
 
 /// The key of a row, told apart by its tag.
@@ -29,6 +30,9 @@ pub enum KeyParts {
     Upgrading,
     Member { id: CollectionId, segment: Segment, key: Key },
     Policy { id: CollectionId },
+    Audience { name: CollectionName, subject: Subject },
+    AudienceState { name: CollectionName },
+    Sweep { name: CollectionName },
 }
 
 // === impl KeyParts ===
@@ -77,6 +81,14 @@ impl KeyParts {
                 key: key.item_key()?,
             },
             POLICY => Self::Policy { id: key.id()? },
+            AUDIENCE => {
+                let text = key.text()?;
+                let (name, subject) = text.split_once(char::from(END_OF_NAME))?;
+                let name = CollectionName::new(name).ok()?;
+                Self::Audience { name, subject: Subject::new(subject).ok()? }
+            }
+            AUDIENCE_STATE => Self::AudienceState { name: key.name()? },
+            SWEEP => Self::Sweep { name: key.name()? },
             _ => return None,
         };
         key.0.is_empty().then_some(parts)

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use sync_proto::digest::Digest;
-use sync_proto::types::{Epoch, Head};
+use sync_proto::types::{Diffusion, Epoch, Head, Subject};
 
 use super::*;
 use crate::store::rows::{RowKind, encode_policy};
@@ -52,7 +52,43 @@ prop_compose! {
     }
 }
 
+fn diffusion() -> impl Strategy<Value = Option<Diffusion>> {
+    prop_oneof![Just(None), Just(Some(Diffusion::Write)), Just(Some(Diffusion::Read))]
+}
+
 proptest! {
+    /// The rows of an audience come back, and lie together in the order of its subjects.
+    #[test]
+    fn audiences_come_back_as_they_went(
+        names in prop::array::uniform2("[a-c]{1,3}(/[a-c ]{1,2})?"),
+        subjects in prop::array::uniform2("[a-c]{1,3}(/[a-c]{1,2})?"),
+        count in 1u64.., mode in diffusion(), since: u64, ended: bool, epoch in 1u64..,
+        version in version(),
+    ) {
+        let name = CollectionName::new(&names[0]).unwrap();
+        let other = CollectionName::new(&names[1]).unwrap();
+        let [subject, behind] = subjects.map(|subject| Subject::new(&subject).unwrap());
+        let row = audience_key(&name, &subject);
+        let read = Row::decode(&row, Bytes::new()).unwrap();
+        prop_assert_eq!(read, Row::Audience { name: name.clone(), subject: subject.clone() });
+        prop_assert!(audience_range(&name, None).contains(&row));
+        prop_assert_eq!(audience_range(&other, None).contains(&row), other == name);
+        let from = audience_range(&name, Some(&behind)).contains(&row);
+        prop_assert_eq!(from, subject.as_str() >= behind.as_str());
+
+        let last_life = ended.then(|| (Epoch::new(epoch).unwrap(), version));
+        let (mode, since) = (mode.unwrap_or(Diffusion::Read), Timestamp::from_millis(since));
+        let audience = Audience { count, mode, since, last_life };
+        let read = Row::decode(&audience_state_key(&name), audience.encode()).unwrap();
+        prop_assert_eq!(read, Row::AudienceState { name: name.clone(), audience });
+
+        for next in [None, Some(subject)] {
+            let text = next.as_ref().map_or("", Subject::as_str).to_owned();
+            let read = Row::decode(&sweep_key(&name), text.into()).unwrap();
+            prop_assert_eq!(read, Row::Sweep { name: name.clone(), next });
+        }
+    }
+
     #[test]
     fn keys_lead_back_to_what_they_mean(
         id: u64, version in version(), time: u64, key in item_key(), sort_key in sort_key(),
@@ -117,9 +153,12 @@ proptest! {
     }
 
     #[test]
-    fn a_policy_comes_back_as_it_went(age: Option<u32>, most: Option<u64>, bytes: Option<u64>) {
+    fn a_policy_comes_back_as_it_went(
+        age: Option<u32>, most: Option<u64>, bytes: Option<u64>, diffusion in diffusion(),
+    ) {
         let age = age.map(|millis| std::time::Duration::from_millis(millis.into()));
-        let policy = Policy { tombstone_age_max: age, tombstones_max: most, bytes_max: bytes };
+        let policy =
+            Policy { tombstone_age_max: age, tombstones_max: most, bytes_max: bytes, diffusion };
         let id = CollectionId(7);
         let read = Row::decode(&policy_key(id), encode_policy(&policy)).unwrap();
         prop_assert_eq!(read, Row::Policy { id, policy });

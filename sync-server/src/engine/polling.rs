@@ -1,0 +1,367 @@
+//! What inboxes do not announce: the collections that a subject follows and that are read by their
+//! followers, with where they stand and where the inbox says that they stand. Found by whichever is
+//! less: the names that are read, or the entries of the inbox. A look is bounded and of one durable
+//! state, heads and rows alike; a search takes as many looks as it needs.
+
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sync_proto::convert::{decode_change, decode_inbox_entry};
+use sync_proto::types::{
+    ChangeKind, CollectionName, Diffusion, Head, InboxEntry, Key, Outcome, Polled, PolledHead,
+    Scope, Target, Version,
+};
+
+use super::ledger::{Heads, Ledger};
+use super::view::View;
+use crate::core::inbox::{entry_key, truth};
+use crate::store::keys::{self, CollectionId, Row};
+use crate::store::rows::{KeyRow, LogRow, RowKind};
+use crate::store::{Direction, KeyRange, Store, StoreError};
+
+/// Heads that one target of a pull is told of.
+pub const POLLED_MAX: usize = 512;
+
+/// What a head takes in a reply besides its name: tags, lengths, epoch, version.
+const POLLED_OVERHEAD_BYTES: usize = 40;
+
+/// Names, or entries, of one look. Few in tests, so that searches take several.
+const LOOK_MAX: usize = if cfg!(test) { 2 } else { 512 };
+
+/// A collection that a subject follows and that does not announce itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotFollow {
+    /// Which collection.
+    pub name: CollectionName,
+    /// Where the inbox says that it stands.
+    pub entry: InboxEntry,
+    /// Where it stands.
+    pub truth: InboxEntry,
+}
+
+/// A search among what a subject follows.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'a> {
+    /// The inbox.
+    pub inbox: &'a CollectionName,
+    /// Which of its entries.
+    pub scope: &'a Scope,
+    /// Only names behind this one.
+    pub after: Option<&'a CollectionName>,
+    /// Only those of which the inbox does not say where they stand.
+    pub only_moved: bool,
+    /// End when this many are found.
+    pub most: usize,
+}
+
+/// A name that may be what is sought: where it stands, and where its entry is, if that is known.
+struct Candidate {
+    name: CollectionName,
+    truth: InboxEntry,
+    version: Option<Version>,
+}
+
+/// What one look found, and behind which name to look next; `None`: that was all.
+struct Looked {
+    found: Vec<HotFollow>,
+    next: Option<CollectionName>,
+}
+
+// === impl Ledger ===
+
+impl<S: Store> Ledger<S> {
+    /// Whether no collection is read by its followers.
+    pub fn announces_everything(&self) -> bool {
+        self.heads.read().read_diffused.is_empty()
+    }
+
+    /// How often a collection came to be read by its followers, or ceased to be.
+    pub fn switches(&self) -> u64 {
+        self.heads.read().switches
+    }
+
+    /// Searches, by name. Takes its looks out of `looks`; stops when nobody waits any more.
+    pub fn hot_follows(
+        &self,
+        search: &Search<'_>,
+        looks: &mut usize,
+        cancelled: &AtomicBool,
+    ) -> Result<Vec<HotFollow>, StoreError> {
+        let mut found = Vec::new();
+        let mut after = search.after.cloned();
+        while found.len() < search.most && !cancelled.load(Ordering::Relaxed) {
+            *looks = looks.saturating_sub(1);
+            let looked = self.look_for_hot(search, after.as_ref())?;
+            found.extend(looked.found);
+            if looked.next.is_none() {
+                break;
+            }
+            after = looked.next;
+        }
+        found.truncate(search.most);
+        Ok(found)
+    }
+
+    /// What a subject follows under one name, if it does not announce itself.
+    pub fn hot_follow(
+        &self,
+        inbox: &CollectionName,
+        name: &CollectionName,
+    ) -> Result<Option<HotFollow>, StoreError> {
+        let Some((id, candidate, view)) = self.candidate(inbox, name) else { return Ok(None) };
+        self::follow(id, candidate, &view)
+    }
+
+    /// Where a name stands by now, and whether those who follow it must be told so.
+    pub fn stands_at(&self, name: &CollectionName) -> Option<(InboxEntry, Option<Head>)> {
+        let heads = self.heads.read();
+        let audience = heads.audiences.get(name)?;
+        let head = heads.by_name.get(name).map(|(_, meta)| meta.head);
+        (audience.mode == Diffusion::Read).then(|| (truth(head.as_ref(), audience), head))
+    }
+
+    /// What the answer to a target says besides: of an inbox that is read to its end, where those
+    /// collections stand that it does not announce. `bytes_max` bounds it; with `some`, at least
+    /// one is told whatever it takes. Also how many bytes it takes.
+    pub(super) fn polled(
+        &self,
+        target: &Target,
+        outcome: &Outcome<bytes::Bytes>,
+        (bytes_max, some): (usize, bool),
+        looks: &mut usize,
+        cancelled: &AtomicBool,
+    ) -> Result<(Polled, usize), StoreError> {
+        let complete = match outcome {
+            Outcome::Aligned(_) => true,
+            Outcome::Delta(delta) => !delta.has_more,
+            Outcome::Reset(_)
+            | Outcome::Denied
+            | Outcome::NotFound
+            | Outcome::Deferred(_)
+            | Outcome::Failed(_) => false,
+        };
+        if !complete || !target.collection.is_inbox() {
+            return Ok((Polled::default(), 0));
+        }
+        let search = Search {
+            inbox: &target.collection,
+            scope: &target.scope,
+            after: target.polled_after.as_ref(),
+            only_moved: true,
+            most: POLLED_MAX + 1,
+        };
+        let found = self.hot_follows(&search, looks, cancelled)?;
+        let (count, mut bytes) = (found.len(), 0);
+        let fits = |found: &HotFollow| {
+            let size = POLLED_OVERHEAD_BYTES + found.name.as_str().len();
+            let fits = bytes + size <= bytes_max || (some && bytes == 0);
+            bytes += if fits { size } else { 0 };
+            fits
+        };
+        let heads: Vec<PolledHead> = found
+            .into_iter()
+            .take(POLLED_MAX)
+            .take_while(fits)
+            .map(|found| PolledHead { collection: found.name, entry: found.truth })
+            .collect();
+        let more = heads.len() < count;
+        Ok((Polled { heads, more }, bytes))
+    }
+
+    fn look_for_hot(
+        &self,
+        search: &Search<'_>,
+        after: Option<&CollectionName>,
+    ) -> Result<Looked, StoreError> {
+        let Some((id, candidates, next, view)) = self.candidates(search, after)? else {
+            return Ok(Looked { found: Vec::new(), next: None });
+        };
+        let mut found = Vec::new();
+        for candidate in candidates {
+            if !search.scope.contains(&entry_key(&candidate.name)) {
+                continue;
+            }
+            if let Some(follow) = follow(id, candidate, &view)?
+                && !(search.only_moved && follow.entry == follow.truth)
+            {
+                found.push(follow);
+            }
+        }
+        Ok(Looked { found, next })
+    }
+
+    fn candidate(
+        &self,
+        inbox: &CollectionName,
+        name: &CollectionName,
+    ) -> Option<(CollectionId, Candidate, View<'_, S>)> {
+        let view = self.view_of_now();
+        let heads = self.heads.read();
+        // Nothing is applied while the view lives, so at most its batch has become durable.
+        let view = view.settled(Arc::clone(&heads.undo));
+        let (id, _) = heads.by_name.get(inbox)?;
+        let candidate = heads.candidate(name, None)?;
+        Some((*id, candidate, view))
+    }
+
+    /// Names that may be what is sought, and the rows that belong to them.
+    #[allow(clippy::type_complexity, reason = "taken apart at once")]
+    fn candidates(
+        &self,
+        search: &Search<'_>,
+        after: Option<&CollectionName>,
+    ) -> Result<
+        Option<(CollectionId, Vec<Candidate>, Option<CollectionName>, View<'_, S>)>,
+        StoreError,
+    > {
+        let view = self.view_of_now();
+        let (id, view) = {
+            let heads = self.heads.read();
+            let view = view.settled(Arc::clone(&heads.undo));
+            let Some((id, meta)) = heads.by_name.get(search.inbox) else { return Ok(None) };
+            if heads.read_diffused.is_empty() {
+                return Ok(None);
+            }
+            if heads.read_diffused.len() as u64 <= meta.head.items {
+                let bound = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
+                let names = heads.read_diffused.range::<str, _>((bound, Bound::Unbounded));
+                let names: Vec<_> = names.take(LOOK_MAX).cloned().collect();
+                let next = names.last().filter(|_| names.len() == LOOK_MAX).cloned();
+                let candidates = names.iter().filter_map(|name| heads.candidate(name, None));
+                return Ok(Some((*id, candidates.collect(), next, view)));
+            }
+            (*id, view)
+        };
+        self.candidates_of_inbox(id, after, view).map(Some)
+    }
+
+    #[allow(clippy::type_complexity, reason = "taken apart at once")]
+    fn candidates_of_inbox<'v>(
+        &'v self,
+        id: CollectionId,
+        after: Option<&CollectionName>,
+        mut view: View<'v, S>,
+    ) -> Result<(CollectionId, Vec<Candidate>, Option<CollectionName>, View<'v, S>), StoreError>
+    {
+        loop {
+            let (entries, next) = entries(id, after, &view)?;
+            let heads = self.heads.read();
+            if view.belongs_to(&heads.undo) {
+                let candidates = entries
+                    .into_iter()
+                    .filter_map(|(name, version)| heads.candidate(&name, Some(version)));
+                return Ok((id, candidates.collect(), next, view));
+            }
+            // A batch has become durable meanwhile. No other is applied while the view lives, so
+            // this happens once.
+            view = view.settled(Arc::clone(&heads.undo));
+        }
+    }
+}
+
+// === impl Heads ===
+
+impl Heads {
+    /// A name, if its followers read.
+    fn candidate(&self, name: &CollectionName, version: Option<Version>) -> Option<Candidate> {
+        let audience = self.audiences.get(name)?;
+        let head = self.by_name.get(name).map(|(_, meta)| &meta.head);
+        let truth = truth(head, audience);
+        (audience.mode == Diffusion::Read).then(|| Candidate { name: name.clone(), truth, version })
+    }
+}
+
+/// What an inbox says of a name; `None`: its subject does not follow it.
+fn follow<S: Store>(
+    id: CollectionId,
+    candidate: Candidate,
+    view: &View<'_, S>,
+) -> Result<Option<HotFollow>, StoreError> {
+    let Candidate { name, truth, version } = candidate;
+    let key = entry_key(&name);
+    let version = match version {
+        Some(version) => version,
+        None => {
+            let row = view.get(&keys::key_key(id, &key))?.map(KeyRow::decode).transpose()?;
+            match row.filter(|row| row.kind == RowKind::Live) {
+                Some(row) => row.version,
+                None => return Ok(None),
+            }
+        }
+    };
+    let log = view.get(&keys::log_key(id, version, &key))?;
+    let log = log.ok_or_else(|| no_entry("a key points to a log row that is not there"))?;
+    let entry = entry(&LogRow::decode(log)?)?;
+    Ok(Some(HotFollow { name, entry, truth }))
+}
+
+fn entry(log: &LogRow) -> Result<InboxEntry, StoreError> {
+    let change = decode_change(log.change.clone()).map_err(|error| no_entry(&error.to_string()))?;
+    match change.kind {
+        ChangeKind::Put { value: Some(value), .. } => {
+            decode_inbox_entry(&value).map_err(|error| no_entry(&error.to_string()))
+        }
+        ChangeKind::Put { value: None, .. } | ChangeKind::Delete | ChangeKind::LeftScope => {
+            Err(no_entry("a live entry without a value"))
+        }
+    }
+}
+
+/// The next live entries of an inbox, and behind which name there may be more.
+fn entries<S: Store>(
+    id: CollectionId,
+    after: Option<&CollectionName>,
+    view: &View<'_, S>,
+) -> Result<(Vec<(CollectionName, Version)>, Option<CollectionName>), StoreError> {
+    let whole = keys::key_range(id, &[]);
+    let range = match after {
+        Some(name) => {
+            let mut start = keys::key_key(id, &entry_key(name));
+            start.push(0);
+            KeyRange { start, ..whole }
+        }
+        None => whole,
+    };
+    let mut entries = Vec::new();
+    let (mut rows, mut last, mut more, mut broken) = (0, None, false, None);
+    view.scan(&range, Direction::Forward, &mut |place, value| {
+        if rows == LOOK_MAX {
+            more = true;
+            return ControlFlow::Break(());
+        }
+        rows += 1;
+        match Row::decode(place, value) {
+            Ok(Row::Key { key, row, .. }) => match name_of(&key) {
+                Ok(name) => {
+                    if row.kind == RowKind::Live {
+                        entries.push((name.clone(), row.version));
+                    }
+                    last = Some(name);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            },
+            Ok(_) => ControlFlow::Break(()),
+            Err(error) => {
+                broken = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    broken.map_or(Ok((entries, last.filter(|_| more))), Err)
+}
+
+/// The name that a key of an inbox stands for.
+pub(super) fn name_of(key: &Key) -> Result<CollectionName, StoreError> {
+    let name = std::str::from_utf8(key.as_bytes()).ok();
+    let name = name.and_then(|name| CollectionName::new(name).ok());
+    name.ok_or_else(|| no_entry("an entry of what is no name"))
+}
+
+fn no_entry(reason: &str) -> StoreError {
+    StoreError::Damaged { place: "an inbox".to_owned(), reason: reason.to_owned() }
+}
