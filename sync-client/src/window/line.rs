@@ -151,6 +151,8 @@ impl Machine {
             Event::Failed(_, failure) => {
                 self.lose(failure.retry_after.unwrap_or_default().min(ASKED_WAIT_MAX), now);
             }
+            // No inbox is a target here.
+            Event::InboxNotice(_) => {}
             Event::Goodbye(goodbye) => {
                 let jitter = part_of(goodbye.jitter.min(ASKED_WAIT_MAX), &mut self.dice);
                 self.lose(goodbye.retry_after.min(ASKED_WAIT_MAX) + jitter, now);

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use sync_proto::convert::encode_inbox_entry;
 use sync_proto::types::{
-    CollectionName, Diffusion, Head, InboxEntry, Key, Mutation, Op, Subject, Timestamp, Value,
+    CollectionName, Diffusion, Head, InboxEntry, Key, Mutation, Op, Scope, SortKey, Subject,
+    Timestamp, Value,
 };
 
 use super::diffusion::{FAN_OUT_ENTRIES_MAX, Limits, Rate, Seen, decide};
@@ -92,6 +93,12 @@ pub fn truth(head: Option<&Head>, audience: &Audience) -> InboxEntry {
 #[must_use]
 pub fn entry_key(name: &CollectionName) -> Key {
     Key::new(Bytes::copy_from_slice(name.as_str().as_bytes())).expect("a name is a short key")
+}
+
+/// Whether the entry of a name belongs to a part of an inbox. Entries have no sort key.
+#[must_use]
+pub fn in_scope(scope: &Scope, name: &CollectionName) -> bool {
+    scope.contains(&entry_key(name), &SortKey::default())
 }
 
 // === impl Workspace, who follows ===
@@ -325,7 +332,7 @@ impl Workspace {
             (Some(_), None) => Ok(Some(Effect::Delete)),
             (Some(old), Some(value)) => put_over(old, &value, None),
             (None, Some(value)) => {
-                let sort_key = sync_proto::types::SortKey::default();
+                let sort_key = SortKey::default();
                 Ok(Some(Effect::Put { value, sort_key, same_value: false }))
             }
         }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use sync_proto::convert::decode_change;
 use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
-    ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, Subject, Timestamp, Value,
+    ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, OrderRange, Subject,
+    Timestamp, Value,
 };
 
 use super::ledger::Ledger;
@@ -231,6 +232,8 @@ impl<S: Store> Ledger<S> {
             page_token,
             keys_only: true,
             key_prefix: Bytes::new(),
+            stretch: OrderRange::default(),
+            skip: 0,
         };
         match self.list_items(&asked) {
             Ok(window) => {

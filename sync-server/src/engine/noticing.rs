@@ -24,7 +24,7 @@ use sync_proto::types::{
 
 use super::ledger::Ledger;
 use super::polling::{HotFollow, Search, name_of};
-use crate::core::inbox::entry_key;
+use crate::core::inbox::in_scope;
 use crate::store::{Store, StoreError};
 
 #[cfg(test)]
@@ -296,7 +296,7 @@ impl Noticing {
         };
         for name in names {
             let Some(inbox) = self.inboxes.get(&index) else { return Ok(()) };
-            let wanted = inbox.scope.contains(&entry_key(&name)) && may_read(&name);
+            let wanted = in_scope(&inbox.scope, &name) && may_read(&name);
             let found = if wanted { ledger.hot_follow(&inbox.name, &name)? } else { None };
             match (found, inbox.by_name.get(&name).copied()) {
                 (Some(follow), None) => self.begin(index, follow, now),

@@ -15,7 +15,7 @@ use sync_proto::types::{
 
 use super::ledger::{Heads, Ledger};
 use super::view::View;
-use crate::core::inbox::{entry_key, truth};
+use crate::core::inbox::{entry_key, in_scope, truth};
 use crate::store::keys::{self, CollectionId, Row};
 use crate::store::rows::{KeyRow, LogRow, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
@@ -179,7 +179,7 @@ impl<S: Store> Ledger<S> {
         };
         let mut found = Vec::new();
         for candidate in candidates {
-            if !search.scope.contains(&entry_key(&candidate.name)) {
+            if !in_scope(search.scope, &candidate.name) {
                 continue;
             }
             if let Some(follow) = follow(id, candidate, &view)?
