@@ -27,6 +27,7 @@ mod slow_lines;
 mod slow_readers;
 mod subscriptions;
 mod tidy;
+mod windows;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

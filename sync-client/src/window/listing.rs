@@ -173,8 +173,8 @@ impl Machine {
             }
             Purpose::More => {
                 let Some(held) = &mut self.held else { return };
-                // Rows of the two listings meet where both are caught up with.
-                held.horizon = held.horizon.max(held.cursor.version).max(newest);
+                // From the older of the two states; the stream that is opened next goes on to a
+                // head that neither of them is ahead of.
                 if first.version < held.cursor.version {
                     held.cursor = first.cursor();
                 }
@@ -217,9 +217,8 @@ impl Machine {
             rows,
             span,
             cursor: first.cursor(),
-            horizon: newest,
-            // Nothing has been heard of what came later, but this is what was there.
-            caught_up: true,
+            // Pages of one head are what was there, although nothing was heard of what came later.
+            caught_up: first.version == newest,
             rank: match anchor {
                 Anchor::Rank(rank) => Some(rank),
                 Anchor::Place(_) => None,

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sync_proto::types::{
-    CollectionName, Cursor, Event, Head, Item, Key, ListItems, OrderPlace, Subscribe, Version,
+    CollectionName, Cursor, Event, Head, Item, Key, ListItems, OrderPlace, Subscribe,
 };
 
 use super::details::Details;
@@ -143,8 +143,7 @@ pub(super) struct Held {
     /// The rows are all there is in here, at the cursor.
     pub(super) span: Span,
     pub(super) cursor: Cursor,
-    /// Some row is of this version of the collection: before it, the rows are of several.
-    pub(super) horizon: Version,
+    /// The rows are of one state of the collection, and nothing is known to be missing.
     pub(super) caught_up: bool,
     pub(super) rank: Option<u64>,
     pub(super) total: u64,
@@ -256,7 +255,7 @@ impl Machine {
             (Standing::There, Some(held), None) => {
                 let full = held.span.ends() || held.rows.len() >= self.rows_wanted();
                 let at = held.cursor;
-                if !full || !held.is_whole() || held.moves != self.wish.moves {
+                if !full || !held.caught_up || held.moves != self.wish.moves {
                     Verdict::Filling
                 } else if self.wish.rows > ROWS_MAX && !held.span.ends() {
                     Verdict::Truncated { at }
@@ -430,14 +429,5 @@ impl Machine {
         self.listing = None;
         self.list_at = Some(now + DENIED_RETRY);
         self.close();
-    }
-}
-
-// === impl Held ===
-
-impl Held {
-    /// All rows are of the state at the cursor.
-    pub(super) fn is_whole(&self) -> bool {
-        self.caught_up && self.cursor.version >= self.horizon
     }
 }

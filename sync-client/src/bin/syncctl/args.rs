@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Head(Head),
     /// Show what is there and follow what changes, until Ctrl-C.
     Watch(Watch),
+    /// Show the first rows of a collection in list order, without the others, and follow them.
+    Window(Window),
     /// Replay a file of transactions: each becomes one commit.
     Import(Import),
     /// Write collections to a file that "import" reads.
@@ -217,6 +219,36 @@ pub(crate) struct Watch {
     /// Leave out what was there at the beginning.
     #[arg(long)]
     pub(crate) changes_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Window {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// How many rows.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) first: usize,
+    /// Last first.
+    #[arg(long)]
+    pub(crate) desc: bool,
+    /// Begin with the row of this rank; 0 is the first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) rank: u64,
+    /// Begin with the first row that has this sort key or stands behind it.
+    #[arg(long, value_name = "PLACE", value_parser = sort_key, conflicts_with = "rank")]
+    pub(crate) from_sort_key: Option<SortKey>,
+    /// Among the rows of that sort key, begin with this key.
+    #[arg(long, value_name = "KEY", requires = "from_sort_key")]
+    pub(crate) from_key: Option<String>,
+    /// Leave the values out.
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// Show what changes, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) form: KeyForm,
 }
 
 #[derive(Debug, Args)]

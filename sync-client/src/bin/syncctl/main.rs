@@ -30,6 +30,7 @@ mod replica;
 mod source;
 mod text;
 mod watch;
+mod window;
 mod write;
 
 /// What is left of the runtime when a command has ended gets this long: a thread that reads from
@@ -103,6 +104,7 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
         Command::List(list) => read::list(context, list).await,
         Command::Head(head) => read::head(context, &head).await,
         Command::Watch(watch) => watch::watch(context, watch).await,
+        Command::Window(asked) => window::window(context, asked).await,
         Command::Import(import) => import::import(context, import).await,
         Command::Export(export) => export::export(context, export).await,
         Command::Backup(asked) => backup::backup(context, asked).await,

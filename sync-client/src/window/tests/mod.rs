@@ -27,6 +27,8 @@ struct World {
     server: Server,
     machine: Machine,
     questions: Vec<(AskId, Action)>,
+    /// Answers that the server has given and the window has not heard.
+    late: Vec<Input>,
     stream: Option<(AskId, Stream)>,
     /// Events that the server has said and the window has not heard.
     pipe: Vec<Event>,
@@ -102,6 +104,7 @@ impl World {
             server: Server::new(),
             machine,
             questions: Vec::new(),
+            late: Vec::new(),
             stream: None,
             pipe: Vec::new(),
             told: None,
@@ -115,7 +118,12 @@ impl World {
         self.now += Duration::from_millis(self.dice.random_range(0..300));
         match self.dice.random_range(0..100) {
             0..30 => self.write(),
-            30..50 => self.answer(true),
+            30..42 => self.answer(true),
+            42..50 if !self.late.is_empty() => {
+                let index = self.dice.random_range(0..self.late.len());
+                let answer = self.late.swap_remove(index);
+                self.handle(answer);
+            }
             50..70 => self.say(),
             70..88 => self.hear(),
             88..91 => self.cut(),
@@ -187,7 +195,7 @@ impl World {
         self.tell(view);
     }
 
-    /// Answers a question, which is read now and heard now; or loses it.
+    /// Answers a question: it is heard at once, or later, or not at all.
     fn answer(&mut self, faults: bool) {
         if self.questions.is_empty() {
             return;
@@ -213,7 +221,11 @@ impl World {
             }
             Action::Open(..) | Action::Close => unreachable!("no question"),
         };
-        self.handle(input);
+        if faults && self.dice.random_bool(0.5) {
+            self.late.push(input);
+        } else {
+            self.handle(input);
+        }
     }
 
     /// Lets the server say the next thing on the stream.
@@ -321,6 +333,10 @@ impl World {
 
     /// Nothing is lost any more, nothing is written: the window is the list.
     fn come_to_rest(&mut self) {
+        for answer in std::mem::take(&mut self.late) {
+            self.handle(answer);
+            self.check();
+        }
         for _ in 0..600 {
             self.now += Duration::from_millis(200);
             self.handle(Input::Elapsed);

@@ -149,6 +149,26 @@ fn a_window_that_is_cut_says_so() {
     assert_eq!(world.machine.rows_wanted(), super::super::machine::ROWS_MAX);
 }
 
+/// A stream that leaves something out is given up, and opened again from the cursor.
+#[test]
+fn a_gap_is_not_passed_over() {
+    let mut world = at_rest(30, 5);
+    let id = world.stream.as_ref().unwrap().0;
+    world.server.delete(&key("00"));
+    world.say();
+    world.pipe.clear();
+    world.server.delete(&key("01"));
+    world.say();
+    world.pipe.retain(|event| matches!(event, Event::Changes(..)));
+    let later = world.pipe.pop().expect("a delta behind the gap");
+    world.handle(Input::Event(id, later));
+    assert_eq!(shown(&world), ["00", "01", "02", "03", "04"]);
+    assert!(matches!(world.machine.view().verdict, Verdict::Stale { .. }));
+    assert!(world.stream.is_none());
+    rest(&mut world);
+    assert_eq!(shown(&world), ["02", "03", "04", "05", "06"]);
+}
+
 /// G10: a right that is taken away ends the window; the rows are not said to be anything.
 #[test]
 fn a_window_that_is_denied_says_so() {
@@ -157,4 +177,34 @@ fn a_window_that_is_denied_says_so() {
     world.handle(Input::Event(id, Event::Revoked(CollectionName::new("list").unwrap())));
     assert_eq!(world.machine.view().verdict, Verdict::Denied);
     assert!(world.questions.is_empty());
+}
+
+/// An answer that was given before what the stream has said since: its rows are caught up from
+/// where they were read, or one that was deleted meanwhile would stay (G5).
+#[test]
+fn rows_that_come_late_are_caught_up() {
+    let mut world = at_rest(60, 5);
+    for n in 0..6 {
+        world.server.delete(&key(&format!("{n:02}")));
+    }
+    let list = loop {
+        world.say();
+        world.hear();
+        let is_list = |(_, asked): &(AskId, Action)| matches!(asked, Action::List(..));
+        if let Some(index) = world.questions.iter().position(is_list) {
+            break world.questions.remove(index);
+        }
+    };
+    let (id, Action::List(_, list)) = list else { unreachable!("it was looked for") };
+    let answer = world.server.list(&list);
+    world.server.delete(&key("14"));
+    world.say();
+    while !world.pipe.is_empty() {
+        world.hear();
+    }
+    world.handle(Input::Listed(id, answer));
+    let longer = Wish { rows: 30, ..world.machine.wish.clone() };
+    world.handle(Input::Wish(longer));
+    rest(&mut world);
+    assert!(!shown(&world).contains(&"14".to_owned()), "{:?}", shown(&world));
 }
