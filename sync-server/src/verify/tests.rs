@@ -226,3 +226,79 @@ fn findings_are_bounded() {
     }
     assert_eq!((findings.kept.len(), findings.count), (FINDINGS_MAX, FINDINGS_MAX as u64 + 5));
 }
+
+fn subject(name: &str) -> sync_proto::types::Subject {
+    sync_proto::types::Subject::new(name).unwrap()
+}
+
+/// Whatever does not fit between audiences and inboxes is said of the row that does not.
+#[test]
+fn rows_of_followers_are_named() {
+    let one = || CollectionName::new("one").unwrap();
+    let cases: [(Spoil, &str, &str); 5] = [
+        (
+            |_, batch| {
+                let name = CollectionName::new("one").unwrap();
+                batch.remove(keys::audience_key(&name, &subject("a")));
+            },
+            "collection 3, key row of \"one\"",
+            "the subject is not in the audience",
+        ),
+        (
+            |_, batch| {
+                let name = CollectionName::new("one").unwrap();
+                batch.put(keys::audience_key(&name, &subject("c")), Bytes::new());
+            },
+            "the audience of \"one\", subject \"c\"",
+            "the inbox has no entry",
+        ),
+        (
+            |_, batch| {
+                let name = CollectionName::new("one").unwrap();
+                batch.remove(keys::audience_state_key(&name));
+            },
+            "the audience of \"one\", subject \"a\"",
+            "the audience as a whole has no row",
+        ),
+        (
+            |_, batch| {
+                let name = CollectionName::new("one").unwrap();
+                batch.put(keys::sweep_key(&name), Bytes::new());
+            },
+            "the sweep of \"one\"",
+            "needs no sweep",
+        ),
+        (
+            |store, batch| {
+                // The collection is one version further than its followers were told.
+                let Ok(Row::Meta { mut meta, .. }) = Row::decode(
+                    &keys::meta_key(ID),
+                    store.get(&keys::meta_key(ID)).unwrap().unwrap(),
+                ) else {
+                    panic!("a head")
+                };
+                meta.head.version = meta.head.version.next();
+                batch.put(keys::meta_key(ID), meta.encode());
+            },
+            "the audience of \"one\", subject \"b\"",
+            "the collection stands at",
+        ),
+    ];
+    for (spoil_with, place, what) in cases {
+        let dir = TempDir::new().unwrap();
+        store(dir.path());
+        let disk = DiskStore::open(dir.path(), &options()).unwrap();
+        let ledger = Ledger::open(disk, Settings::default(), &mut |_| {}).unwrap();
+        let follow = |who| Mutation { collection: one(), op: Op::Follow { subject: subject(who) } };
+        let commit = Commit { mutations: vec![follow("a"), follow("b")], ..Commit::default() };
+        let request = Request::Commit { commit, fingerprint: [0; 16] };
+        let mut mint = || Epoch::new(7).unwrap();
+        ledger.commit(&[request], Timestamp::from_millis(5), &mut mint).unwrap();
+        ledger.into_store().close().unwrap();
+        assert_eq!(verified(dir.path()).findings, []);
+        spoil(dir.path(), spoil_with);
+        let found = verified(dir.path());
+        let named = found.findings.iter().any(|(row, said)| row == place && said.contains(what));
+        assert!(named, "{place}: {what}: {:?}", found.findings);
+    }
+}

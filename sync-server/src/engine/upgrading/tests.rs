@@ -116,3 +116,30 @@ fn an_interrupted_upgrade_is_done_again() {
     store.set_faults(Faults { apply: [(5, Fault::Before)].into(), ..Faults::default() });
     upgrade(&store, true).unwrap();
 }
+
+/// A store of the second format has everything but the number; a fault on the way changes nothing.
+#[test]
+fn a_store_of_format_2_opens() {
+    let ledger = open(old_store()).unwrap();
+    let (before, count) = (heads(&ledger), rows(ledger.store()));
+    let format_2 = || {
+        let store = ledger.store().fork();
+        let mut batch = Batch::default();
+        batch.put(keys::format_key(), Bytes::copy_from_slice(&2u32.to_be_bytes()));
+        store.apply(&batch).unwrap();
+        store.sync().unwrap();
+        store
+    };
+    let upgraded = open(format_2()).unwrap();
+    assert_eq!((heads(&upgraded), rows(upgraded.store())), (before.clone(), count));
+    let number = upgraded.store().get(&keys::format_key()).unwrap().unwrap();
+    assert_eq!(number.as_ref(), ROW_FORMAT.to_be_bytes());
+    for fault in [Fault::Before, Fault::After] {
+        let store = format_2();
+        store.fail_next_sync(fault);
+        upgrade(&store, false).unwrap_err();
+        for left in [store.crash(), store.crash_keeping(1)] {
+            assert_eq!(heads(&open(left).unwrap()), before);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What one group may write is bounded, and what does not fit is told otherwise.
+
+use super::*;
+use crate::core::diffusion::FAN_OUT_ENTRIES_MAX;
+
+/// Followers of each collection: as many as are written to at most.
+const AUDIENCE: u64 = 512;
+
+fn commit(ledger: &Ledger<MemoryStore>, mutations: Vec<Mutation>) {
+    let mut mint = || Epoch::new(7).unwrap();
+    let request = |some: &[Mutation]| Request::Commit {
+        commit: Commit { mutations: some.to_vec(), ..Commit::default() },
+        fingerprint: [0; 16],
+    };
+    // All of them in one group.
+    let requests: Vec<_> = mutations.chunks(5_000).map(request).collect();
+    let group = ledger.commit(&requests, Timestamp::from_millis(1), &mut mint).unwrap();
+    assert!(group.answers.iter().all(Result::is_ok));
+}
+
+fn modes(ledger: &Ledger<MemoryStore>) -> [usize; 2] {
+    let heads = ledger.heads.read();
+    let read = heads.read_diffused.len();
+    [heads.audiences.len() - read, read]
+}
+
+/// G8: a group over more followed collections than a batch takes entries: those beyond it are read
+/// from then on, and nobody misses a word.
+#[test]
+fn a_group_writes_so_many_entries_and_no_more() {
+    let settings = Settings { diffusion: Limits::default(), ..settings() };
+    let ledger = Ledger::open(MemoryStore::new(), settings, &mut |_| {}).unwrap();
+    let fits = FAN_OUT_ENTRIES_MAX / AUDIENCE;
+    let names: Vec<_> = (0..u32::try_from(fits).unwrap() + 3).map(name).collect();
+    for name in &names {
+        let follow = |number| {
+            let subject = subject(number);
+            Mutation { collection: name.clone(), op: Op::Follow { subject } }
+        };
+        commit(&ledger, (0..u32::try_from(AUDIENCE).unwrap()).map(follow).collect());
+    }
+    assert_eq!(modes(&ledger), [names.len(), 0]);
+    let before = ledger.spread_totals().entries;
+    let put = |name: &CollectionName| {
+        let value = Value::new("v").unwrap();
+        let op = Op::Put { key: Key::new("k").unwrap(), value, sort_key: None };
+        Mutation { collection: name.clone(), op }
+    };
+    commit(&ledger, names.iter().map(put).collect());
+    assert_eq!(ledger.spread_totals().entries - before, FAN_OUT_ENTRIES_MAX);
+    assert_eq!(modes(&ledger), [usize::try_from(fits).unwrap(), 3]);
+    let inbox = subject(0).inbox();
+    let search =
+        Search { inbox: &inbox, scope: &Scope::All, after: None, only_moved: true, most: 100 };
+    let polled = ledger.hot_follows(&search, &mut 9, &AtomicBool::new(false)).unwrap();
+    assert_eq!(polled.len(), 3, "of the others the inbox tells");
+    // What opens fits together.
+    Ledger::open(ledger.store().fork(), settings, &mut |_| {}).unwrap();
+}
