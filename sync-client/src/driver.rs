@@ -170,8 +170,12 @@ impl Work {
         stats: Arc<Mutex<Stats>>,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let standings = standings(&views).await?;
-        let session = Session::new(config, standings, rand::rng().random(), now());
+        let standings = standings(&views).await?.into_iter();
+        let parts = standings.map(|(name, standing)| {
+            let scope = views.get(&name).map(|view| view.scope().clone()).unwrap_or_default();
+            (name, (standing, scope))
+        });
+        let session = Session::of_parts(config, parts.collect(), rand::rng().random(), now());
         Ok(Self {
             client,
             store,

@@ -64,6 +64,9 @@ pub enum ReplicaError {
         /// How many a replica follows at most.
         max: usize,
     },
+    /// There is no such part of a collection.
+    #[error("{0}: scope: {1}")]
+    Scope(CollectionName, Malformed),
     /// The local store failed.
     #[error("the local store failed")]
     Store(#[from] StoreError),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sync_proto::limits::SUBSCRIBE_TARGETS_MAX;
-use sync_proto::types::CollectionName;
+use sync_proto::types::{CollectionName, Scope};
+use sync_proto::v1;
 
 use crate::client::SyncClient;
 use crate::codec::Codec;
@@ -30,7 +31,7 @@ pub struct Replica {
 pub struct ReplicaBuilder {
     client: SyncClient,
     store: Arc<dyn ReplicaStore>,
-    collections: Vec<CollectionName>,
+    collections: Vec<(CollectionName, Scope)>,
     config: Config,
 }
 
@@ -75,8 +76,19 @@ impl fmt::Debug for Replica {
 impl ReplicaBuilder {
     /// Follows a collection.
     #[must_use]
-    pub fn collection(mut self, name: CollectionName) -> Self {
-        self.collections.push(name);
+    pub fn collection(self, name: CollectionName) -> Self {
+        self.part(name, Scope::All)
+    }
+
+    /// Follows a part of a collection: what has these keys, or stands in this stretch of the list.
+    /// What moves out of a stretch counts as deleted from the copy.
+    ///
+    /// The store remembers the part with the cursor. A part within the one that it holds keeps what
+    /// belongs to it; any other is loaded anew, beside what there is: [`Self::build`] never waits
+    /// for the server.
+    #[must_use]
+    pub fn part(mut self, name: CollectionName, scope: Scope) -> Self {
+        self.collections.push((name, scope));
         self
     }
 
@@ -116,8 +128,10 @@ impl ReplicaBuilder {
     /// before the driver runs.
     pub fn build(self) -> Result<(Replica, Driver), ReplicaError> {
         let mut views = BTreeMap::new();
-        for name in self.collections {
-            let view = View::new(name.clone(), self.store.clone())?;
+        for (name, scope) in self.collections {
+            let checked = Scope::try_from(v1::Scope::from(scope));
+            let scope = checked.map_err(|refused| ReplicaError::Scope(name.clone(), refused))?;
+            let view = View::new(name.clone(), scope, self.store.clone())?;
             views.insert(name, Arc::new(view));
         }
         let count = views.len();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use sync_proto::types::{CollectionName, Key};
+use sync_proto::types::{CollectionName, Key, Scope};
 use tokio::sync::futures::Notified;
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ const COMPARE_ITEMS: usize = 1_000;
 /// A collection's place in the store, and what is known of it.
 pub(crate) struct View {
     name: CollectionName,
+    scope: Scope,
     store: Arc<dyn ReplicaStore>,
     audience: Arc<Audience>,
     status: watch::Sender<Status>,
@@ -51,14 +52,18 @@ pub(crate) struct Place {
 // === impl View ===
 
 impl View {
+    /// The copy is of this part of the collection from now on.
     pub(crate) fn new(
         name: CollectionName,
+        scope: Scope,
         store: Arc<dyn ReplicaStore>,
     ) -> Result<Self, StoreError> {
+        store.rescope(&name, &scope)?;
         let place = Place { standing: store.standing(&name)?, synced_at: None };
         let lives = AtomicU64::new(store.lives());
         Ok(Self {
             name,
+            scope,
             store,
             audience: Arc::new(Audience { lives, ..Audience::default() }),
             status: watch::Sender::new(Status::Connecting),
@@ -68,6 +73,10 @@ impl View {
 
     pub(crate) fn name(&self) -> &CollectionName {
         &self.name
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     pub(crate) fn store(&self) -> &dyn ReplicaStore {

@@ -17,6 +17,7 @@ mod loops;
 mod mends;
 mod model;
 mod pages;
+mod parts;
 mod program;
 mod reconciles;
 mod replays;

@@ -254,6 +254,21 @@ impl Scope {
         }
     }
 
+    /// Whether every item of `other` belongs to it, whatever the collection holds. Parts by key and
+    /// stretches of the list order never cover each other.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::KeyPrefix(mine), Self::KeyPrefix(theirs)) => theirs.starts_with(mine),
+            (Self::KeyPrefix(_) | Self::Keys(_), Self::Keys(theirs)) => {
+                theirs.iter().all(|key| self.may_contain(key))
+            }
+            (Self::Order(mine), Self::Order(theirs)) => mine.covers(theirs),
+            (Self::KeyPrefix(_) | Self::Keys(_) | Self::Order(_), _) => false,
+        }
+    }
+
     /// Whether it is the whole collection.
     #[must_use]
     pub fn is_all(&self) -> bool {

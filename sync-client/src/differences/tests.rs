@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sync_proto::digest::Segment;
 use sync_proto::types::{
-    Change, ChangeKind, CollectionName, Cursor, Epoch, Key, SortKey, Value, Version,
+    Change, ChangeKind, CollectionName, Cursor, Epoch, Key, Scope, SortKey, Value, Version,
 };
 
 use super::*;
@@ -16,7 +16,8 @@ use crate::codec::Raw;
 use crate::collection::Collection;
 use crate::session::Status;
 use crate::store::{
-    Applied, MemoryStore, ReplicaStore, Snapshot, Staged, Standing, Step, StoreError, Sums, Write,
+    Applied, MemoryStore, ReplicaStore, Rescoped, Snapshot, Staged, Standing, Step, StoreError,
+    Sums, Write,
 };
 
 /// A store in memory that waits and fails on request.
@@ -71,6 +72,10 @@ impl Frail {
 impl ReplicaStore for Frail {
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
         self.rows.standing(collection)
+    }
+
+    fn rescope(&self, collection: &CollectionName, scope: &Scope) -> Result<Rescoped, StoreError> {
+        self.rows.rescope(collection, scope)
     }
 
     fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
@@ -141,7 +146,7 @@ impl Desk {
 
     fn on(store: impl ReplicaStore) -> Self {
         let name = CollectionName::new("list").unwrap();
-        let view = View::new(name, Arc::new(store)).unwrap();
+        let view = View::new(name, Scope::All, Arc::new(store)).unwrap();
         Self { view: Arc::new(view), at: 0 }
     }
 

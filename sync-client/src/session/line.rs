@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN};
-use sync_proto::types::{CollectionName, Subscribe, Target};
+use sync_proto::types::{CollectionName, Subscribe};
 
 use super::{ASKED_WAIT_MAX, Action, Config, Fault, Session, StreamId};
 use crate::backoff::Backoff;
@@ -268,8 +268,8 @@ impl Session {
         let mut targets = Vec::with_capacity(names.len());
         for name in names {
             self.touch(&name, now, |track, _| {
-                let all = Target::all(name.clone(), track.join_stream());
-                targets.push(Target { verify: track.verify, ..all });
+                let shown = track.join_stream();
+                targets.push(track.target(&name, shown));
             });
         }
         if targets.is_empty() {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN};
-use sync_proto::types::{CollectionName, Event, Outcome, Pull, Subscribe};
+use sync_proto::types::{CollectionName, Event, Outcome, Pull, Scope, Subscribe};
 
 use crate::error::ClientError;
 use crate::store::{Applied, ReplicaStore, Standing, StoreError, Write};
@@ -261,10 +261,23 @@ impl Session {
         seed: u64,
         now: Instant,
     ) -> Self {
+        let whole = |(name, standing)| (name, (standing, Scope::All));
+        Self::of_parts(config, collections.into_iter().map(whole).collect(), seed, now)
+    }
+
+    /// A conversation about parts of collections, of which the copies are, see
+    /// [`ReplicaStore::rescope`].
+    #[must_use]
+    pub fn of_parts(
+        config: Config,
+        parts: BTreeMap<CollectionName, (Standing, Scope)>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let config = config.within_reason();
         let mut dice = StdRng::seed_from_u64(seed);
-        let tracks =
-            collections.into_iter().map(|(name, standing)| (name, Track::new(standing))).collect();
+        let track = |(name, (standing, scope))| (name, Track::new(standing, scope));
+        let tracks = parts.into_iter().map(track).collect();
         let mut session = Self {
             line: Line::new(&config, now),
             pulls: Pulls::new(&config),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
-use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset, Target};
+use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset};
 
 use super::mending::MendId;
 use super::track::{PullState, Track, Verdict};
@@ -132,9 +132,8 @@ impl Session {
             if asked.is_empty() {
                 return;
             }
-            let targets = asked.iter().map(|(name, at)| {
-                let verify = self.tracks.get(name).is_some_and(|track| track.verify);
-                Ok(Target { verify, ..Target::all(name.clone(), *at) })
+            let targets = asked.iter().filter_map(|(name, at)| {
+                self.tracks.get(name).map(|track| Ok(track.target(name, *at)))
             });
             let pull = Pull {
                 targets: targets.collect(),

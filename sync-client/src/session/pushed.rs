@@ -99,7 +99,13 @@ impl Track {
         cx: &mut Context<'_>,
     ) {
         if self.stream.is_some() {
+            let behind = self.active().filter(|at| at.is_caught_up() && at.version < head.version);
+            let passed = behind.is_some_and(|at| at.epoch == head.epoch) && self.is_joined();
             self.stream_is_at(head);
+            if !self.scope.is_all() && passed && self.writing.is_none() {
+                // What happened in between was outside of the part.
+                self.pass_to(name, head, cx);
+            }
             self.reach(name, head, digest, Source::Push, cx);
             self.see_hole(cx);
         }

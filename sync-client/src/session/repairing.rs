@@ -79,13 +79,18 @@ impl Track {
         let ours = self.standing.tally.items;
         let continued = reason == RepairReason::Reset(ResetReason::BelowFloor)
             && !self.verify
-            && self.standing.load.is_none();
+            && self.standing.load.is_none()
+            && self.scope.is_all();
         Facts {
             reason,
             items: if known { self.total } else { ours },
             bytes: if known { self.total_bytes } else { ours * ITEM_BYTES_GUESS },
             behind: continued.then_some(self.behind),
-            comparable: *cx.compares && self.standing.cursor.is_some() && ours > 0,
+            // Only a whole collection has sums to compare with.
+            comparable: *cx.compares
+                && self.scope.is_all()
+                && self.standing.cursor.is_some()
+                && ours > 0,
             again,
         }
     }

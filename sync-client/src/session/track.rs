@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use sync_proto::digest::Digest;
-use sync_proto::types::{CollectionName, Cursor, Delta, Epoch, Head, ResetReason, Version};
+use sync_proto::types::{
+    CollectionName, Cursor, Delta, Epoch, Head, ResetReason, Scope, Target, Version,
+};
 
 use super::line::{Line, Weather};
 use super::mending::Mending;
@@ -71,6 +73,8 @@ pub(super) struct Track {
     pub(super) behind: u64,
     pub(super) synced_at: Option<Instant>,
     reported: Option<Report>,
+    /// Which part of the collection the copy is of.
+    pub(super) scope: Scope,
 }
 
 /// A place that a stream is known to have reached.
@@ -133,7 +137,7 @@ impl StreamAt {
 // === impl Track ===
 
 impl Track {
-    pub(super) fn new(standing: Standing) -> Self {
+    pub(super) fn new(standing: Standing, scope: Scope) -> Self {
         Self {
             standing,
             fresh: false,
@@ -155,7 +159,9 @@ impl Track {
             verify: false,
             store_fails: false,
             // Whether the last process was told that they may be missing, nobody knows.
-            unverified: standing.load.is_none()
+            // Of a part there is no digest that would tell.
+            unverified: scope.is_all()
+                && standing.load.is_none()
                 && standing.cursor.is_some_and(|at| !at.is_caught_up()),
             good_since: None,
             repairs: Backoff::new(REPAIR_WAITS.0, REPAIR_WAITS.1),
@@ -166,7 +172,14 @@ impl Track {
             behind: 0,
             synced_at: None,
             reported: None,
+            scope,
         }
+    }
+
+    /// What to ask for this collection, from where the copy stands.
+    pub(super) fn target(&self, name: &CollectionName, at: Option<Cursor>) -> Target {
+        let verify = self.verify && self.scope.is_all();
+        Target { verify, scope: self.scope.clone(), ..Target::all(name.clone(), at) }
     }
 
     /// Where the next change must continue; `None` = from scratch.

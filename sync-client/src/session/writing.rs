@@ -129,6 +129,8 @@ impl Track {
         cx: &mut Context<'_>,
     ) {
         let Some(at) = self.active() else { return };
+        // A part has no digest; the head's is that of the whole collection.
+        let digest = digest.filter(|_| self.scope.is_all());
         if self.writing.is_some() || at.epoch != head.epoch || at.version != head.version {
             return;
         }
@@ -235,6 +237,13 @@ impl Track {
             Kind::Page | Kind::Mends | Kind::Clears => Step::Page { changes, to },
         };
         self.write(name, step, pending, cx);
+    }
+
+    /// Nothing of the part changed up to this head.
+    pub(super) fn pass_to(&mut self, name: &CollectionName, head: Cursor, cx: &mut Context<'_>) {
+        let pending = Pending::complete(Kind::Page, Source::Push, None);
+        let to = Cursor::at(head.epoch, head.version);
+        self.write(name, Step::Page { changes: Vec::new(), to }, pending, cx);
     }
 
     /// Begins a load of a collection without items.

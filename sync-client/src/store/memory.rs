@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use sync_proto::digest::Segment;
-use sync_proto::types::{Change, CollectionName, Cursor, Key, SortKey, Version};
+use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, SortKey, Version};
 
 use super::plan::{Edit, Mended, compare, plan, visible};
+use super::rescope::{Rescoped, rescope};
 use super::{
     Applied, Changed, Load, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
     Tally, Visible, Write,
@@ -24,6 +25,7 @@ pub struct MemoryStore {
 #[derive(Debug, Clone, Default)]
 struct Copy {
     standing: Standing,
+    scope: Scope,
     /// Shared with snapshots: a write while a snapshot lives copies the rows first.
     rows: Arc<Rows>,
     staged: Rows,
@@ -63,6 +65,26 @@ impl ReplicaStore for MemoryStore {
         Ok(self.copies.read().get(collection).map(|copy| copy.standing).unwrap_or_default())
     }
 
+    fn rescope(&self, collection: &CollectionName, scope: &Scope) -> Result<Rescoped, StoreError> {
+        let mut copies = self.copies.write();
+        let copy = copies.entry(collection.clone()).or_default();
+        let nothing = copy.standing == Standing::default();
+        let became = rescope(&copy.scope, copy.standing.cursor, scope);
+        if became != Rescoped::Same {
+            copy.staged = Rows::default();
+            copy.aside.clear();
+            copy.before = Arc::default();
+            copy.scope = scope.clone();
+            copy.standing.load = None;
+        }
+        match became {
+            Rescoped::Same => {}
+            Rescoped::Narrowed => copy.narrow(),
+            Rescoped::Anew => copy.standing.cursor = None,
+        }
+        Ok(if nothing { Rescoped::Same } else { became })
+    }
+
     fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {
         let copies = self.copies.read();
         Ok(copies.get(collection).and_then(|copy| copy.rows.by_key.get(key).cloned()))
@@ -90,7 +112,8 @@ impl ReplicaStore for MemoryStore {
             Step::Page { changes, to } => copy.apply(changes, *to)?,
             Step::BeginLoad { changes, to } => {
                 let standing = Standing { load: None, ..copy.standing };
-                let mut begun = Copy { standing, rows: copy.rows.clone(), ..Copy::default() };
+                let (scope, rows) = (copy.scope.clone(), copy.rows.clone());
+                let mut begun = Copy { standing, scope, rows, ..Copy::default() };
                 let visible = begun.stage(changes, *to)?;
                 *copy = begun;
                 visible
@@ -194,6 +217,18 @@ impl Copy {
         Ok(Visible::Nothing)
     }
 
+    /// Drops what does not belong to its part.
+    fn narrow(&mut self) {
+        let scope = &self.scope;
+        let foreign = |row: &&Row| !scope.contains(&row.key, &row.sort_key);
+        let foreign: Vec<Row> = self.rows.by_key.values().filter(foreign).cloned().collect();
+        for row in foreign {
+            let edit = Edit { old: Some(row), new: None };
+            edit.count(&mut self.standing.tally);
+            Arc::make_mut(&mut self.rows).carry_out(std::slice::from_ref(&edit));
+        }
+    }
+
     fn mend(&mut self, aside: BTreeMap<Key, Staged>, to: Cursor, before: Tally) -> Visible {
         let mut tally = before;
         let mut mended = Mended::default();
@@ -215,7 +250,8 @@ impl Copy {
 
     fn clear(&mut self) -> Visible {
         let before = std::mem::take(&mut self.rows);
-        *self = Self { before, ..Self::default() };
+        let scope = std::mem::take(&mut self.scope);
+        *self = Self { scope, before, ..Self::default() };
         Visible::Swapped
     }
 }

@@ -8,17 +8,19 @@ use std::fmt;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
-use sync_proto::types::{Change, CollectionName, Cursor, Key, SortKey, Version};
+use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, SortKey, Version};
 
 mod disk;
 mod memory;
 mod mend;
 mod plan;
+mod rescope;
 
 pub use disk::DiskStore;
 pub use memory::MemoryStore;
 pub use mend::{Fate, Staged, Sums};
 pub(crate) use plan::own_key;
+pub use rescope::Rescoped;
 
 /// The copies of any number of collections. One driver writes; any number of readers read at
 /// the same time. A call may wait for the disk, and for nothing else.
@@ -38,6 +40,13 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
     /// Where the copy of a collection stands. A collection that was never written stands at
     /// [`Standing::default`].
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError>;
+
+    /// Says which part of a collection the copy is to be of from now on; its rows, loads and cursor
+    /// are of that part until the next call. Called before a driver runs, in every process again.
+    /// A copy of a part that covers this one keeps what belongs to it, and its cursor; any other
+    /// keeps its rows for readers but stands nowhere: [`Standing::cursor`] is `None`, and the next
+    /// load takes their place. All of it in one transaction.
+    fn rescope(&self, collection: &CollectionName, scope: &Scope) -> Result<Rescoped, StoreError>;
 
     /// One row, as readers see it.
     fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError>;
@@ -118,7 +127,8 @@ pub struct Row {
 /// Where the copy of a collection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// What readers see is everything up to here; `None` = there is no copy.
+    /// What readers see is everything up to here; `None` = there is no copy, or it is of another
+    /// part of the collection.
     pub cursor: Option<Cursor>,
     /// Count and digest of what readers see.
     pub tally: Tally,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sync_client::store::{
-    Applied, Changed, Row, Snapshot, Staged, Standing, StoreError, Sums, Write,
+    Applied, Changed, Rescoped, Row, Snapshot, Staged, Standing, StoreError, Sums, Write,
 };
+use sync_client::types::Scope;
 use sync_proto::digest::Segment;
 
 use super::*;
@@ -21,6 +22,10 @@ struct Full {
 impl ReplicaStore for Full {
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
         self.rows.standing(collection)
+    }
+
+    fn rescope(&self, collection: &CollectionName, scope: &Scope) -> Result<Rescoped, StoreError> {
+        self.rows.rescope(collection, scope)
     }
 
     fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {

@@ -4,13 +4,16 @@
 //! ```text
 //! table               key                                        value
 //! deltasync/numbers   "format" | "next generation"               u64
-//! deltasync/copies    collection name                            part(rows) part(load)
+//! deltasync/copies    collection name                            part(rows) part(load), then, unless
+//!                                                                it is of the whole collection: scope
 //! deltasync/rows      generation u64, key                        row
 //! deltasync/order     generation u64, escaped(sort key), key     (nothing)
 //! deltasync/garbage   generation u64                             (nothing)
 //!
 //! part                generation u64 (0 = none), epoch u64, version u64, base u64, items u64,
 //!                     digest 16 bytes
+//! scope               foreign u8 (1 = the rows are of another scope, and stand nowhere), then a
+//!                     deltasync.v1.Scope; absent = all, and the rows are of it
 //! row                 version u64, created u64, value version u64, length of sort key u16,
 //!                     sort key, value
 //! staged row          (nothing) = stays | 00 = goes | a row; of a generation that is garbage already
@@ -18,9 +21,11 @@
 //! ```
 
 use bytes::Bytes;
+use prost::Message as _;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use sync_proto::digest::Digest;
-use sync_proto::types::{Cursor, Epoch, Key, SortKey, Version};
+use sync_proto::types::{Cursor, Epoch, Key, Scope, SortKey, Version};
+use sync_proto::v1;
 
 use super::failed;
 use crate::store::{Load, Row, Staged, Standing, StoreError, Tally};
@@ -57,6 +62,8 @@ pub(super) struct Part {
 pub(super) struct CopyRecord {
     pub(super) rows: Option<Part>,
     pub(super) load: Option<Part>,
+    /// The rows are of another part of the collection than the copy.
+    pub(super) foreign: bool,
 }
 
 /// Makes sure that the tables are there, in a format that this program knows.
@@ -176,7 +183,7 @@ pub(super) fn decode_staged(key: Key, bytes: &[u8]) -> Result<Staged, StoreError
 // === impl CopyRecord ===
 
 impl CopyRecord {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self, scope: &Scope) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(2 * PART_LEN);
         for part in [self.rows, self.load] {
             let Some(part) = part else {
@@ -189,26 +196,39 @@ impl CopyRecord {
             bytes.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
             bytes.extend_from_slice(&part.tally.digest.to_be_bytes());
         }
+        // A program that knows no scopes takes a longer record for none, and loads all.
+        if !scope.is_all() || self.foreign {
+            bytes.push(u8::from(self.foreign));
+            bytes.extend(v1::Scope::from(scope.clone()).encode_to_vec());
+        }
         bytes
     }
 
     /// A record that does not decode is no copy: it is loaded anew, and its rows are orphans that
     /// the next write finds. Refusing to read it would refuse that write, too.
-    pub(super) fn decode_or_none(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode_or_none(bytes: &[u8]) -> Option<(Self, Scope)> {
         Self::decode(bytes)
             .inspect_err(|failure| tracing::warn!(%failure, "a copy is given up"))
             .ok()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+    fn decode(bytes: &[u8]) -> Result<(Self, Scope), StoreError> {
         let mut reader = Reader { rest: bytes, place: "deltasync/copies" };
-        let record = Self { rows: reader.part()?, load: reader.part()? };
-        if reader.rest.is_empty() { Ok(record) } else { Err(reader.damaged()) }
+        let record = Self { rows: reader.part()?, load: reader.part()?, foreign: false };
+        if reader.rest.is_empty() {
+            return Ok((record, Scope::All));
+        }
+        let [foreign] = reader.take()?;
+        let scope = v1::Scope::decode(reader.rest).ok().and_then(|wire| wire.try_into().ok());
+        match (foreign, scope) {
+            (0 | 1, Some(scope)) => Ok((Self { foreign: foreign == 1, ..record }, scope)),
+            (_, _) => Err(reader.damaged()),
+        }
     }
 
     pub(super) fn standing(&self) -> Standing {
         Standing {
-            cursor: self.rows.map(|part| part.cursor),
+            cursor: self.rows.filter(|_| !self.foreign).map(|part| part.cursor),
             tally: self.rows.map(|part| part.tally).unwrap_or_default(),
             load: self.load.map(|Part { cursor, tally, .. }| Load { cursor, tally }),
         }
@@ -321,9 +341,17 @@ mod tests {
                 tally: Tally { items: numbers[4].into(), digest: Digest::from_be_bytes(digest) },
             };
             let (rows, load) = if load { (None, Some(part)) } else { (Some(part), None) };
-            let record = CopyRecord { rows, load };
-            prop_assert_eq!(CopyRecord::decode(&record.encode()).unwrap(), record);
-            prop_assert!(CopyRecord::decode(&record.encode()[1..]).is_err());
+            let record = CopyRecord { rows, load, foreign: false };
+            let all = record.encode(&Scope::All);
+            prop_assert_eq!(CopyRecord::decode(&all).unwrap(), (record, Scope::All));
+            prop_assert!(CopyRecord::decode(&all[1..]).is_err());
+            for foreign in [false, true] {
+                let record = CopyRecord { foreign, ..record };
+                let prefix = Scope::KeyPrefix(Bytes::from_static(b"p"));
+                let bytes = record.encode(&prefix);
+                prop_assert_eq!(CopyRecord::decode(&bytes).unwrap(), (record, prefix));
+                prop_assert!(CopyRecord::decode(&bytes[..bytes.len() - 1]).is_err());
+            }
         }
     }
 }

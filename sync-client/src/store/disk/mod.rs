@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 use sync_proto::digest::Segment;
-use sync_proto::types::{CollectionName, Key};
+use sync_proto::types::{CollectionName, Key, Scope};
 
 use self::file::{File, THE_FILE};
 use self::layout::{
@@ -22,6 +22,7 @@ use self::layout::{
 };
 use self::tables::Tables;
 use super::plan::compare;
+use super::rescope::{Rescoped, rescope};
 use super::{
     Applied, Changed, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
     Visible, Write,
@@ -53,6 +54,8 @@ struct Shared {
     file: File,
     /// The rows before the last swap of a collection, as long as somebody compares them.
     before: Mutex<BTreeMap<CollectionName, u64>>,
+    /// Which part of a collection its copy is of, as far as that was said.
+    scopes: Mutex<BTreeMap<CollectionName, Scope>>,
     /// The generations of edits that are put aside.
     aside: Mutex<BTreeMap<CollectionName, u64>>,
     pace: Mutex<Pace>,
@@ -89,8 +92,8 @@ impl DiskStore {
 
     fn on(file: File) -> Self {
         let pace = Mutex::new(Pace { writes: 0, durable_at: Instant::now() });
-        let (before, aside) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { file, before, aside, pace }) }
+        let (before, aside, scopes) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { file, before, scopes, aside, pace }) }
     }
 
     fn read(&self, collection: &CollectionName) -> Result<DiskSnapshot, StoreError> {
@@ -99,7 +102,7 @@ impl DiskStore {
         let copies = read.open_table(COPIES).map_err(failed(doing))?;
         let found = copies.get(collection.as_str()).map_err(failed(doing))?;
         let record = found.and_then(|bytes| CopyRecord::decode_or_none(bytes.value()));
-        let record = record.unwrap_or_default();
+        let record = record.map(|(record, _)| record).unwrap_or_default();
         let shared = self.shared.clone();
         Ok(DiskSnapshot { shared, read, record, standing: record.standing() })
     }
@@ -122,14 +125,16 @@ impl DiskStore {
     fn carry_out(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
         let transaction = self.begin_write()?;
         let mut tables = Tables::open(&transaction)?;
-        let record = tables.copy(collection)?;
+        let (record, scope) = tables.copy(collection)?;
+        // What was said last counts, also after a file or a record was lost.
+        let scope = self.shared.scopes.lock().get(collection).cloned().unwrap_or(scope);
         write.check(&record.standing())?;
         let (now, visible) = match &write.step {
             Step::Page { changes, to } => tables.page(record, changes, *to)?,
             Step::BeginLoad { changes, to } => {
                 tables.discard(record.load)?;
                 let load = Some(tables.new_part(*to)?);
-                tables.page(CopyRecord { rows: record.rows, load }, changes, *to)?
+                tables.page(CopyRecord { load, ..record }, changes, *to)?
             }
             Step::Mend { to, before, reorder } => {
                 // The copy has gone meanwhile.
@@ -137,7 +142,7 @@ impl DiskStore {
                 tables.discard(record.load)?;
                 let aside = self.shared.aside.lock().get(collection).copied();
                 let (rows, visible) = tables.mend(rows, aside, *to, *before, *reorder)?;
-                (CopyRecord { rows: Some(rows), load: None }, visible)
+                (CopyRecord { rows: Some(rows), load: None, ..record }, visible)
             }
             Step::Clear => {
                 tables.discard(record.load)?;
@@ -145,7 +150,7 @@ impl DiskStore {
                 (CopyRecord::default(), Visible::Swapped)
             }
         };
-        tables.put_copy(collection, &now)?;
+        tables.put_copy(collection, &now, &scope)?;
         drop(tables);
         // While the transaction keeps others from sweeping what is garbage once it is committed.
         self.forget_swapped(collection);
@@ -156,6 +161,38 @@ impl DiskStore {
         }
         transaction.commit().map_err(failed("writing the local store"))?;
         Ok(Applied { standing: now.standing(), visible })
+    }
+
+    fn change_scope(
+        &self,
+        collection: &CollectionName,
+        scope: &Scope,
+    ) -> Result<Rescoped, StoreError> {
+        let remember = || self.shared.scopes.lock().insert(collection.clone(), scope.clone());
+        // Waits for the disk: writes that go by this part must never meet rows of the one before.
+        let doing = "writing the local store";
+        let transaction = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
+        let mut tables = Tables::open(&transaction)?;
+        let (mut record, of) = tables.copy(collection)?;
+        let became = rescope(&of, record.standing().cursor, scope);
+        if became == Rescoped::Same || record == CopyRecord::default() {
+            remember();
+            return Ok(Rescoped::Same);
+        }
+        tables.discard(record.load.take())?;
+        match record.rows {
+            Some(rows) if became == Rescoped::Narrowed => {
+                record.rows = Some(tables.narrow(rows, scope)?);
+            }
+            rows => record.foreign = rows.is_some(),
+        }
+        tables.put_copy(collection, &record, scope)?;
+        drop(tables);
+        self.forget_swapped(collection);
+        self.shared.aside.lock().remove(collection);
+        transaction.commit().map_err(failed(doing))?;
+        remember();
+        Ok(became)
     }
 
     fn sweep_some(&self, rows_max: usize) -> Result<bool, StoreError> {
@@ -176,6 +213,10 @@ impl ReplicaStore for DiskStore {
 
     fn standing(&self, collection: &CollectionName) -> Result<Standing, StoreError> {
         Ok(self.shared.file.watch(|| self.read(collection))?.standing)
+    }
+
+    fn rescope(&self, collection: &CollectionName, scope: &Scope) -> Result<Rescoped, StoreError> {
+        self.shared.file.watch(|| self.change_scope(collection, scope))
     }
 
     fn get(&self, collection: &CollectionName, key: &Key) -> Result<Option<Row>, StoreError> {

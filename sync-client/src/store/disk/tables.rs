@@ -1,9 +1,10 @@
 //! The tables of a replica's file within one write transaction.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use redb::{ReadableTable, Table, WriteTransaction};
-use sync_proto::types::{Change, CollectionName, Cursor, Key, Version};
+use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, Version};
 
 use super::failed;
 use super::layout::{
@@ -15,6 +16,8 @@ use crate::store::{Row, StoreError, Tally, Visible};
 
 /// What the failures of this file were doing.
 const DOING: &str = "writing the local store";
+/// Rows that are looked at in one go when a copy is narrowed.
+const NARROW_ROWS: usize = 1_000;
 
 pub(super) struct Tables<'t> {
     numbers: Table<'t, &'static str, u64>,
@@ -37,17 +40,52 @@ impl<'t> Tables<'t> {
         })
     }
 
-    pub(super) fn copy(&mut self, collection: &CollectionName) -> Result<CopyRecord, StoreError> {
+    pub(super) fn copy(
+        &mut self,
+        collection: &CollectionName,
+    ) -> Result<(CopyRecord, Scope), StoreError> {
         let found = self.copies.get(collection.as_str()).map_err(failed(DOING))?;
         let record = found.map(|bytes| CopyRecord::decode_or_none(bytes.value()));
         match record {
             Some(None) => {
                 self.discard_orphans()?;
-                Ok(CopyRecord::default())
+                Ok((CopyRecord::default(), Scope::All))
             }
             Some(Some(record)) => Ok(record),
-            None => Ok(CopyRecord::default()),
+            None => Ok((CopyRecord::default(), Scope::All)),
         }
+    }
+
+    /// The rows of a part that belong to `scope`, as a part of their own at the same cursor.
+    pub(super) fn narrow(&mut self, part: Part, scope: &Scope) -> Result<Part, StoreError> {
+        let mut kept = Part { cursor: part.cursor, ..self.new_part(part.cursor)? };
+        let mut next = generation_range(part.generation);
+        loop {
+            let rows = self.some_rows(&next)?;
+            let Some(last) = rows.last() else { break };
+            // The smallest place behind the last.
+            next.start = [&row_key(part.generation, &last.key)[..], &[0]].concat();
+            for row in rows.into_iter().filter(|row| scope.contains(&row.key, &row.sort_key)) {
+                let edit = Edit { old: None, new: Some(row) };
+                edit.count(&mut kept.tally);
+                self.carry_out(kept.generation, &edit)?;
+            }
+        }
+        self.discard(Some(part))?;
+        Ok(kept)
+    }
+
+    /// The first rows of a range.
+    fn some_rows(&self, range: &Range<Vec<u8>>) -> Result<Vec<Row>, StoreError> {
+        let found = self.rows.range::<&[u8]>(&range.start[..]..&range.end[..]);
+        let mut rows = Vec::new();
+        for entry in found.map_err(failed(DOING))?.take(NARROW_ROWS) {
+            let (place, bytes) = entry.map_err(failed(DOING))?;
+            let key = place.value().get(8..).unwrap_or_default().to_vec();
+            let key = Key::new(key).map_err(|_| StoreError::Damaged { place: "deltasync/rows" })?;
+            rows.push(decode_row(key, bytes.value())?);
+        }
+        Ok(rows)
     }
 
     /// Discards the rows that no record speaks of: those of a record that was damaged.
@@ -55,7 +93,8 @@ impl<'t> Tables<'t> {
         let mut owned = BTreeSet::new();
         for entry in self.copies.iter().map_err(failed(DOING))? {
             let (_, bytes) = entry.map_err(failed(DOING))?;
-            let record = CopyRecord::decode_or_none(bytes.value()).unwrap_or_default();
+            let record = CopyRecord::decode_or_none(bytes.value());
+            let record = record.map(|(record, _)| record).unwrap_or_default();
             owned.extend([record.rows, record.load].into_iter().flatten().map(|p| p.generation));
         }
         let mut next = Vec::new();
@@ -77,12 +116,13 @@ impl<'t> Tables<'t> {
         &mut self,
         collection: &CollectionName,
         record: &CopyRecord,
+        scope: &Scope,
     ) -> Result<(), StoreError> {
         let name = collection.as_str();
         if *record == CopyRecord::default() {
             self.copies.remove(name).map_err(failed(DOING))?;
         } else {
-            self.copies.insert(name, record.encode().as_slice()).map_err(failed(DOING))?;
+            self.copies.insert(name, record.encode(scope).as_slice()).map_err(failed(DOING))?;
         }
         Ok(())
     }
@@ -122,14 +162,15 @@ impl<'t> Tables<'t> {
                 return Ok((CopyRecord { load: Some(load), ..record }, Visible::Nothing));
             }
             self.discard(record.rows)?;
-            return Ok((CopyRecord { rows: Some(load), load: None }, Visible::Swapped));
+            let now = CopyRecord { rows: Some(load), load: None, foreign: false };
+            return Ok((now, Visible::Swapped));
         }
         let part = match record.rows {
             Some(part) => part,
             None => self.new_part(to)?,
         };
         let (part, edits) = self.apply(part, changes, to)?;
-        Ok((CopyRecord { rows: Some(part), load: None }, visible(edits)))
+        Ok((CopyRecord { rows: Some(part), load: None, ..record }, visible(edits)))
     }
 
     fn apply(

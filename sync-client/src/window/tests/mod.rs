@@ -202,14 +202,14 @@ impl World {
         }
         let index = self.dice.random_range(0..self.questions.len());
         let (id, question) = self.questions.swap_remove(index);
-        let lost = faults && self.dice.random_bool(0.15);
+        let fails = faults && self.dice.random_bool(0.15);
         let input = match question {
-            Action::List(_, list) if lost => {
+            Action::List(_, list) if fails => {
                 drop(list);
                 Input::Listed(id, Err(Fault::Passing))
             }
             Action::List(_, list) => Input::Listed(id, self.server.list(&list)),
-            Action::Fetch(..) if lost => Input::Fetched(id, Err(Fault::Passing)),
+            Action::Fetch(..) if fails => Input::Fetched(id, Err(Fault::Passing)),
             Action::Fetch(_, keys) => {
                 let reply = self.server.get(&keys);
                 // As many as the server answers.

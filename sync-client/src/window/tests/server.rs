@@ -41,6 +41,7 @@ struct Row {
 }
 
 /// A target of a stream, as a server serves it.
+#[allow(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 pub(super) struct Stream {
     target: Target,
     begun: bool,
