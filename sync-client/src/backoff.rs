@@ -44,6 +44,11 @@ impl Backoff {
         self.attempts
     }
 
+    /// Goes on after so many attempts of an earlier life.
+    pub fn resume(&mut self, attempts: u32) {
+        self.attempts = attempts;
+    }
+
     /// Something moved: begin with short waits again.
     pub fn reset(&mut self) {
         self.attempts = 0;

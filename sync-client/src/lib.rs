@@ -45,6 +45,7 @@
 //! reordered messages, cut connections, server restarts and a disk that is full are no errors: they
 //! show in [`Status`], and pass. A damaged file is set aside and its copies are loaded again.
 
+pub mod account;
 pub mod backoff;
 mod blocking;
 pub mod client;
@@ -61,8 +62,10 @@ mod replica;
 pub mod session;
 pub mod store;
 mod view;
+mod views;
 mod window;
 
+pub use account::{Account, AccountBuilder};
 pub use client::{BackupPiece, BackupStream, ClientBuilder, EventStream, SyncClient};
 pub use codec::{Codec, Json, Protobuf, Raw};
 pub use collection::{Collection, Entry, Undecodable};

@@ -13,11 +13,12 @@ use sync_proto::v1;
 use crate::client::SyncClient;
 use crate::codec::Codec;
 use crate::collection::Collection;
-use crate::driver::Driver;
+use crate::driver::{Driver, Plan};
 use crate::error::ReplicaError;
 use crate::session::{Config, Stats};
 use crate::store::ReplicaStore;
 use crate::view::View;
+use crate::views::Views;
 
 /// Local copies of several collections. Cheap to clone. Holds no connection and does nothing by
 /// itself: its [`Driver`] does.
@@ -127,12 +128,13 @@ impl ReplicaBuilder {
     /// Opens the copies, and reads where each stands: this may wait for the disk. Nothing is sent
     /// before the driver runs.
     pub fn build(self) -> Result<(Replica, Driver), ReplicaError> {
+        let by_name = Arc::new(Views::new(self.store.clone()));
         let mut views = BTreeMap::new();
         for (name, scope) in self.collections {
             let checked = Scope::try_from(v1::Scope::from(scope));
             let scope = checked.map_err(|refused| ReplicaError::Scope(name.clone(), refused))?;
-            let view = View::new(name.clone(), scope, self.store.clone())?;
-            views.insert(name, Arc::new(view));
+            let view = by_name.open(&name, scope)?;
+            views.insert(name, view);
         }
         let count = views.len();
         if count == 0 || count > SUBSCRIBE_TARGETS_MAX {
@@ -142,9 +144,9 @@ impl ReplicaBuilder {
         let driver = Driver::new(
             self.client,
             self.store,
-            replica.views.clone(),
+            by_name,
             replica.stats.clone(),
-            self.config,
+            Plan::Replica(self.config, replica.views.clone()),
         );
         Ok((replica, driver))
     }

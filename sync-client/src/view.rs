@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::blocking::blocking;
 use crate::differences::Feed;
 use crate::session::Status;
-use crate::store::{Applied, ReplicaStore, Standing, StoreError, Visible, Write};
+use crate::store::{Applied, Notes, ReplicaStore, Standing, StoreError, Visible, Write};
 
 /// Items that are compared at a time when all rows were exchanged.
 const COMPARE_ITEMS: usize = 1_000;
@@ -127,13 +127,24 @@ impl View {
     }
 
     /// Carries out a write and tells the feeds. Only the driver calls this.
+    #[cfg(test)]
     pub(crate) async fn write(&self, write: Write) -> Result<Applied, StoreError> {
+        let none = Notes::none(self.name.clone());
+        self.write_with(write, none).await
+    }
+
+    /// The same, and notes beside it.
+    pub(crate) async fn write_with(
+        &self,
+        write: Write,
+        notes: Notes,
+    ) -> Result<Applied, StoreError> {
         let (store, name) = (self.store.clone(), self.name.clone());
         let audience = self.audience.clone();
         let write = move || {
             let applied = {
                 let _closed = audience.gate.write();
-                audience.write(&*store, &name, &write)
+                audience.write(&*store, &name, (&write, &notes))
             };
             // All of them, also those that came while the gate was closed.
             for feed in audience.live() {
@@ -186,9 +197,9 @@ impl Audience {
         &self,
         store: &dyn ReplicaStore,
         name: &CollectionName,
-        write: &Write,
+        (write, notes): (&Write, &Notes),
     ) -> Result<Applied, StoreError> {
-        let applied = store.write(name, write)?;
+        let applied = store.write_with(name, write, notes)?;
         // Who came before this moment may have read the rows as they were before the write.
         let live = self.live();
         self.hear_of_losses(store);

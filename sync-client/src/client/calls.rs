@@ -110,16 +110,6 @@ impl SyncClient {
         outcomes(self.repeat(request, send).await?, asked)
     }
 
-    /// One attempt of a pull, and the size of the reply.
-    pub(crate) async fn pull_once(&self, pull: Pull) -> Result<(Vec<Outcome>, usize), ClientError> {
-        let request = v1::PullRequest::try_from(pull)?;
-        let asked = request.targets.len();
-        let mut rpc = self.reader();
-        let reply = self.attempt(request, async |request| rpc.pull(request).await).await?;
-        let size = reply.encoded_len();
-        Ok((outcomes(reply, asked)?, size))
-    }
-
     /// One round of finding what differs, and the size of the reply. Attempted once.
     pub(crate) async fn reconcile_once(
         &self,
@@ -299,7 +289,7 @@ impl SyncClient {
 }
 
 /// A reply in which one outcome breaks the protocol is good for the other targets.
-fn outcomes(reply: v1::PullResponse, asked: usize) -> Result<Vec<Outcome>, ClientError> {
+pub(super) fn outcomes(reply: v1::PullResponse, asked: usize) -> Result<Vec<Outcome>, ClientError> {
     let given = reply.outcomes.len();
     if given != asked {
         let reason = format!("{given} of them for {asked} targets");

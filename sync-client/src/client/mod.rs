@@ -23,12 +23,14 @@ use crate::pace;
 mod admin;
 mod backup;
 mod calls;
+mod inbox;
 mod status;
 mod stream;
 mod traffic;
 
 pub use backup::{BackupPiece, BackupStream};
 pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, Page};
+pub(crate) use inbox::Pulled;
 pub use stream::EventStream;
 
 /// How long one attempt of a call waits in vain when the builder does not say.

@@ -16,8 +16,8 @@ use crate::codec::Raw;
 use crate::collection::Collection;
 use crate::session::Status;
 use crate::store::{
-    Applied, MemoryStore, ReplicaStore, Rescoped, Snapshot, Staged, Standing, Step, StoreError,
-    Sums, Write,
+    Applied, MemoryStore, Notes, ReplicaStore, Rescoped, Snapshot, Staged, Standing, Step,
+    StoreError, Sums, Write,
 };
 
 /// A store in memory that waits and fails on request.
@@ -91,9 +91,22 @@ impl ReplicaStore for Frail {
         self.rows.snapshot(collection)
     }
 
-    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+    fn write_with(
+        &self,
+        collection: &CollectionName,
+        write: &Write,
+        notes: &Notes,
+    ) -> Result<Applied, StoreError> {
         let _free = self.busy.lock();
-        self.rows.write(collection, write)
+        self.rows.write_with(collection, write, notes)
+    }
+
+    fn note(&self, notes: &Notes) -> Result<(), StoreError> {
+        self.rows.note(notes)
+    }
+
+    fn notes(&self, owner: &CollectionName) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.rows.notes(owner)
     }
 
     fn swapped(

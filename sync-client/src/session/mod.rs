@@ -34,6 +34,7 @@ mod line;
 mod mending;
 mod pulling;
 mod pushed;
+mod quiet;
 mod repairing;
 mod stats;
 mod status;
@@ -49,6 +50,7 @@ use self::track::Track;
 pub use crate::mending::work;
 pub use cost::Choice;
 pub use mending::{Done, MendFault, MendId, Task};
+pub(crate) use quiet::{Because, Completes, Fortune, Joining, Part};
 pub use stats::Stats;
 pub use status::{RepairHow, RepairReason, Status};
 
@@ -418,7 +420,7 @@ impl Session {
             if track.plans_mend() {
                 self.mends.queue.push_back(name.clone());
             } else {
-                self.pulls.enqueue(name.clone());
+                self.pulls.enqueue(name.clone(), track.part);
             }
         }
         self.mends.running -= usize::from(mending && !track.is_mending());

@@ -7,6 +7,7 @@ use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX, PULL_TARGETS_MAX};
 use sync_proto::types::{CollectionName, Cursor, Head, Outcome, Pull, Reset};
 
 use super::mending::MendId;
+use super::quiet::Part;
 use super::track::{PullState, Track, Verdict};
 use super::writing::Source;
 use super::{Action, Config, Context, Fault, PullId, Session};
@@ -18,6 +19,8 @@ pub(super) struct Pulls {
     /// Holds at most every collection of the session a few times: a pull that was called off
     /// leaves its name behind until its turn comes.
     queue: VecDeque<CollectionName>,
+    /// Those that go after the others, and leave the last place to them.
+    patient: VecDeque<CollectionName>,
     pub(super) flying: BTreeMap<PullId, Flight>,
     next_id: u64,
     /// Bytes to ask for at a time: as many as the line brings in a few seconds.
@@ -67,6 +70,7 @@ impl Pulls {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             queue: VecDeque::new(),
+            patient: VecDeque::new(),
             flying: BTreeMap::new(),
             next_id: 0,
             page_bytes: PAGE_BYTES_MAX,
@@ -75,8 +79,15 @@ impl Pulls {
         }
     }
 
-    pub(super) fn enqueue(&mut self, name: CollectionName) {
-        self.queue.push_back(name);
+    pub(super) fn enqueue(&mut self, name: CollectionName, part: Part) {
+        self.queue_of(part).push_back(name);
+    }
+
+    fn queue_of(&mut self, part: Part) -> &mut VecDeque<CollectionName> {
+        match part {
+            Part::Streamed | Part::Prompt => &mut self.queue,
+            Part::Quiet => &mut self.patient,
+        }
     }
 
     /// Learns from a pull how much the line brings: pages halve while answers take long, and
@@ -91,7 +102,7 @@ impl Pulls {
 
     /// When what waits may be sent, if that is not at once.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.resume_at.filter(|_| !self.queue.is_empty())
+        self.resume_at.filter(|_| !self.queue.is_empty() || !self.patient.is_empty())
     }
 }
 
@@ -153,17 +164,26 @@ impl Session {
         }
     }
 
-    /// The collections that wait, as many as one pull takes.
+    /// The collections that wait, as many as one pull takes. Those that go first share its budget
+    /// with nobody else.
     fn next_batch(&mut self) -> Vec<(CollectionName, Option<Cursor>)> {
+        let first = self.batch_of(Part::Streamed);
+        if first.is_empty() && self.pulls.flying.len() + 1 < PULLS_MAX {
+            return self.batch_of(Part::Quiet);
+        }
+        first
+    }
+
+    fn batch_of(&mut self, part: Part) -> Vec<(CollectionName, Option<Cursor>)> {
         let mut asked = Vec::new();
         while asked.len() < PULL_TARGETS_MAX {
-            let Some(name) = self.pulls.queue.pop_front() else { break };
+            let Some(name) = self.pulls.queue_of(part).pop_front() else { break };
             let Some(track) = self.tracks.get_mut(&name) else { continue };
             if track.pull != PullState::Queued || track.plans_mend() {
                 continue;
             }
             if track.solo && !asked.is_empty() {
-                self.pulls.queue.push_front(name);
+                self.pulls.queue_of(part).push_front(name);
                 break;
             }
             let shown = track.active();

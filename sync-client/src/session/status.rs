@@ -54,6 +54,8 @@ pub enum Status {
     Denied,
     /// There is no such collection, so the copy is empty. It loads when it is created.
     Absent,
+    /// The account does not follow the collection: the copy is empty, and nothing keeps it right.
+    NotFollowed,
     /// The driver has ended.
     Stopped,
 }

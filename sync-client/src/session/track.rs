@@ -10,6 +10,7 @@ use sync_proto::types::{
 
 use super::line::{Line, Weather};
 use super::mending::Mending;
+use super::quiet::Part;
 use super::repairing::Repair;
 use super::status::{RepairReason, Status};
 use super::writing::{Held, Pending};
@@ -21,6 +22,7 @@ use crate::store::Standing;
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(super) struct Track {
+    pub(super) part: Part,
     pub(super) standing: Standing,
     /// The copy must be fetched anew: what it holds is shown, but not continued.
     pub(super) fresh: bool,
@@ -47,9 +49,9 @@ pub(super) struct Track {
     /// The copy is the server's collection as far as is known.
     pub(super) caught_up: bool,
     pub(super) absent: bool,
-    denied: bool,
+    pub(super) denied: bool,
     /// Nothing is tried before.
-    kept_back_until: Option<Instant>,
+    pub(super) kept_back_until: Option<Instant>,
     pub(super) repair: Option<Repair>,
     /// The comparison by which the copy is repaired.
     pub(super) mend: Option<Mending>,
@@ -139,6 +141,7 @@ impl StreamAt {
 impl Track {
     pub(super) fn new(standing: Standing, scope: Scope) -> Self {
         Self {
+            part: Part::Streamed,
             standing,
             fresh: false,
             stream: None,
@@ -251,7 +254,10 @@ impl Track {
 
     /// Whether a stream that is opened now is to carry this collection.
     pub(super) fn may_join_stream(&self) -> bool {
-        !self.denied && self.kept_back_until.is_none() && self.mend.is_none()
+        self.part == Part::Streamed
+            && !self.denied
+            && self.kept_back_until.is_none()
+            && self.mend.is_none()
     }
 
     /// Goes onto a stream that is about to be opened, with the cursor to show.
@@ -288,7 +294,10 @@ impl Track {
 
     /// Whether the stream should be opened again for this collection.
     pub(super) fn wants_stream(&self) -> bool {
-        self.stream.is_none() && self.kept_back_until.is_none() && self.is_in_step()
+        self.part == Part::Streamed
+            && self.stream.is_none()
+            && self.kept_back_until.is_none()
+            && self.is_in_step()
     }
 
     /// Caught up, or known not to exist.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sync_proto::digest::Digest;
 use sync_proto::types::{ChangeKind, CollectionName, Cursor, Delta, Version};
 
+use super::quiet::Completes;
 use super::status::RepairReason;
 use super::track::{PullState, Track, Verdict};
 use super::{Action, Context, Session, WriteFault};
@@ -422,6 +423,15 @@ impl Track {
 // === impl Pending ===
 
 impl Pending {
+    /// Whether it leaves a complete copy.
+    pub(super) fn completes(self) -> Completes {
+        match self.digest {
+            _ if self.has_more || self.unverified => Completes::No,
+            Some(digest) => Completes::IfItIs(digest),
+            None => Completes::Yes,
+        }
+    }
+
     /// A write without changes that leaves nothing to come.
     fn complete(kind: Kind, by: Source, digest: Option<Digest>) -> Self {
         let (horizon, unverified) = (Version::ZERO, false);

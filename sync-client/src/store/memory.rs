@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use sync_proto::digest::Segment;
 use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, SortKey, Version};
@@ -12,14 +13,15 @@ use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, SortKey, Ver
 use super::plan::{Edit, Mended, compare, plan, visible};
 use super::rescope::{Rescoped, rescope};
 use super::{
-    Applied, Changed, Load, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
-    Tally, Visible, Write,
+    Applied, Changed, Load, Notes, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError,
+    Sums, Tally, Visible, Write,
 };
 
 /// A [`ReplicaStore`] in memory. Cheap to clone; clones share the copies.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     copies: Arc<RwLock<BTreeMap<CollectionName, Copy>>>,
+    notes: Arc<RwLock<BTreeMap<CollectionName, BTreeMap<Bytes, Bytes>>>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -53,6 +55,17 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn put_notes(&self, notes: &Notes) {
+        let mut all = self.notes.write();
+        let own = all.entry(notes.owner.clone()).or_default();
+        for (key, content) in &notes.edits {
+            match content {
+                Some(content) => drop(own.insert(key.clone(), content.clone())),
+                None => drop(own.remove(key)),
+            }
+        }
     }
 }
 
@@ -99,7 +112,12 @@ impl ReplicaStore for MemoryStore {
         }))
     }
 
-    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+    fn write_with(
+        &self,
+        collection: &CollectionName,
+        write: &Write,
+        notes: &Notes,
+    ) -> Result<Applied, StoreError> {
         let mut copies = self.copies.write();
         let copy = copies.entry(collection.clone()).or_default();
         write.check(&copy.standing)?;
@@ -121,7 +139,23 @@ impl ReplicaStore for MemoryStore {
             Step::Mend { to, before, .. } => copy.mend(aside, *to, *before),
             Step::Clear => copy.clear(),
         };
-        Ok(Applied { standing: copy.standing, visible })
+        let standing = copy.standing;
+        if notes.apply_at(&standing.tally) {
+            // While the copies are locked: who reads both finds them as they belong together.
+            self.put_notes(notes);
+        }
+        Ok(Applied { standing, visible })
+    }
+
+    fn note(&self, notes: &Notes) -> Result<(), StoreError> {
+        self.put_notes(notes);
+        Ok(())
+    }
+
+    fn notes(&self, owner: &CollectionName) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let notes = self.notes.read();
+        let own = notes.get(owner).into_iter().flatten();
+        Ok(own.map(|(key, content)| (key.clone(), content.clone())).collect())
     }
 
     fn swapped(

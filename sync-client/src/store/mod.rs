@@ -13,12 +13,14 @@ use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, SortKey, Ver
 mod disk;
 mod memory;
 mod mend;
+mod notes;
 mod plan;
 mod rescope;
 
 pub use disk::DiskStore;
 pub use memory::MemoryStore;
 pub use mend::{Fate, Staged, Sums};
+pub use notes::Notes;
 pub(crate) use plan::own_key;
 pub use rescope::Rescoped;
 
@@ -57,7 +59,24 @@ pub trait ReplicaStore: Send + Sync + fmt::Debug + 'static {
     /// Carries out a write: all of it or, on `Err`, nothing. After a crash the copy stands where
     /// it stood before or after one of the last writes, rows and cursor alike; see
     /// [`Self::flush`].
-    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError>;
+    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+        self.write_with(collection, write, &Notes::none(collection.clone()))
+    }
+
+    /// The same, and notes beside it: both or, on `Err` and after a crash, neither.
+    fn write_with(
+        &self,
+        collection: &CollectionName,
+        write: &Write,
+        notes: &Notes,
+    ) -> Result<Applied, StoreError>;
+
+    /// Makes notes that belong to no write; [`Notes::only_at`] does not matter. All or nothing, as
+    /// durable as a write.
+    fn note(&self, notes: &Notes) -> Result<(), StoreError>;
+
+    /// All notes of an owner, by key.
+    fn notes(&self, owner: &CollectionName) -> Result<Vec<(Bytes, Bytes)>, StoreError>;
 
     /// After [`Visible::Swapped`] and until [`Self::forget_swapped`] or the next write of the
     /// collection, whatever is swept meanwhile: up to `limit` items whose content differs between the rows before and the rows now, by key, behind

@@ -1,5 +1,6 @@
 //! A small reference server: what the protocol says, over plain maps.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use sync_proto::types::{
     Found, Head, Item, Key, LeafEntry, Outcome, Plan, Position, Reconciled, Reset, ResetReason,
     Round, SortKey, Subscribe, Target, Timestamp, Value, Version,
 };
+
+#[allow(dead_code, reason = "shared by tests of which each needs a part")]
+pub(crate) mod inboxes;
 
 #[derive(Debug, Default)]
 pub(crate) struct Server {
@@ -26,6 +30,8 @@ pub(crate) struct Log {
     head: Version,
     floor: Version,
     pub(crate) rows: BTreeMap<Key, Row>,
+    /// Count and digest at a head: a large list is looked at often.
+    known: Cell<Option<(Epoch, Version, u64, Digest)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -285,7 +291,13 @@ pub(crate) fn failure() -> Failure {
 impl Log {
     fn new(epoch: u64) -> Self {
         let epoch = Epoch::new(epoch).unwrap();
-        Self { epoch, head: Version::ZERO, floor: Version::ZERO, rows: BTreeMap::new() }
+        Self {
+            epoch,
+            head: Version::ZERO,
+            floor: Version::ZERO,
+            rows: BTreeMap::new(),
+            known: Cell::new(None),
+        }
     }
 
     fn change(&mut self, key: Key, at: Version, dice: &mut StdRng) {
@@ -313,14 +325,15 @@ impl Log {
     }
 
     pub(crate) fn head(&self) -> Head {
+        let (items, digest) = self.tally();
         Head {
             epoch: self.epoch,
             version: self.head,
             floor: self.floor,
-            items: self.rows.values().filter(|row| row.content.is_some()).count() as u64,
+            items,
             tombstones: 0,
-            bytes: self.live().count() as u64 * ITEM_BYTES,
-            digest: self.digest(),
+            bytes: items * ITEM_BYTES,
+            digest,
             commit_time: Timestamp::default(),
         }
     }
@@ -359,6 +372,21 @@ impl Log {
     }
 
     fn digest(&self) -> Digest {
+        self.tally().1
+    }
+
+    fn tally(&self) -> (u64, Digest) {
+        if let Some((epoch, head, items, digest)) = self.known.get()
+            && (epoch, head) == (self.epoch, self.head)
+        {
+            return (items, digest);
+        }
+        let (items, digest) = (self.live().count() as u64, self.sum());
+        self.known.set(Some((self.epoch, self.head, items, digest)));
+        (items, digest)
+    }
+
+    fn sum(&self) -> Digest {
         self.rows.iter().fold(Digest::EMPTY, |sum, (key, row)| match &row.content {
             Some((value, sort_key)) => sum + Digest::of_item(key, row.version, sort_key, value),
             None => sum,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sync_client::store::{
-    Applied, Changed, Rescoped, Row, Snapshot, Staged, Standing, StoreError, Sums, Write,
+    Applied, Changed, Notes, Rescoped, Row, Snapshot, Staged, Standing, StoreError, Sums, Write,
 };
 use sync_client::types::Scope;
 use sync_proto::digest::Segment;
@@ -36,12 +36,25 @@ impl ReplicaStore for Full {
         self.rows.snapshot(collection)
     }
 
-    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+    fn write_with(
+        &self,
+        collection: &CollectionName,
+        write: &Write,
+        notes: &Notes,
+    ) -> Result<Applied, StoreError> {
         if self.full.load(Ordering::SeqCst) {
             let source = std::io::Error::from(std::io::ErrorKind::StorageFull).into();
             return Err(StoreError::Io { doing: "writing the local store", source });
         }
-        self.rows.write(collection, write)
+        self.rows.write_with(collection, write, notes)
+    }
+
+    fn note(&self, notes: &Notes) -> Result<(), StoreError> {
+        self.rows.note(notes)
+    }
+
+    fn notes(&self, owner: &CollectionName) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.rows.notes(owner)
     }
 
     fn swapped(

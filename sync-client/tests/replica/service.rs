@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
+use prost::Message as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sync_proto::convert::encode_change;
 use sync_proto::types::{
-    CollectionName, Commit, Delta, Event, Goodbye, GoodbyeReason, Key, Op, Outcome, Plan,
-    Reconcile, Subscribe,
+    CollectionName, Commit, Cursor, Delta, Event, Goodbye, GoodbyeReason, InboxEntry, Key, Op,
+    Outcome, Plan, Reconcile, Subscribe,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::{SyncService, SyncServiceServer};
@@ -25,7 +26,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::reference::{NoRound, Server, Serving, failure};
+use crate::reference::inboxes::Inboxes;
+use crate::reference::{NoRound, Serving, failure};
 
 /// A running server.
 #[derive(Clone)]
@@ -36,7 +38,7 @@ pub(crate) struct TestServer {
 }
 
 pub(crate) struct State {
-    pub(crate) server: Server,
+    pub(crate) server: Inboxes,
     dice: StdRng,
     /// Streams say nothing any more, as if their peer had vanished.
     pub(crate) silent: bool,
@@ -49,6 +51,14 @@ pub(crate) struct State {
     pub(crate) garbled: BTreeSet<CollectionName>,
     pub(crate) streams: u32,
     pub(crate) pulls: u32,
+    /// What was asked for, pull by pull.
+    pub(crate) asked: Vec<Vec<CollectionName>>,
+    /// Bytes of the answers to pulls.
+    pub(crate) answered_bytes: usize,
+    /// Answers about these are failures.
+    pub(crate) poison: BTreeSet<CollectionName>,
+    /// Where each client says that it stands.
+    pub(crate) acks: BTreeMap<(String, CollectionName), Cursor>,
     /// Cursors shown by the last Subscribe.
     pub(crate) shown: BTreeMap<CollectionName, Option<sync_proto::types::Cursor>>,
     pub(crate) idempotency_keys: Vec<String>,
@@ -61,6 +71,11 @@ pub(crate) struct State {
     pub(crate) lost_answers: u32,
 }
 
+/// Heads that one answer polls.
+const POLLED_MAX: usize = 2;
+/// What streams have said of collections that inboxes do not announce.
+type Told = BTreeMap<CollectionName, BTreeMap<CollectionName, InboxEntry>>;
+
 /// How often a stream looks for news.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -68,10 +83,10 @@ const TICK: Duration = Duration::from_millis(5);
 
 impl TestServer {
     pub(crate) async fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), Server::default()).await
+        Self::start_at("127.0.0.1:0".parse().unwrap(), Inboxes::default()).await
     }
 
-    pub(crate) async fn start_at(address: SocketAddr, server: Server) -> Self {
+    pub(crate) async fn start_at(address: SocketAddr, server: Inboxes) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = State {
@@ -84,6 +99,10 @@ impl TestServer {
             garbled: BTreeSet::new(),
             streams: 0,
             pulls: 0,
+            asked: Vec::new(),
+            answered_bytes: 0,
+            poison: BTreeSet::new(),
+            acks: BTreeMap::new(),
             shown: BTreeMap::new(),
             idempotency_keys: Vec::new(),
             compares: true,
@@ -119,23 +138,56 @@ impl TestServer {
         self.stop.cancel();
     }
 
-    fn outcome(&self, target: v1::Target) -> v1::Outcome {
+    fn outcome(state: &State, target: v1::Target) -> v1::Outcome {
+        let polled_after = CollectionName::new(&target.polled_after).ok();
         let target = sync_proto::types::Target::try_from(target).unwrap();
-        let state = self.state.lock();
+        if state.poison.contains(&target.collection) {
+            return Outcome::<Bytes>::Failed(failure()).into();
+        }
         if state.garbled.contains(&target.collection) {
             return v1::Outcome { result: None, ..v1::Outcome::default() };
         }
         if state.denied.contains(&target.collection) {
             return Outcome::<Bytes>::Denied.into();
         }
-        match state.server.outcome(&target, 100) {
+        let wire = match state.server.outcome(&target, 100) {
             Outcome::Aligned(head) => Outcome::Aligned(head),
             Outcome::Delta(delta) => Outcome::Delta(encoded(delta)),
             Outcome::Reset(reset) => Outcome::Reset(reset),
             Outcome::NotFound => Outcome::NotFound,
             _ => Outcome::Failed(failure()),
+        };
+        let mut wire = v1::Outcome::from(wire);
+        if target.collection.is_inbox() {
+            let polled = state.server.polled(&target.collection, polled_after.as_ref(), POLLED_MAX);
+            wire.polled = polled.heads.into_iter().map(Into::into).collect();
+            wire.polled_more = polled.more;
         }
-        .into()
+        wire
+    }
+
+    /// What a stream says of collections that inboxes do not announce.
+    fn notices(&self, inboxes: &mut Told) -> Vec<v1::SubscribeResponse> {
+        let state = self.state.lock();
+        if state.silent {
+            return Vec::new();
+        }
+        let mut notices = Vec::new();
+        for (inbox, told) in inboxes {
+            for head in state.server.polled(inbox, None, usize::MAX - 1).heads {
+                if told.insert(head.collection.clone(), head.entry) == Some(head.entry) {
+                    continue;
+                }
+                let notice = v1::Notice {
+                    collection: head.collection.to_string(),
+                    head: state.server.collections.get(&head.collection).map(|l| l.head().into()),
+                    inbox: inbox.to_string(),
+                };
+                let message = Some(v1::subscribe_response::Message::Notice(notice));
+                notices.push(v1::SubscribeResponse { message });
+            }
+        }
+        notices
     }
 
     /// What a stream says next.
@@ -164,6 +216,9 @@ impl TestServer {
         subscribe: Subscribe,
         out: mpsc::Sender<Result<v1::SubscribeResponse, Status>>,
     ) {
+        let inboxes = subscribe.targets.iter().map(|target| target.collection.clone());
+        let mut inboxes: Told =
+            inboxes.filter(CollectionName::is_inbox).map(|name| (name, BTreeMap::new())).collect();
         let (mut serving, accepted) = {
             let mut state = self.state.lock();
             state.streams += 1;
@@ -194,6 +249,7 @@ impl TestServer {
                 () = tokio::time::sleep(TICK) => {}
             }
             said = self.say(&mut serving, &mut quiet);
+            said.0.extend(self.notices(&mut inboxes));
         }
     }
 }
@@ -242,8 +298,15 @@ impl SyncService for TestServer {
             }
         }
         let targets = request.into_inner().targets;
-        let outcomes = targets.into_iter().map(|target| self.outcome(target)).collect();
-        Ok(Response::new(v1::PullResponse { outcomes }))
+        let names = targets.iter().map(|one| CollectionName::new(&one.collection).unwrap());
+        let names = names.collect();
+        let mut state = self.state.lock();
+        let outcomes = targets.into_iter().map(|target| Self::outcome(&state, target)).collect();
+        let answer = v1::PullResponse { outcomes };
+        state.asked.push(names);
+        state.answered_bytes += answer.encoded_len();
+        drop(state);
+        Ok(Response::new(answer))
     }
 
     async fn subscribe(
@@ -320,8 +383,22 @@ impl SyncService for TestServer {
         }
     }
 
-    async fn ack(&self, _: Request<v1::AckRequest>) -> Result<Response<v1::AckResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+    async fn ack(
+        &self,
+        request: Request<v1::AckRequest>,
+    ) -> Result<Response<v1::AckResponse>, Status> {
+        let v1::AckRequest { client_id, acked } = request.into_inner();
+        let mut state = self.state.lock();
+        for one in acked {
+            let name = CollectionName::new(&one.collection).unwrap();
+            let cursor = Cursor::try_from(one.cursor.unwrap()).unwrap();
+            let head = state.server.collections.get(&name).map(|log| log.head().cursor());
+            if head.is_none_or(|head| head.epoch != cursor.epoch || head.version < cursor.version) {
+                return Err(Status::failed_precondition("more than was sent"));
+            }
+            state.acks.insert((client_id.clone(), name), cursor);
+        }
+        Ok(Response::new(v1::AckResponse {}))
     }
 }
 

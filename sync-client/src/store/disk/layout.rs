@@ -9,6 +9,7 @@
 //! deltasync/rows      generation u64, key                        row
 //! deltasync/order     generation u64, escaped(sort key), key     (nothing)
 //! deltasync/garbage   generation u64                             (nothing)
+//! deltasync/notes     owner (a collection name), 00, key         content, see account/note.rs
 //!
 //! part                generation u64 (0 = none), epoch u64, version u64, base u64, items u64,
 //!                     digest 16 bytes
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use sync_proto::digest::Digest;
-use sync_proto::types::{Cursor, Epoch, Key, Scope, SortKey, Version};
+use sync_proto::types::{CollectionName, Cursor, Epoch, Key, Scope, SortKey, Version};
 use sync_proto::v1;
 
 use super::failed;
@@ -40,6 +41,7 @@ pub(super) const COPIES: TableDefinition<'_, &str, &[u8]> =
 pub(super) const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deltasync/rows");
 pub(super) const ORDER: TableDefinition<'_, &[u8], ()> = TableDefinition::new("deltasync/order");
 pub(super) const GARBAGE: TableDefinition<'_, u64, ()> = TableDefinition::new("deltasync/garbage");
+pub(super) const NOTES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deltasync/notes");
 
 /// Entry of [`NUMBERS`].
 pub(super) const FORMAT_NUMBER: &str = "format";
@@ -74,6 +76,7 @@ pub(super) fn prepare(database: &Database) -> Result<(), StoreError> {
         // Readers expect every table to exist.
         write.open_table(COPIES).map_err(failed(doing))?;
         write.open_table(ORDER).map_err(failed(doing))?;
+        write.open_table(NOTES).map_err(failed(doing))?;
         free_generation(&write)?
     };
     {
@@ -138,6 +141,16 @@ pub(super) fn key_in_order(place: &[u8]) -> Result<Key, StoreError> {
 /// Everything of a generation, in either table.
 pub(super) fn generation_range(generation: u64) -> std::ops::Range<Vec<u8>> {
     generation.to_be_bytes().to_vec()..generation.saturating_add(1).to_be_bytes().to_vec()
+}
+
+/// The place of a note. A name has no control characters, so 00 ends it.
+pub(super) fn note_place(owner: &CollectionName, key: &[u8]) -> Vec<u8> {
+    [owner.as_str().as_bytes(), &[0], key].concat()
+}
+
+/// The notes of one owner.
+pub(super) fn note_range(owner: &CollectionName) -> std::ops::Range<Vec<u8>> {
+    note_place(owner, &[])..[owner.as_str().as_bytes(), &[1]].concat()
 }
 
 pub(super) fn encode_row(row: &Row) -> Vec<u8> {

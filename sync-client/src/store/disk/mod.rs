@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 use sync_proto::digest::Segment;
@@ -24,13 +25,14 @@ use self::tables::Tables;
 use super::plan::compare;
 use super::rescope::{Rescoped, rescope};
 use super::{
-    Applied, Changed, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
+    Applied, Changed, Notes, ReplicaStore, Row, Snapshot, Staged, Standing, Step, StoreError, Sums,
     Visible, Write,
 };
 
 mod file;
 mod layout;
 mod mending;
+mod noting;
 mod tables;
 
 /// A write waits for the disk when the last one that did is this long ago ...
@@ -122,7 +124,12 @@ impl DiskStore {
 }
 
 impl DiskStore {
-    fn carry_out(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
+    fn carry_out(
+        &self,
+        collection: &CollectionName,
+        write: &Write,
+        notes: &Notes,
+    ) -> Result<Applied, StoreError> {
         let transaction = self.begin_write()?;
         let mut tables = Tables::open(&transaction)?;
         let (record, scope) = tables.copy(collection)?;
@@ -152,6 +159,9 @@ impl DiskStore {
         };
         tables.put_copy(collection, &now, &scope)?;
         drop(tables);
+        if notes.apply_at(&now.standing().tally) {
+            noting::put_notes(&transaction, notes)?;
+        }
         // While the transaction keeps others from sweeping what is garbage once it is committed.
         self.forget_swapped(collection);
         self.shared.aside.lock().remove(collection);
@@ -231,8 +241,21 @@ impl ReplicaStore for DiskStore {
         Ok(Box::new(self.shared.file.watch(|| self.read(collection))?))
     }
 
-    fn write(&self, collection: &CollectionName, write: &Write) -> Result<Applied, StoreError> {
-        self.shared.file.watch(|| self.carry_out(collection, write))
+    fn write_with(
+        &self,
+        collection: &CollectionName,
+        write: &Write,
+        notes: &Notes,
+    ) -> Result<Applied, StoreError> {
+        self.shared.file.watch(|| self.carry_out(collection, write, notes))
+    }
+
+    fn note(&self, notes: &Notes) -> Result<(), StoreError> {
+        self.shared.file.watch(|| self.write_notes(notes))
+    }
+
+    fn notes(&self, owner: &CollectionName) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.shared.file.watch(|| self.read_notes(owner))
     }
 
     fn swapped(

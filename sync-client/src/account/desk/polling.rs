@@ -1,0 +1,92 @@
+//! Heads of collections that the inbox does not announce: too many for one answer come in several.
+//! Pure.
+
+use std::time::{Duration, Instant};
+
+use sync_proto::types::{CollectionName, Polled};
+
+use super::{Action, Desk};
+use crate::backoff::Backoff;
+use crate::session::Fault;
+
+/// Which question for more heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PollId(u64);
+
+/// How far the polled heads have been read.
+#[derive(Debug)]
+pub(super) struct Polling {
+    /// Behind which name to go on, and when.
+    next: Option<(CollectionName, Instant)>,
+    asked: Option<(PollId, CollectionName)>,
+    next_id: u64,
+    waits: Backoff,
+}
+
+/// Windows of the back-off of questions that fail.
+const WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// After so many failures in a row the next pull of the inbox begins anew.
+const ATTEMPTS_MAX: u32 = 8;
+
+// === impl Polling ===
+
+impl Polling {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next.as_ref().map(|(_, at)| *at)
+    }
+
+    /// Goes on behind the last name, if there is more.
+    fn go_on(&mut self, polled: &Polled, now: Instant) {
+        let last = polled.heads.last().filter(|_| polled.more);
+        self.asked = None;
+        self.next = last.map(|last| (last.collection.clone(), now));
+    }
+}
+
+impl Default for Polling {
+    fn default() -> Self {
+        Self { next: None, asked: None, next_id: 0, waits: Backoff::new(WAITS.0, WAITS.1) }
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// A pull of the inbox begins with the first names.
+    pub(super) fn on_polled(&mut self, polled: Polled, now: Instant) {
+        self.polling.go_on(&polled, now);
+        for head in polled.heads {
+            self.hear(head, now);
+        }
+    }
+
+    pub(super) fn on_polled_on(&mut self, id: PollId, answer: Result<Polled, Fault>, now: Instant) {
+        if self.polling.asked.as_ref().is_none_or(|(asked, _)| *asked != id) {
+            return;
+        }
+        let Some((_, after)) = self.polling.asked.take() else { return };
+        match answer {
+            Ok(polled) => {
+                self.polling.waits.reset();
+                self.on_polled(polled, now);
+            }
+            Err(_) if self.polling.waits.attempts() >= ATTEMPTS_MAX => self.polling.waits.reset(),
+            Err(_) => {
+                let wait = self.polling.waits.next(&mut self.dice);
+                self.polling.next = Some((after, now + wait));
+            }
+        }
+    }
+
+    pub(super) fn poll_on(&mut self, now: Instant) {
+        if self.polling.next.as_ref().is_none_or(|(_, at)| now < *at) {
+            return;
+        }
+        if let Some((after, _)) = self.polling.next.take() {
+            let id = PollId(self.polling.next_id);
+            self.polling.next_id += 1;
+            self.polling.asked = Some((id, after.clone()));
+            self.actions.push_back(Action::Poll(id, self.inbox_standing.cursor, after));
+        }
+    }
+}

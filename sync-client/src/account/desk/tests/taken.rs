@@ -1,0 +1,134 @@
+//! Whose turn it is, what becomes of failures, and what the list shows.
+
+use super::*;
+
+fn poison() -> Outcome {
+    let failure = Failure { code: 13, message: "poison".into(), retry_after: None };
+    Outcome::Failed(failure)
+}
+
+/// Thousands of collections are caught up in few pulls, of which a bounded number is under way,
+/// and one place is kept for what somebody looks at.
+#[test]
+fn thousands_go_into_few_pulls_and_what_is_looked_at_goes_first() {
+    let mut talk = Talk::new();
+    let all: Vec<_> = (0..3_000).map(|number| (number, Some(exists(4)))).collect();
+    talk.told(&all);
+    assert_eq!(talk.list.len(), 3_000);
+    talk.pass(GATHER * 2);
+    assert_eq!(talk.pulls.len(), 7, "the eighth is for who looks");
+    assert!(talk.pulls.iter().all(|(_, names)| names.len() == 256));
+
+    talk.input(Input::LookAt(vec![name(2_990), name(9_999)]));
+    assert_eq!(talk.pulls.len(), 8);
+    assert_eq!(talk.pulls[7].1, [name(2_990)], "alone, and at once");
+    let mut pulls = 0;
+    while !talk.pulls.is_empty() {
+        talk.answer(|_| empty(0, 4));
+        talk.pass(MS);
+        assert!(talk.pulls.len() <= 8);
+        pulls += 1;
+    }
+    assert_eq!(pulls, 3_000 / 256 + 2);
+    assert!((0..3_000).all(|number| talk.state(number) == FollowState::Current));
+    assert_eq!(talk.desk.summary().pending, 0);
+    assert_eq!(talk.desk.session.fortune(&name(1), talk.now), None, "no track is kept");
+    talk.pass(Duration::from_secs(2));
+    let streamed = talk.stream.unwrap().1.targets;
+    assert_eq!(streamed.len(), 2, "the inbox and what is looked at");
+}
+
+/// A poison collection keeps nobody waiting, is tried again later and later, also by the next
+/// life, and shows why it fails.
+#[test]
+fn a_poison_collection_keeps_nobody_waiting_and_its_waits_outlive_the_process() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4))), (2, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|of| if *of == name(1) { poison() } else { empty(0, 4) });
+    assert_eq!(talk.state(2), FollowState::Current);
+    for attempt in 1..=4 {
+        let FollowState::Failed { attempts, error, .. } = talk.state(1) else { panic!() };
+        assert_eq!((attempts, error.as_str()), (attempt, "poison (code 13)"));
+        while talk.pulls.is_empty() {
+            talk.pass(MS * 100);
+        }
+        talk.answer(|_| poison());
+    }
+    // It moves meanwhile: that is no reason to hurry.
+    talk.told(&[(1, Some(exists(5)))]);
+    talk.pass(MS * 100);
+    assert!(talk.pulls.is_empty());
+
+    let clock_ms = talk.desk.clock.ms(talk.now);
+    let mut next = Talk::on(talk.store.clone(), talk.now, clock_ms);
+    let shown: Vec<_> = next.desk.followed().collect();
+    let FollowState::Failed { attempts: 5, error, .. } = &shown[0].state else {
+        panic!("{shown:?}")
+    };
+    assert_eq!(error, "poison (code 13)");
+    next.pass(Duration::from_secs(5));
+    assert!(next.pulls.is_empty(), "not before");
+    next.pass(Duration::from_secs(30));
+    assert_eq!(next.pulls.len(), 1, "tried again when its time has come");
+    next.answer(|_| empty(0, 5));
+    assert_eq!(next.state(1), FollowState::Current);
+}
+
+/// What the stream has brought already is not pulled again.
+#[test]
+fn what_is_covered_is_not_asked_for() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(0, 6));
+    talk.told(&[(1, Some(exists(5)))]);
+    talk.noticed(1, 6);
+    talk.pass(GATHER * 2);
+    assert!(talk.pulls.is_empty());
+    assert_eq!(talk.state(1), FollowState::Current);
+    talk.noticed(1, 7);
+    talk.noticed(77, 7);
+    talk.pass(GATHER * 2);
+    assert_eq!(talk.answer(|_| empty(6, 7)), [name(1)], "what is not followed is not asked for");
+}
+
+/// Something was told while a pull was under way that read before it: it is pulled again.
+#[test]
+fn what_was_told_during_a_pull_is_not_taken_for_done() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.told(&[(1, Some(exists(5)))]);
+    let other_life = InboxEntry::Exists(Epoch::new(9).unwrap(), version(1));
+    talk.answer(|_| empty(0, 4));
+    assert_eq!(talk.state(1), FollowState::CatchingUp);
+    talk.told(&[(1, Some(other_life))]);
+    talk.answer(|_| empty(4, 5));
+    assert_eq!(talk.state(1), FollowState::CatchingUp, "told after the pull was sent");
+    talk.answer(|_| empty(5, 6));
+    assert_eq!(talk.state(1), FollowState::Current, "the server's word is newer");
+}
+
+/// Heads that do not fit one answer are asked for behind the last name, until there are no more.
+#[test]
+fn polled_heads_are_read_to_their_end() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(InboxEntry::Absent)), (2, Some(InboxEntry::Absent))]);
+    let one = |number, more| Polled {
+        heads: vec![PolledHead { collection: name(number), entry: exists(3) }],
+        more,
+    };
+    talk.input(Input::Polled(one(1, true)));
+    let (id, after) = talk.polls.remove(0);
+    assert_eq!(after, name(1));
+    talk.input(Input::PolledOn(id, Err(Fault::Passing)));
+    talk.pass(Duration::from_secs(1));
+    let (id, after) = talk.polls.remove(0);
+    assert_eq!(after, name(1), "asked again");
+    talk.input(Input::PolledOn(id, Ok(one(2, false))));
+    talk.pass(GATHER * 2);
+    assert!(talk.polls.is_empty());
+    let asked: usize = talk.pulls.iter().map(|(_, names)| names.len()).sum();
+    assert_eq!(asked, 2);
+}

@@ -1,0 +1,60 @@
+//! What only accounts ask for and are told: heads that an inbox does not announce, and acks.
+
+use prost::Message as _;
+use sync_proto::convert::polled;
+use sync_proto::types::{CollectionName, Cursor, Outcome, Polled, Pull};
+use sync_proto::v1;
+
+use super::SyncClient;
+use super::calls::outcomes;
+use crate::error::ClientError;
+
+/// The answer to one attempt of a pull.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    /// One per target, in order.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// What was said besides, of which target.
+    pub(crate) polled: Vec<(usize, Polled)>,
+    /// Size of the reply.
+    pub(crate) bytes: usize,
+}
+
+// === impl SyncClient ===
+
+impl SyncClient {
+    /// One attempt of a pull.
+    pub(crate) async fn pull_once(&self, pull: Pull) -> Result<Pulled, ClientError> {
+        let request = v1::PullRequest::try_from(pull)?;
+        let asked = request.targets.len();
+        let mut rpc = self.reader();
+        let reply = self.attempt(request, async |request| rpc.pull(request).await).await?;
+        let bytes = reply.encoded_len();
+        let said = reply.outcomes.iter().enumerate().filter(|(_, one)| !one.polled.is_empty());
+        let read = |(index, outcome)| match polled(outcome) {
+            Ok(polled) => Some((index, polled)),
+            Err(broken) => {
+                tracing::warn!(%broken, "heads that were polled break the protocol");
+                None
+            }
+        };
+        let polled = said.filter_map(read).collect();
+        Ok(Pulled { outcomes: outcomes(reply, asked)?, polled, bytes })
+    }
+
+    /// Says that a collection is durably processed up to here. Attempted once.
+    pub async fn ack(
+        &self,
+        client_id: &str,
+        collection: &CollectionName,
+        cursor: Cursor,
+    ) -> Result<(), ClientError> {
+        let acked = v1::AckedCursor {
+            collection: collection.as_str().to_owned(),
+            cursor: Some(cursor.into()),
+        };
+        let request = v1::AckRequest { client_id: client_id.to_owned(), acked: vec![acked] };
+        let mut rpc = self.reader();
+        self.attempt(request, async |request| rpc.ack(request).await).await.map(drop)
+    }
+}

@@ -1,0 +1,603 @@
+//! One device: a desk, its store, its line to the server, and what must hold after every action.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use sync_client::account::desk::{
+    AckFault, Action, Desk, DeskConfig, Holdings, Input, LOOKED_AT_STREAMED_MAX, PollId,
+};
+use sync_client::account::{FollowState, Followed, Note, NoteStage, Summary};
+use sync_client::session::{self, Done, Fault, MendFault, MendId, PullId, StreamId, Task, work};
+use sync_client::store::{MemoryStore, Notes, ReplicaStore, Standing, StoreError, Write, check};
+use sync_client::types::{
+    CollectionName, Cursor, Event, InboxEntry, InboxNotice, Outcome, Plan, Pull, Subject,
+    Subscribe, Value, Version,
+};
+use sync_proto::convert::decode_inbox_entry;
+
+use super::reference::{NoRound, Serving, failure};
+use super::{Seen, World, repairs};
+
+pub(crate) struct Device {
+    inbox: CollectionName,
+    dice: StdRng,
+    now: Instant,
+    began: Instant,
+    desk: Desk,
+    store: MemoryStore,
+    stream: Option<(StreamId, Serving, BTreeMap<CollectionName, InboxEntry>)>,
+    link: BTreeMap<(Instant, u64), Flight>,
+    sent: u64,
+    /// The process is killed after so many actions.
+    kill_in: Option<u32>,
+    offline_until: Instant,
+    flush_at: Option<Instant>,
+    pulls: usize,
+    list: BTreeMap<CollectionName, Followed>,
+    summary: Summary,
+    acked: Option<Cursor>,
+    /// What the inbox said, and was done once.
+    done: Vec<(CollectionName, Option<InboxEntry>)>,
+    seen: Seen,
+    history: Vec<String>,
+    /// What happens is told if somebody looks for a fault.
+    telling: bool,
+    /// The store has changed since the books were compared with it.
+    written: bool,
+}
+
+#[derive(Debug)]
+enum Flight {
+    ToClient(Input),
+    Subscribe(StreamId, Subscribe),
+    Pull(PullId, Pull),
+    Poll(PollId, CollectionName),
+    Ack(Cursor),
+    Mend(CollectionName, MendId, Task),
+}
+
+/// Heads that one answer polls.
+const POLLED_MAX: usize = 2;
+
+fn config(now: Duration) -> DeskConfig {
+    let clock_ms = 1_700_000_000_000 + u64::try_from(now.as_millis()).unwrap();
+    let subject = Subject::new("ada").unwrap();
+    DeskConfig { subject, clock_ms, ..DeskConfig::default() }
+}
+
+// === impl Device ===
+
+impl Device {
+    pub(crate) fn new(inbox: &CollectionName, seed: u64) -> Self {
+        let (now, store) = (Instant::now(), MemoryStore::new());
+        Self {
+            inbox: inbox.clone(),
+            dice: StdRng::seed_from_u64(seed),
+            now,
+            began: now,
+            desk: Desk::new(config(Duration::ZERO), Holdings::default(), seed, now),
+            store,
+            stream: None,
+            link: BTreeMap::new(),
+            sent: 0,
+            kill_in: None,
+            offline_until: now,
+            flush_at: None,
+            pulls: 0,
+            list: BTreeMap::new(),
+            summary: Summary::default(),
+            acked: None,
+            done: Vec::new(),
+            seen: Seen::default(),
+            history: Vec::new(),
+            telling: std::env::var_os("DELTASYNC_SEED").is_some(),
+            written: true,
+        }
+    }
+
+    pub(crate) fn cut(&mut self) {
+        if let Some((id, ..)) = self.stream.take() {
+            let ended = session::Input::StreamEnded(id, Fault::Passing);
+            self.fly(Duration::from_millis(1), Flight::ToClient(Input::Session(ended)));
+        }
+    }
+
+    pub(crate) fn kill_soon(&mut self) {
+        self.kill_in = Some(self.dice.random_range(0..12));
+    }
+
+    pub(crate) fn go_offline(&mut self, time: Duration) {
+        self.offline_until = self.now + time;
+        self.stream = None;
+    }
+
+    pub(crate) fn reconnect(&mut self) {
+        self.offline_until = self.now;
+        self.kill_in = None;
+    }
+
+    pub(crate) fn look_at(&mut self, names: &[CollectionName], dice: &mut StdRng) {
+        let some = names.iter().filter(|_| dice.random_bool(0.2)).cloned().collect();
+        self.input(Input::LookAt(some));
+    }
+
+    pub(crate) fn until_next(&self) -> Duration {
+        let next = self.link.keys().next().map(|(at, _)| *at);
+        let at = next.map_or(self.desk.deadline(), |at| at.min(self.desk.deadline()));
+        let at = self.flush_at.map_or(at, |flush| at.min(flush));
+        at.saturating_duration_since(self.now)
+    }
+
+    pub(crate) fn step(&mut self, time: Duration, world: &World) {
+        self.now += time;
+        self.push(world);
+        while let Some((at, _)) = self.link.keys().next().copied()
+            && at <= self.now
+        {
+            let (_, flight) = self.link.pop_first().unwrap();
+            self.arrive(flight, world);
+        }
+        if self.desk.deadline() <= self.now {
+            self.input(Input::Session(session::Input::Elapsed));
+        }
+        if self.flush_at.is_some_and(|at| at <= self.now) {
+            self.flush_at = None;
+            self.input(Input::Flushed);
+        }
+    }
+
+    /// The stream says what it has to say.
+    fn push(&mut self, world: &World) {
+        let Some((id, serving, told)) = &mut self.stream else { return };
+        let limit = self.dice.random_range(1..8);
+        let mut events = world.server.server.push(serving, limit);
+        events.retain(
+            |event| !matches!(event, Event::Changes(name, _) if world.denied.contains(name)),
+        );
+        if self.dice.random_bool(0.05) {
+            events.push(world.server.server.bookmark(serving));
+        }
+        let id = *id;
+        let mut inputs: Vec<Input> =
+            events.into_iter().map(|e| Input::Session(session::Input::Event(id, e))).collect();
+        for head in world.server.polled(&self.inbox, None, usize::MAX - 1).heads {
+            if told.insert(head.collection.clone(), head.entry) != Some(head.entry) {
+                let collections = &world.server.server.collections;
+                let notice = InboxNotice {
+                    inbox: self.inbox.clone(),
+                    head: collections.get(&head.collection).map(|log| log.head()),
+                    collection: head.collection,
+                };
+                let event = session::Input::Event(id, Event::InboxNotice(notice));
+                inputs.push(Input::Session(event));
+            }
+        }
+        for input in inputs {
+            let copies = match self.dice.random_range(0..100) {
+                _ if world.calm => 1,
+                0..5 => 0,
+                5..10 => 2,
+                _ => 1,
+            };
+            for _ in 0..copies {
+                let delay = if world.calm { 5 } else { self.dice.random_range(0..60) };
+                self.fly(Duration::from_millis(delay), Flight::ToClient(input.clone()));
+            }
+        }
+    }
+
+    fn arrive(&mut self, flight: Flight, world: &World) {
+        if self.now < self.offline_until && !matches!(flight, Flight::ToClient(_)) {
+            return self.lose(flight);
+        }
+        match flight {
+            Flight::ToClient(input) => {
+                if let Input::Session(session::Input::Pulled(..)) = &input {
+                    self.pulls -= 1;
+                }
+                self.input(input);
+            }
+            Flight::Subscribe(id, subscribe) => {
+                let streamed = subscribe.targets.len();
+                assert!(streamed <= 1 + LOOKED_AT_STREAMED_MAX, "{streamed} targets streamed");
+                let (serving, mut accepted) = world.server.server.serve(&subscribe);
+                if let Event::Accepted(targets, _) = &mut accepted {
+                    let denied =
+                        targets.iter_mut().filter(|t| world.denied.contains(&t.collection));
+                    denied.for_each(|target| target.plan = Plan::Denied);
+                }
+                self.stream = Some((id, serving, BTreeMap::new()));
+                let accepted = Input::Session(session::Input::Event(id, accepted));
+                self.fly(Duration::from_millis(5), Flight::ToClient(accepted));
+            }
+            Flight::Pull(id, pull) => self.answer_pull(id, pull, world),
+            Flight::Poll(id, after) => {
+                let polled = world.server.polled(&self.inbox, Some(&after), POLLED_MAX);
+                let input = Input::PolledOn(id, Ok(polled));
+                self.fly(Duration::from_millis(20), Flight::ToClient(input));
+            }
+            Flight::Ack(cursor) => self.answer_ack(cursor, world),
+            Flight::Mend(name, id, task) => {
+                let answer = self.answer_mend(&name, &task, world);
+                let input = session::Input::Mended(name, id, answer);
+                self.fly(Duration::from_millis(30), Flight::ToClient(Input::Session(input)));
+            }
+        }
+    }
+
+    fn lose(&mut self, flight: Flight) {
+        let input = match flight {
+            Flight::ToClient(input) => input,
+            Flight::Subscribe(id, _) => {
+                Input::Session(session::Input::StreamEnded(id, Fault::Passing))
+            }
+            Flight::Pull(id, _) => Input::Session(session::Input::Pulled(id, Err(Fault::Passing))),
+            Flight::Poll(id, _) => Input::PolledOn(id, Err(Fault::Passing)),
+            Flight::Ack(_) => Input::Acked(Err(AckFault::Passing)),
+            Flight::Mend(name, id, _) => {
+                let fault = Err(MendFault::Call(Fault::Passing));
+                Input::Session(session::Input::Mended(name, id, fault))
+            }
+        };
+        self.fly(Duration::from_millis(100), Flight::ToClient(input));
+    }
+
+    fn answer_pull(&mut self, id: PullId, pull: Pull, world: &World) {
+        if !world.calm && self.dice.random_bool(0.05) {
+            return self.lose(Flight::Pull(id, pull));
+        }
+        assert!(pull.targets.len() <= 256);
+        let limit = self.dice.random_range(1..8);
+        let mut polled = None;
+        let outcomes = pull.targets.into_iter().map(|target| {
+            let target = target.unwrap();
+            let name = &target.collection;
+            if world.denied.contains(name) {
+                return Outcome::Denied;
+            }
+            if world.poison.contains(name) {
+                return Outcome::Failed(failure());
+            }
+            if !world.calm && self.dice.random_range(0..20) == 0 {
+                return Outcome::Deferred(None);
+            }
+            let outcome = world.server.server.outcome(&target, limit);
+            if *name == self.inbox && matches!(outcome, Outcome::Aligned(_) | Outcome::Delta(_)) {
+                polled = Some(world.server.polled(&self.inbox, None, POLLED_MAX));
+            }
+            outcome
+        });
+        let input = session::Input::Pulled(id, Ok(outcomes.collect()));
+        let wait = Duration::from_millis(self.dice.random_range(1..200));
+        self.fly(wait, Flight::ToClient(Input::Session(input)));
+        if let Some(polled) = polled {
+            self.fly(wait, Flight::ToClient(Input::Polled(polled)));
+        }
+    }
+
+    fn answer_ack(&mut self, cursor: Cursor, world: &World) {
+        let known = world.server.server.collections.get(&self.inbox).is_some_and(|log| {
+            log.head().epoch == cursor.epoch && cursor.version <= log.head().version
+        });
+        let answer = match self.dice.random_range(0..10) {
+            0 if !world.calm => Err(AckFault::Passing),
+            _ if known => {
+                self.acked = Some(cursor);
+                Ok(())
+            }
+            _ => Err(AckFault::Refused),
+        };
+        self.fly(Duration::from_millis(10), Flight::ToClient(Input::Acked(answer)));
+    }
+
+    fn answer_mend(
+        &mut self,
+        name: &CollectionName,
+        task: &Task,
+        world: &World,
+    ) -> Result<Done, MendFault> {
+        if world.denied.contains(name) {
+            return Err(MendFault::Denied);
+        }
+        if world.poison.contains(name) || !world.calm && self.dice.random_bool(0.05) {
+            return Err(MendFault::Call(Fault::Passing));
+        }
+        match task {
+            Task::Round(round) => match world.server.server.round(name, round) {
+                Ok(answer) => Ok(Done::Answered(answer)),
+                Err(NoRound::Moved) => Err(MendFault::Moved),
+                Err(NoRound::NotFound) => Err(MendFault::NotFound),
+            },
+            Task::Fetch(keys) => {
+                let found = world.server.server.items(name, keys);
+                let (items, head) = found.ok_or(MendFault::NotFound)?;
+                Ok(Done::Fetched(items, keys.len(), head))
+            }
+            local => panic!("not a question: {local:?}"),
+        }
+    }
+
+    fn fly(&mut self, wait: Duration, flight: Flight) {
+        self.sent += 1;
+        self.link.insert((self.now + wait, self.sent), flight);
+    }
+
+    fn input(&mut self, input: Input) {
+        if self.telling {
+            self.history.push(format!("{:?} {input:.300?}", self.now - self.began));
+        }
+        self.desk.handle(input, self.now);
+        self.act();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.desk.poll_action() {
+            if let Some(left) = &mut self.kill_in {
+                if *left == 0 {
+                    return self.die();
+                }
+                *left -= 1;
+            }
+            if self.telling {
+                self.history.push(format!("    {action:.300?}"));
+            }
+            self.carry_out(action);
+        }
+        if std::mem::take(&mut self.written) {
+            self.assert_books_hold();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        let wait = Duration::from_millis(self.dice.random_range(1..100));
+        match action {
+            Action::Session(action) => self.converse(action, wait),
+            Action::Write(name, write, notes) => {
+                self.written = true;
+                let input = self.write(&name, &write, &notes);
+                self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
+                self.desk.handle(Input::Session(input), self.now);
+            }
+            Action::Note(notes) => {
+                self.written = true;
+                self.store.note(&notes).unwrap();
+                self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
+                self.desk.handle(Input::Noted(true), self.now);
+            }
+            Action::Scan => {
+                self.written = true;
+                let held = Holdings::read(&self.store, &self.inbox).unwrap();
+                self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
+                self.desk.handle(Input::Scanned(Some(held)), self.now);
+            }
+            Action::Poll(id, _, after) => self.fly(wait, Flight::Poll(id, after)),
+            Action::Ack(cursor) => {
+                self.assert_processed(cursor);
+                self.fly(wait, Flight::Ack(cursor));
+            }
+            Action::Show(shown, summary) => {
+                self.summary = summary;
+                for (name, one) in shown {
+                    match one {
+                        Some(one) => drop(self.list.insert(name, one)),
+                        None => drop(self.list.remove(&name)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn converse(&mut self, action: session::Action, wait: Duration) {
+        match action {
+            session::Action::OpenStream(id, subscribe) => {
+                self.fly(wait, Flight::Subscribe(id, subscribe));
+            }
+            session::Action::CloseStream(_) => self.stream = None,
+            session::Action::Pull(id, pull) => {
+                self.pulls += 1;
+                assert!(self.pulls <= 8, "{} pulls at once", self.pulls);
+                self.fly(wait, Flight::Pull(id, pull));
+            }
+            session::Action::Mend(name, id, task) => {
+                match work(&self.store, &name, &task).unwrap() {
+                    Some(done) => {
+                        let input = session::Input::Mended(name, id, done);
+                        self.desk.handle(Input::Session(input), self.now);
+                    }
+                    None => self.fly(wait, Flight::Mend(name, id, task)),
+                }
+            }
+            session::Action::Write(..) => panic!("a write without its notes"),
+            session::Action::SelfCheck(_)
+            | session::Action::Report(..)
+            | session::Action::Chosen(..) => {}
+        }
+    }
+
+    fn write(&self, name: &CollectionName, write: &Write, notes: &Notes) -> session::Input {
+        let result = match self.store.write_with(name, write, notes) {
+            Ok(applied) => Ok(applied.standing),
+            Err(StoreError::Conflict { standing }) => Err(session::WriteFault::Conflict(*standing)),
+            Err(StoreError::MissingValue) => Err(session::WriteFault::MissingValue),
+            Err(other) => panic!("{other:?}"),
+        };
+        assert!(check(&*self.store.snapshot(name).unwrap()).unwrap(), "the digest is kept");
+        session::Input::Written(name.clone(), result)
+    }
+
+    /// The process is killed between two actions; what is in the store stays.
+    fn die(&mut self) {
+        self.seen.add(&self.lived());
+        self.seen.kills += 1;
+        self.history.push("killed".into());
+        self.kill_in = None;
+        (self.stream, self.flush_at, self.pulls) = (None, None, 0);
+        self.link.clear();
+        self.list.clear();
+        let held = Holdings::read(&self.store, &self.inbox).unwrap();
+        let seed = self.dice.random();
+        self.desk = Desk::new(config(self.now - self.began), held, seed, self.now);
+        self.list = self.desk.followed().map(|one| (one.name.clone(), one)).collect();
+        self.act();
+    }
+
+    fn lived(&self) -> Seen {
+        let repairs = repairs(self.desk.session_stats());
+        Seen { stats: *self.desk.stats(), repairs, kills: 0 }
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        let mut seen = self.lived();
+        seen.add(&self.seen);
+        seen
+    }
+
+    fn rows(&self) -> BTreeMap<CollectionName, (Option<InboxEntry>, Version)> {
+        let rows = self.store.snapshot(&self.inbox).unwrap().rows(None, 1_000).unwrap();
+        let read = |row: sync_client::store::Row| {
+            let name = CollectionName::new(std::str::from_utf8(row.key.as_bytes()).unwrap());
+            let entry = decode_inbox_entry(&Value::new(row.value).unwrap()).ok();
+            (name.unwrap(), (entry, row.version))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    fn notes(&self) -> BTreeMap<CollectionName, Note> {
+        let notes = self.store.notes(&self.inbox).unwrap();
+        let read = |(key, note): &(bytes::Bytes, bytes::Bytes)| {
+            (Note::name(key).unwrap(), Note::decode(note).unwrap())
+        };
+        notes.iter().map(read).collect()
+    }
+
+    fn standing(&self, name: &CollectionName) -> Standing {
+        self.store.standing(name).unwrap()
+    }
+
+    /// Whether what an entry of the inbox says is here, or known to be all there is.
+    fn is_done_with(
+        &self,
+        name: &CollectionName,
+        remote: Option<InboxEntry>,
+        note: Option<&Note>,
+    ) -> bool {
+        let standing = self.standing(name);
+        let covered = match remote {
+            Some(InboxEntry::Exists(epoch, version)) => standing.has(Cursor::at(epoch, version)),
+            Some(InboxEntry::Deleted(..) | InboxEntry::Absent) => standing.cursor.is_none(),
+            None => false,
+        };
+        let asked = |stage| note.is_some_and(|note| note.stage == stage);
+        covered
+            || asked(NoteStage::Denied)
+            || asked(NoteStage::Settled) && note.is_some_and(|note| note.remote.is_some())
+    }
+
+    /// If the process were killed now, nothing would be forgotten (G4): whatever the copy of the
+    /// inbox says is here, or the next life asks for it; what is pending now is pending then; and
+    /// every copy is known, so that it can be dropped.
+    fn assert_books_hold(&mut self) {
+        if self.desk.processed().is_none() {
+            self.written = true;
+            return;
+        }
+        let held = Holdings::read(&self.store, &self.inbox).unwrap();
+        let next = Desk::new(config(self.now - self.began), held, 1, self.now);
+        let next: BTreeMap<_, _> = next.followed().map(|one| (one.name.clone(), one)).collect();
+        let (rows, notes) = (self.rows(), self.notes());
+        for (name, (remote, _)) in &rows {
+            let done = self.is_done_with(name, *remote, notes.get(name));
+            if done && !self.done.contains(&(name.clone(), *remote)) {
+                self.done.push((name.clone(), *remote));
+            }
+            let asked = next.get(name).is_some_and(|one| !one.is_settled());
+            assert!(asked || done, "{name} is forgotten: {remote:?}\n{}", self.tell());
+        }
+        for one in self.desk.followed() {
+            assert!(rows.contains_key(&one.name), "{} is shown\n{}", one.name, self.tell());
+            let asked = next.get(&one.name).is_some_and(|next| !next.is_settled());
+            assert!(asked || one.is_settled(), "{one:?} is lost\n{}", self.tell());
+        }
+        for name in Self::names() {
+            let known = notes.contains_key(&name) || self.standing(&name) == Standing::default();
+            assert!(known, "nobody will drop {name}\n{}", self.tell());
+        }
+    }
+
+    /// Every collection there can be.
+    fn names() -> impl Iterator<Item = CollectionName> {
+        let name = |number| CollectionName::new(&format!("c/{number:02}")).unwrap();
+        (0..super::NAMES).map(name)
+    }
+
+    /// An ack covers nothing that is not done (contiguous prefix).
+    fn assert_processed(&self, cursor: Cursor) {
+        let at = self.standing(&self.inbox).cursor.unwrap();
+        assert!(at.epoch == cursor.epoch && cursor.version <= at.version, "{cursor} at {at}");
+        let notes = self.notes();
+        for (name, (remote, version)) in self.rows() {
+            let done = self.is_done_with(&name, remote, notes.get(&name))
+                // What a polled head asked for since then is not the inbox's.
+                || self.done.contains(&(name.clone(), remote));
+            let acked = version <= cursor.version;
+            assert!(done || !acked, "{name} at {version} acked by {cursor}\n{}", self.tell());
+        }
+    }
+
+    /// Whether a collection is as it should be.
+    fn is_right(&self, name: &CollectionName, world: &World) -> bool {
+        let standing = self.standing(name);
+        let followed = world.server.audiences.get(name).is_some_and(|a| a.contains(&self.inbox));
+        match world.server.server.collections.get(name) {
+            Some(log) if followed => {
+                standing.cursor == Some(log.head().cursor())
+                    && standing.tally.digest == log.head().digest
+            }
+            Some(_) | None => standing == Standing::default(),
+        }
+    }
+
+    pub(crate) fn is_done(&self, world: &World) -> bool {
+        let last = world.server.server.collections.get(&self.inbox).map(|log| log.head().cursor());
+        let poisoned = |name: &CollectionName| world.poison.contains(name);
+        let tried = |name| {
+            let state = self.list.get(name).map(|one| &one.state);
+            !world.server.follows(&self.inbox).contains(name)
+                || matches!(state, Some(FollowState::Failed { attempts: 3.., .. }))
+        };
+        let right = world.names.iter().all(|name| poisoned(name) || self.is_right(name, world));
+        let listed: BTreeSet<_> = self.list.keys().cloned().collect();
+        let acked = !world.poison.is_empty() || self.acked == last;
+        right
+            && world.poison.iter().all(tried)
+            && listed == world.server.follows(&self.inbox)
+            && acked
+            && (!world.poison.is_empty() || self.summary.is_settled())
+    }
+
+    pub(crate) fn assert_right(&self, world: &World, seed: u64) {
+        for name in world.names.iter().filter(|name| !world.poison.contains(*name)) {
+            let (ours, theirs) = (self.standing(name), world.server.truth(name));
+            let right = self.is_right(name, world);
+            let shown = self.list.get(name);
+            assert!(right, "seed {seed}: {name} {ours:?} {theirs:?} {shown:?}\n{}", self.tell());
+        }
+        assert!(
+            self.is_done(world),
+            "seed {seed}: {:?} {:?} acked {:?}\n{}",
+            self.summary,
+            self.list,
+            self.acked,
+            self.tell()
+        );
+        let pulls = self.desk.session_stats().pulls;
+        assert!(pulls < 2_000, "seed {seed}: {pulls} pulls");
+    }
+
+    fn tell(&self) -> String {
+        let last = self.history.len().saturating_sub(60);
+        self.history[last..].join("\n")
+    }
+}
