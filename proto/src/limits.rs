@@ -38,6 +38,11 @@ pub const LIST_PAGE_MAX: usize = 1_000;
 /// Entries of one page of a listing when the request does not say.
 pub const LIST_PAGE_DEFAULT: usize = 100;
 
+/// Most positions of one Ack.
+pub const ACK_POSITIONS_MAX: usize = 1_024;
+/// Most positions of one client in a page of `ListClients`.
+pub const CLIENT_POSITIONS_MAX: usize = 256;
+
 /// Most groups or segments that one round of a reconciliation asks for.
 pub const RECONCILE_NODES_MAX: usize = 64;
 /// Most entries of one page of a reconciliation.

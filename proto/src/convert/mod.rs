@@ -11,8 +11,10 @@ use crate::types::{
 };
 use crate::v1;
 
+mod ack;
 mod admin;
 mod ask;
+mod clients;
 mod inbox;
 mod order;
 mod read;

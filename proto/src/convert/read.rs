@@ -119,6 +119,16 @@ impl From<Target> for v1::Target {
     }
 }
 
+/// A target of a request from this client.
+fn target_of(wire: v1::Target, client_id: &str) -> Result<Target, Malformed> {
+    let target = Target::try_from(wire)?;
+    if target.from_last_ack && client_id.is_empty() {
+        let reason = "needs client_id in the request: the server holds cursors by it";
+        return Err(Malformed::new("from_last_ack", reason));
+    }
+    Ok(target)
+}
+
 // === Pull ===
 
 impl TryFrom<v1::PullRequest> for Pull {
@@ -132,7 +142,7 @@ impl TryFrom<v1::PullRequest> for Pull {
         }
         id(&request.client_id, "client_id")?;
         let parse = |(index, wire): (usize, v1::Target)| {
-            Target::try_from(wire).map_err(|e| e.within_element("targets", index))
+            target_of(wire, &request.client_id).map_err(|e| e.within_element("targets", index))
         };
         let asked = |asked: u64, most: usize| match usize::try_from(asked) {
             Ok(0) | Err(_) => most,
@@ -199,7 +209,7 @@ impl TryFrom<v1::SubscribeRequest> for Subscribe {
         }
         id(&request.client_id, "client_id")?;
         let parse = |(index, wire): (usize, v1::Target)| {
-            Target::try_from(wire).map_err(|e| e.within_element("targets", index))
+            target_of(wire, &request.client_id).map_err(|e| e.within_element("targets", index))
         };
         let targets: Vec<Target> =
             request.targets.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;

@@ -1,7 +1,9 @@
 //! The words of the protocol as checked types. Pure. Past `convert` nothing re-validates: a
 //! [`Key`] is not empty and not too long, a [`Version`] fits 63 bits, an [`Epoch`] is not zero.
 
+mod ack;
 mod admin;
+mod clients;
 mod inbox;
 mod log;
 mod names;
@@ -10,7 +12,9 @@ mod read;
 mod reconcile;
 mod write;
 
+pub use ack::{Ack, Acked};
 pub use admin::{Diffusion, Inspection, Policy, PolicyChange, PolicyField};
+pub use clients::{ClientInfo, ClientPosition};
 pub use inbox::{InboxEntry, InboxNotice, Polled, PolledHead, Subject};
 pub use log::{
     Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,

@@ -258,19 +258,25 @@ pub(crate) fn target() -> impl Strategy<Value = Target> {
 pub(crate) fn pull() -> impl Strategy<Value = Pull> {
     (vec(target().prop_map(Ok), 1..5), 1..=PAGE_BYTES_MAX, 1..=PAGE_CHANGES_MAX, "[a-z]{0,20}")
         .prop_map(|(targets, bytes_max, changes_max, client_id)| Pull {
-            targets,
+            targets: targets.into_iter().map(|target| target.map(|t| of(&client_id, t))).collect(),
             bytes_max,
             changes_max,
             client_id,
         })
 }
 
+/// Whoever has no name has no cursor at the server.
+fn of(client_id: &str, target: Target) -> Target {
+    Target { from_last_ack: target.from_last_ack && !client_id.is_empty(), ..target }
+}
+
 pub(crate) fn subscribe() -> impl Strategy<Value = Subscribe> {
     let heartbeat = millis(u64::from(HEARTBEAT_MS_MIN)..u64::from(HEARTBEAT_MS_MAX) + 1);
     (btree_map(name(), target(), 1..5), heartbeat, "[a-z]{0,20}").prop_map(
         |(targets, heartbeat, client_id)| {
-            let named = |(collection, target)| Target { collection, ..target };
-            Subscribe { targets: targets.into_iter().map(named).collect(), heartbeat, client_id }
+            let named = |(collection, target)| of(&client_id, Target { collection, ..target });
+            let targets = targets.into_iter().map(named).collect();
+            Subscribe { targets, heartbeat, client_id }
         },
     )
 }
