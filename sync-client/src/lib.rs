@@ -34,6 +34,7 @@
 //! * [`Window`]: a list view of a collection that is too large to be synchronised.
 //! * [`Differences`]: what changed, one net change per item, for a consumer that looks when it
 //!   likes.
+//! * [`Resumed`]: changes for a process that keeps no copy; the server holds its place.
 //! * [`session`]: the conversation itself, pure, for those who want to drive it themselves.
 //!
 //! # What holds
@@ -59,6 +60,7 @@ mod mending;
 mod pace;
 mod reader;
 mod replica;
+mod resume;
 pub mod session;
 pub mod store;
 mod view;
@@ -75,6 +77,7 @@ pub use error::{ClientError, ReadError, ReplicaError, WaitError};
 pub use items::Items;
 pub use reader::{Iter, Reader};
 pub use replica::{Replica, ReplicaBuilder};
+pub use resume::{Arrival, Resumed};
 pub use session::{RepairHow, RepairReason, Stats, Status};
 pub use store::{DiskStore, MemoryStore, ReplicaStore};
 pub use sync_proto::types;

@@ -171,6 +171,15 @@ struct Flags {
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     notice_interval_ms: Option<u64>,
+    /// Forget a cursor that a client has not acknowledged for this long, in seconds.
+    /// 1..3153600000, default 7776000 (90 days).
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ack_age_max_s: Option<u64>,
+    /// Hold at most this many cursors for clients. At most 100000000, default 1000000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acks_max: Option<u64>,
     /// Connections at once; what comes beyond them is closed as soon as it is accepted.
     /// 1..1000000, default 4096.
     #[arg(long, value_name = "COUNT")]

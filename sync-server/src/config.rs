@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{Access, TokenConfig};
 use crate::budget::{Budget, Budgets};
+use crate::core::acks::AckRetention;
 use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
 use crate::core::retention::Retention;
 use crate::engine::ledger::Settings;
@@ -49,6 +50,8 @@ pub struct Config {
     pub fan_out_per_s_max: u64,
     pub fan_out_dwell_s: u64,
     pub notice_interval_ms: u64,
+    pub ack_age_max_s: u64,
+    pub acks_max: u64,
     pub connections_max: usize,
     pub first_request_timeout_s: u64,
     pub requests_mib: u64,
@@ -140,6 +143,8 @@ impl Default for Config {
             fan_out_per_s_max: 2_000,
             fan_out_dwell_s: 30,
             notice_interval_ms: 1_000,
+            ack_age_max_s: 90 * 24 * 60 * 60,
+            acks_max: 1_000_000,
             connections_max: 4_096,
             first_request_timeout_s: 10,
             requests_mib: 64,
@@ -203,6 +208,8 @@ impl Config {
             ("fan_out_per_s_max", self.fan_out_per_s_max, 1, 1_000_000),
             ("fan_out_dwell_s", self.fan_out_dwell_s, 0, 3_600),
             ("notice_interval_ms", self.notice_interval_ms, 10, 60_000),
+            ("ack_age_max_s", self.ack_age_max_s, 1, 100 * 365 * 24 * 60 * 60),
+            ("acks_max", self.acks_max, 0, 100_000_000),
             ("connections_max", count(self.connections_max), 1, 1_000_000),
             ("first_request_timeout_s", self.first_request_timeout_s, 1, 3_600),
             ("requests_mib", self.requests_mib, MESSAGES_MIB_MIN, 65_536),
@@ -260,6 +267,10 @@ impl Config {
                 fan_out_per_s_max: self.fan_out_per_s_max,
                 dwell: Duration::from_secs(self.fan_out_dwell_s),
             },
+            acks: AckRetention {
+                age_max: Duration::from_secs(self.ack_age_max_s),
+                count_max: self.acks_max,
+            },
         }
     }
 
@@ -313,7 +324,7 @@ mod tests {
     fn settings_out_of_range_are_named() {
         type Break = fn(&mut Config);
         valid().check().unwrap();
-        let cases: [(&str, Break); 32] = [
+        let cases: [(&str, Break); 34] = [
             ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
             ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
             ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),
@@ -323,6 +334,8 @@ mod tests {
             ("idempotency_window_s: 0, must be 1 to 2592000", |config| {
                 config.idempotency_window_s = 0;
             }),
+            ("ack_age_max_s: 0, must be 1 to 3153600000", |config| config.ack_age_max_s = 0),
+            ("acks_max: 100000001, must be 0", |config| config.acks_max = 100_000_001),
             ("idempotency_window_s: 2592001", |config| config.idempotency_window_s = 2_592_001),
             ("write_audience_max: 16385, must be 0 to 16384", |config| {
                 config.write_audience_max = 16_385;
@@ -372,7 +385,7 @@ mod tests {
         let mut config = valid();
         config.free_disk_min_mib = 1_048_576;
         config.tombstone_age_max_s = u64::MAX;
-        (config.tombstones_max, config.idempotency_keys_max) = (0, 0);
+        (config.tombstones_max, config.idempotency_keys_max, config.acks_max) = (0, 0, 0);
         config.check().unwrap();
         assert_eq!(config.store().free_bytes_min, 1 << 40);
     }

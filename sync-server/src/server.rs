@@ -164,6 +164,7 @@ pub async fn serve_measured<S: Store>(
         metrics,
         streams: streams(config),
         loads: LoadBreaker::default(),
+        clients: Arc::default(),
         drain: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };

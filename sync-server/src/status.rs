@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 
 use crate::auth::AccessError;
 use crate::budget::{Exhausted, WAITING_UPLOADS_MAX};
+use crate::core::acks::AckRefusal;
 use crate::core::plan::Refusal;
 use crate::core::window::TokenRefusal;
 use crate::engine::administering::AdminRefusal;
@@ -78,6 +79,12 @@ pub fn write(error: &WriteError) -> Status {
             Refusal::Precondition { .. }
             | Refusal::ReorderOfMissing { .. }
             | Refusal::ImportGap { .. } => Status::failed_precondition(text),
+            Refusal::Ack { reason, .. } => match reason {
+                AckRefusal::NoCollection => Status::not_found(text),
+                AckRefusal::OtherEpoch(_) | AckRefusal::AboveHead(_) | AckRefusal::NeverSent(_) => {
+                    Status::failed_precondition(text)
+                }
+            },
             Refusal::OverQuota { .. } => Status::resource_exhausted(text),
             Refusal::KeyReused
             | Refusal::VersionTooLarge { .. }
@@ -174,7 +181,6 @@ pub fn begun_again(wait: Duration) -> Failure {
 pub fn target(error: &TargetError) -> Failure {
     let status = match error {
         TargetError::Malformed(error) => malformed(error),
-        TargetError::NoAcks => Status::unimplemented(error.to_string()),
         TargetError::Store(cause) => storage(cause),
     };
     let transient = status.code() == Code::Internal;

@@ -67,7 +67,7 @@ async fn a_batch_over_its_budget_ends_and_hides_no_target() {
 
         let failing = outcomes.pop().unwrap();
         let Outcome::Failed(failure) = failing else { panic!("{failing:?}") };
-        assert_eq!(failure.code, Code::Unimplemented as i32);
+        assert_eq!(failure.code, Code::InvalidArgument as i32);
         assert!(matches!(outcomes.remove(100), Outcome::NotFound));
         assert!(matches!(outcomes.remove(0), Outcome::Denied));
         let progress = progress(&mut readers, outcomes, &mut done);

@@ -263,7 +263,7 @@ async fn a_malformed_target_fails_alone() {
 
 /// G6: what does not exist, what is complete, and what is not offered, each say so.
 #[tokio::test(flavor = "multi_thread")]
-async fn absent_aligned_and_unoffered_are_told_apart() {
+async fn absent_aligned_and_nameless_are_told_apart() {
     let server = TestServer::start().await;
     let wire = server.wire();
     assert!(matches!(both(wire, scratch("none")).await, (Outcome::NotFound, Plan::Absent)));
@@ -279,7 +279,8 @@ async fn absent_aligned_and_unoffered_are_told_apart() {
     let acked = Target { from_last_ack: true, ..scratch("list") };
     let outcome = wire.pull_one(acked).await;
     let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(failure.code, Code::Unimplemented as i32);
+    assert_eq!(failure.code, Code::InvalidArgument as i32);
+    assert!(failure.message.starts_with("targets[0].from_last_ack: "), "{}", failure.message);
     server.stop().await;
 }
 

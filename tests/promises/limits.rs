@@ -179,11 +179,9 @@ async fn what_is_not_offered_says_so() {
         assert!(refusal.message().starts_with("mutations[1]: "), "{refusal}");
     }
     let mut sync = server.wire().sync();
-    let ack = sync.ack(v1::AckRequest::default()).await.unwrap_err();
-    let clients = server.wire().admin().list_clients(v1::ListClientsRequest::default()).await;
-    for refusal in [ack, clients.unwrap_err()] {
-        assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
-    }
+    let asked = v1::ExplainClientRequest::default();
+    let refusal = server.wire().admin().explain_client(asked).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
     let list = v1::ListCollectionsRequest::default();
     let listed = sync.list_collections(list).await.unwrap().into_inner();
     assert!(listed.collections.is_empty());

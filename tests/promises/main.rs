@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod acks;
 mod administration;
 mod batches;
 mod commits;
@@ -22,6 +23,7 @@ mod program;
 mod reconciles;
 mod replays;
 mod replicas;
+mod resumes;
 mod retries;
 mod scopes;
 mod slow_lines;
@@ -32,3 +34,6 @@ mod windows;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");
+
+/// A client that stores nothing, likewise.
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer-under-test");

@@ -181,9 +181,10 @@ async fn a_subscription_that_is_not_well_formed_is_refused() {
     let ask = Subscribe {
         targets: vec![acked],
         heartbeat: Duration::from_secs(1),
-        client_id: "me".to_owned(),
+        client_id: String::new(),
     };
     let refusal = wire.try_subscribe(ask).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
+    assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+    assert!(refusal.message().starts_with("targets[0].from_last_ack: "), "{refusal}");
     server.stop().await;
 }

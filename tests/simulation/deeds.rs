@@ -8,6 +8,7 @@ use sync_proto::types::{CollectionName, Commit, Epoch, Key, Mutation, Op, SortKe
 use sync_server::core::request::Request;
 use sync_server::store::memory::{Fault as StoreFault, Faults};
 
+use crate::consumers::Consumer;
 use crate::inboxes::{SUBJECTS, subject};
 use crate::server::Server;
 use crate::world::World;
@@ -19,7 +20,8 @@ impl World {
     /// Something that somebody does.
     pub(crate) fn deed(&mut self) {
         match self.dice.random_range(0..100) {
-            0..53 => self.write(),
+            0..44 => self.write(),
+            44..53 => self.wake_a_consumer(),
             53..57 => self.tend(),
             57..64 => self.purge(),
             64..69 => self.crash_server(usize::MAX),
@@ -204,6 +206,7 @@ impl World {
         let Some((store, model)) = self.backups.choose(&mut self.dice) else { return };
         let (store, mut model) = (store.fork(), model.clone());
         self.crash_server(usize::MAX);
+        self.consumers.iter_mut().for_each(Consumer::server_went_back);
         self.maybe = None;
         for collection in model.collections.values_mut() {
             collection.epoch = None;
@@ -230,6 +233,7 @@ impl World {
         let Some((store, model)) = self.backups.choose(&mut self.dice) else { return };
         let (store, model) = (store.fork(), model.clone());
         self.crash_server(usize::MAX);
+        self.consumers.iter_mut().for_each(Consumer::server_went_back);
         self.maybe = None;
         for (name, collection) in &model.collections {
             self.history.give_again(name, collection);

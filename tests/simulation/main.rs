@@ -6,6 +6,7 @@
 //! `DELTASYNC_SEEDS=n` runs n seeds (default 1,000), `DELTASYNC_SEED=s` replays one and tells
 //! what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
 
+mod consumers;
 mod deeds;
 mod device;
 mod inboxes;

@@ -8,6 +8,8 @@ use rand::rngs::StdRng;
 use sync_client::session::{Input, MendId, PullId, StreamId, Task};
 use sync_proto::types::{CollectionName, Pull, Subscribe};
 
+use crate::consumers::LateAck;
+
 /// Which device; the second number counts its lives.
 pub(crate) type DeviceId = (usize, u64);
 
@@ -18,6 +20,7 @@ pub(crate) enum Packet {
     Unsubscribe(DeviceId, StreamId),
     Pull(DeviceId, PullId, Pull),
     Mend(DeviceId, CollectionName, MendId, Task),
+    Ack(LateAck),
     ToDevice(DeviceId, Input),
 }
 
@@ -88,7 +91,7 @@ impl Network {
         self.put(at, Packet::ToDevice(to, input));
     }
 
-    fn put(&mut self, at: Duration, packet: Packet) {
+    pub(crate) fn put(&mut self, at: Duration, packet: Packet) {
         self.sent += 1;
         self.packets.insert((at, self.sent), packet);
     }

@@ -13,6 +13,8 @@ use sync_proto::types::{
     CollectionName, Epoch, Event, Head, Outcome, Pull, Reconcile, Reconciled, Subscribe, Timestamp,
 };
 use sync_proto::v1;
+use sync_server::core::acks::AckRetention;
+use sync_server::core::clients::Clients;
 use sync_server::core::diffusion::Limits;
 use sync_server::core::page::PageLimits;
 use sync_server::core::request::Request;
@@ -31,7 +33,9 @@ use crate::network::DeviceId;
 pub(crate) struct Server {
     pub(crate) ledger: Ledger<MemoryStore>,
     pub(crate) streams: BTreeMap<(DeviceId, StreamId), Stream>,
-    limits: PageLimits,
+    pub(crate) limits: PageLimits,
+    /// What was sent in this life.
+    pub(crate) clients: Clients,
 }
 
 /// How a server keeps what it has.
@@ -55,10 +59,12 @@ impl Server {
     pub(crate) fn open(store: MemoryStore, kept: Kept) -> Self {
         let Kept { tombstones_max, page_changes_max, diffusion } = kept;
         let retention = Retention { tombstone_age_max: Duration::from_secs(40), tombstones_max };
-        let settings = Settings { retention, diffusion, ..Settings::default() };
+        // Short and few: held cursors go, too.
+        let acks = AckRetention { age_max: Duration::from_secs(60), count_max: 3 };
+        let settings = Settings { retention, diffusion, acks, ..Settings::default() };
         let ledger = Ledger::open(store, settings, &mut |_| {}).expect("the rows fit together");
         let limits = PageLimits { changes_max: page_changes_max, ..PageLimits::FULL };
-        Self { ledger, streams: BTreeMap::new(), limits }
+        Self { ledger, streams: BTreeMap::new(), limits, clients: Clients::default() }
     }
 
     /// Heads of what authorities write.

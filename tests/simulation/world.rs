@@ -10,6 +10,7 @@ use sync_proto::types::{CollectionName, Timestamp};
 use sync_server::core::diffusion::Limits;
 use sync_server::store::memory::{Faults, MemoryStore};
 
+use crate::consumers::Consumer;
 use crate::device::{Device, Died};
 use crate::model::{History, Model};
 use crate::network::{DeviceId, Network, Packet, Weather};
@@ -40,6 +41,9 @@ pub(crate) struct World {
     pub(crate) kept: Kept,
     pub(crate) devices: Vec<Device>,
     network: Network,
+    pub(crate) consumers: Vec<Consumer>,
+    /// Counts the starts of the server.
+    pub(crate) server_life: u64,
     pub(crate) names: Vec<CollectionName>,
     pub(crate) model: Model,
     /// Earlier states, and what was true then.
@@ -80,6 +84,8 @@ impl World {
         let server = Server::open(MemoryStore::new(), kept);
         Self {
             network: Network::new(weather),
+            consumers: (0..4).map(Consumer::new).collect(),
+            server_life: 0,
             dice,
             tell,
             began,
@@ -198,6 +204,10 @@ impl World {
         self.note("the server dies");
     }
 
+    pub(crate) fn send_after(&mut self, delay: Duration, packet: Packet) {
+        self.network.put(self.now + delay, packet);
+    }
+
     fn end_stream(&mut self, device: DeviceId, stream: StreamId) {
         let ended = Input::StreamEnded(stream, Fault::Passing);
         self.network.send(Packet::ToDevice(device, ended), self.now, &mut self.dice);
@@ -224,6 +234,7 @@ impl World {
         }
         server.check_inboxes(&self.model.follows);
         self.server = Some(server);
+        self.server_life += 1;
         self.note("the server starts");
     }
 
@@ -254,6 +265,7 @@ impl World {
     fn arrive(&mut self, packet: Packet) {
         let died = Input::StreamEnded;
         match (packet, &mut self.server) {
+            (Packet::Ack(ack), _) => self.ack_arrives(ack),
             (Packet::ToDevice(id, input), _) => {
                 if self.devices[id.0].id == id {
                     self.input(id.0, input);

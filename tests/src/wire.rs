@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sync_proto::types::{
-    CollectionName, Commit, Committed, Delta, Head, Mutation, Outcome, Subscribe, Target, Version,
+    CollectionName, Commit, Committed, Cursor, Delta, Head, Mutation, Outcome, Subscribe, Target,
+    Version,
 };
 use sync_proto::v1;
 use sync_proto::v1::admin_service_client::AdminServiceClient;
@@ -138,6 +139,25 @@ impl Wire {
     /// Pulls one target once.
     pub async fn pull_one(&self, target: Target) -> Outcome {
         self.pull(vec![target]).await.remove(0)
+    }
+
+    /// Pulls these targets once, as this client.
+    pub async fn pull_as(&self, client_id: &str, targets: Vec<Target>) -> Vec<Outcome> {
+        let targets = targets.into_iter().map(Into::into).collect();
+        let client_id = client_id.to_owned();
+        self.pull_raw(v1::PullRequest { targets, client_id, ..Default::default() }).await.unwrap()
+    }
+
+    /// Says as this client how far it has come, or is told why that cannot be.
+    pub async fn ack(&self, client_id: &str, acked: &[(&str, Cursor)]) -> Result<(), Status> {
+        let acked = acked.iter().map(|(collection, cursor)| v1::AckedCursor {
+            collection: (*collection).to_owned(),
+            cursor: Some((*cursor).into()),
+        });
+        let (client_id, acked) = (client_id.to_owned(), acked.collect());
+        let mut client = self.sync();
+        within("the answer to an ack", client.ack(v1::AckRequest { client_id, acked })).await?;
+        Ok(())
     }
 
     /// Pulls one page of at most so many changes, which must be a delta.

@@ -48,6 +48,29 @@ fn a_policy_is_shown_and_set() {
 }
 
 #[test]
+fn clients_are_shown_and_acknowledged_for() {
+    let server = server();
+    let acked = &json(&server, &["ack", "g/2", "--client-id", "phone-1", "--version", "4"])[0];
+    assert_eq!((&acked["client_id"], &acked["acked"]["version"]), (&json!("phone-1"), &json!(4)));
+    json(&server, &["ack", "g/1", "--client-id", "phone-1"]);
+    json(&server, &["ack", "g/1", "--client-id", "tablet"]);
+    let seen = json(&server, &["clients", "phone-"]);
+    assert_eq!((seen.len(), &seen[0]["client_id"]), (1, &json!("phone-1")));
+    let at = &seen[0]["positions"][1];
+    assert_eq!((&at["collection"], &at["behind"]), (&json!("g/2"), &json!(2)));
+    assert_eq!(at["acked"]["epoch"], acked["acked"]["epoch"]);
+    assert_eq!(json(&server, &["clients"]).len(), 2);
+    let ended = run(&server, &["clients"]);
+    let shown = ended.text();
+    for fact in ["CLIENT", "phone-1", "tablet", "g/2", "@4", "BEHIND"] {
+        assert!(shown.contains(fact), "{fact} is missing:\n{shown}");
+    }
+    let beyond = ["ack", "g/2", "--client-id", "phone-1", "--version", "7"];
+    assert_eq!(run(&server, &beyond).code, Some(4), "above the head");
+    assert_eq!(run(&server, &["ack", "none", "--client-id", "phone-1"]).code, Some(3));
+}
+
+#[test]
 fn deletes_are_purged_and_an_epoch_begun() {
     let server = server();
     let purged = &json(&server, &["purge", "g/2", "--up-to", "5", "--yes"])[0];

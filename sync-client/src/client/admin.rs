@@ -16,7 +16,7 @@ use crate::error::ClientError;
 // === impl SyncClient ===
 
 impl SyncClient {
-    fn operator(&self) -> AdminServiceClient<Channel> {
+    pub(super) fn operator(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.shared.channel.clone())
     }
 

@@ -42,8 +42,9 @@ impl SyncClient {
         Ok(Pulled { outcomes: outcomes(reply, asked)?, polled, bytes })
     }
 
-    /// Says that a collection is durably processed up to here. Attempted once.
-    pub async fn ack(
+    /// Says that a collection is durably processed up to here by a device whose name the account
+    /// keeps. Attempted once: the account tries again when it is time.
+    pub(crate) async fn ack_as(
         &self,
         client_id: &str,
         collection: &CollectionName,

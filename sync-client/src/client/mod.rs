@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::pace;
 
+mod acks;
 mod admin;
 mod backup;
 mod calls;

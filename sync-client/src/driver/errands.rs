@@ -109,7 +109,7 @@ impl Work {
         let (client, inbox) = (self.client.clone(), errands.config.subject.inbox());
         let client_id = errands.config.session.client_id.clone();
         let asking = async move {
-            let acked = client.ack(&client_id, &inbox, cursor).await;
+            let acked = client.ack_as(&client_id, &inbox, cursor).await;
             Answer::Acked(acked.map_err(|failure| {
                 tracing::debug!(%failure, %cursor, "an ack was not taken");
                 ack_fault(&failure)

@@ -17,9 +17,11 @@ use crate::store::StoreError;
 use crate::store::keys::{CollectionId, ROW_FORMAT, ROW_FORMAT_INDEXED, ROW_FORMAT_OLDEST, Row};
 use crate::store::rows::{Audience, KeyRow, LogRow, Meta, RowKind};
 
+use self::acked::AckTally;
 use self::audiences::Audiences;
 pub use self::logged::Logged;
 
+mod acked;
 mod audiences;
 mod logged;
 #[cfg(test)]
@@ -43,6 +45,7 @@ pub struct Checker {
     receipts: Sum,
     receipt_ages: Sum,
     audiences: Audiences,
+    acks: AckTally,
     next_id: Option<CollectionId>,
     format: Option<u32>,
     upgrading: bool,
@@ -66,6 +69,8 @@ pub struct Report {
     pub receipts_differ: bool,
     /// Likewise, audiences and inboxes.
     pub audiences_differ: bool,
+    /// Likewise, cursors that are held for clients, and their ages.
+    pub acks_differ: bool,
 }
 
 /// A store whose rows fit together.
@@ -79,6 +84,8 @@ pub struct Checked {
     pub next_id: u64,
     /// How many receipts are kept.
     pub receipts: u64,
+    /// How many cursors are held for clients.
+    pub acks: u64,
     /// Rows read.
     pub rows: u64,
     /// Whether there was nothing at all: a new store.
@@ -170,6 +177,7 @@ impl Checker {
         self.receipts.merge(other.receipts);
         self.receipt_ages.merge(other.receipt_ages);
         self.audiences.merge(other.audiences);
+        self.acks.merge(other.acks);
         self.next_id = self.next_id.or(other.next_id);
         self.format = self.format.or(other.format);
         self.upgrading |= other.upgrading;
@@ -235,11 +243,19 @@ impl Checker {
         if audiences_differ {
             found.into_iter().for_each(|finding| self.finding(finding));
         }
+        let acks_differ = !self.acks.agree();
+        if acks_differ {
+            self.finding("acks and their ages do not agree".to_owned());
+        }
+        for finding in self.acks.beyond(&collections) {
+            self.finding(finding);
+        }
         let checked = Checked {
             collections,
             doomed: self.doomed,
             next_id,
             receipts: self.receipts.count,
+            acks: self.acks.count(),
             rows: self.rows,
             empty: self.rows == 0,
             outdated,
@@ -248,7 +264,15 @@ impl Checker {
             sweeps: self.audiences.sweeps,
         };
         let (findings, findings_count) = (self.findings, self.findings_count);
-        Report { checked, findings, findings_count, suspects, receipts_differ, audiences_differ }
+        Report {
+            checked,
+            findings,
+            findings_count,
+            suspects,
+            receipts_differ,
+            audiences_differ,
+            acks_differ,
+        }
     }
 
     fn take(&mut self, row: Row) {
@@ -298,6 +322,8 @@ impl Checker {
             Row::Sweep { name, next } => {
                 self.audiences.sweeps.insert(name, Sweep(next));
             }
+            Row::Ack { place, held } => self.acks.ack(&place, &held),
+            Row::AckAge { time, place } => self.acks.age(time, &place),
         }
     }
 

@@ -1,7 +1,9 @@
 //! The rules. Pure: no tonic, no sled, no tokio, no clock, no dice; rows, time and random
 //! numbers come in as arguments, plans come out as values.
 
+pub mod acks;
 pub mod check;
+pub mod clients;
 pub mod diffusion;
 mod effect;
 pub mod inbox;

@@ -13,6 +13,7 @@ use sync_proto::types::{
     Precondition, Timestamp, Version,
 };
 
+use super::acks::{AckRefusal, AckRetention};
 use super::effect::{Effect, item_bytes, put_over, value_of};
 use super::request::Request;
 use super::workspace::{REPLACED_BYTES_MAX, Workspace};
@@ -94,6 +95,14 @@ pub enum Refusal {
         /// The number that must come next.
         wanted: u64,
     },
+    /// A client claims what it cannot have.
+    #[error("acked[{index}].{reason}")]
+    Ack {
+        /// Which position.
+        index: usize,
+        /// What is wrong with it.
+        reason: AckRefusal,
+    },
     /// What was loaded makes no sense.
     #[error("the store is damaged")]
     Damaged(#[source] StoreError),
@@ -106,6 +115,8 @@ pub struct Moment<'a> {
     pub now: Timestamp,
     /// How long a receipt protects.
     pub receipt_window: Duration,
+    /// How long cursors are held for clients.
+    pub acks: AckRetention,
     /// A fresh random epoch.
     pub mint: &'a mut dyn FnMut() -> Epoch,
 }
@@ -120,6 +131,7 @@ impl Workspace {
             Request::Import { import_id, sequence, mutations } => {
                 self.plan_import(import_id, *sequence, mutations, at)
             }
+            Request::Ack(claims) => self.plan_ack(claims, at),
         }
     }
 

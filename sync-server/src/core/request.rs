@@ -2,6 +2,7 @@
 
 use sync_proto::types::{Commit, Condition, Mutation, Op, Precondition};
 
+use super::acks::{Claim, Claims};
 use super::workspace::Needs;
 use crate::store::rows::ReceiptKind;
 
@@ -27,6 +28,8 @@ pub enum Request {
         /// What to do.
         mutations: Vec<Mutation>,
     },
+    /// What a client has applied: it rides in the same groups.
+    Ack(Claims),
 }
 
 // === impl Request ===
@@ -40,6 +43,7 @@ impl Request {
             }
             Self::Commit { .. } => {}
             Self::Import { import_id, .. } => needs.receipt(ReceiptKind::Import, import_id),
+            Self::Ack(claims) => claims.places().for_each(|place| needs.ack(place)),
         }
         for precondition in self.preconditions() {
             precondition_needs(precondition, needs);
@@ -63,20 +67,28 @@ impl Request {
         match self {
             Self::Commit { commit, .. } => &commit.mutations,
             Self::Import { mutations, .. } => mutations,
+            Self::Ack(_) => &[],
         }
     }
 
     fn preconditions(&self) -> &[Precondition] {
         match self {
             Self::Commit { commit, .. } => &commit.preconditions,
-            Self::Import { .. } => &[],
+            Self::Import { .. } | Self::Ack(_) => &[],
         }
     }
 
-    /// How many steps of work it is: mutations and preconditions.
+    fn claims(&self) -> &[Claim] {
+        match self {
+            Self::Commit { .. } | Self::Import { .. } => &[],
+            Self::Ack(claims) => &claims.claims,
+        }
+    }
+
+    /// How many steps of work it is: mutations, preconditions and claims.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.mutations().len() + self.preconditions().len()
+        self.mutations().len() + self.preconditions().len() + self.claims().len()
     }
 
     /// About how much memory it takes: what waits for the writer is bounded by this.
@@ -94,8 +106,10 @@ impl Request {
             };
             STEP_OVERHEAD_BYTES + precondition.collection.as_str().len() + key
         };
+        let claim = |claim: &Claim| STEP_OVERHEAD_BYTES + claim.collection.as_str().len();
         self.mutations().iter().map(mutation).sum::<usize>()
             + self.preconditions().iter().map(precondition).sum::<usize>()
+            + self.claims().iter().map(claim).sum::<usize>()
     }
 }
 

@@ -17,7 +17,7 @@ const TOKEN_FORMAT: u8 = 1;
 const HEADER_LEN: usize = 13;
 const CHECKSUM_LEN: usize = 4;
 /// Stands for the epoch where no single collection is listed.
-const NO_EPOCH: u64 = 0;
+pub(super) const NO_EPOCH: u64 = 0;
 
 /// Why a token cannot be continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -122,7 +122,7 @@ pub fn position(token: &[u8], epoch: Epoch, asked: u32) -> Result<Option<&[u8]>,
     open(token, epoch.get(), asked)
 }
 
-fn seal(epoch: u64, question: u32, position: &[u8]) -> Bytes {
+pub(super) fn seal(epoch: u64, question: u32, position: &[u8]) -> Bytes {
     let mut token = Vec::with_capacity(HEADER_LEN + position.len() + CHECKSUM_LEN);
     token.push(TOKEN_FORMAT);
     token.extend_from_slice(&epoch.to_be_bytes());
@@ -132,7 +132,7 @@ fn seal(epoch: u64, question: u32, position: &[u8]) -> Bytes {
     token.into()
 }
 
-fn open(token: &[u8], epoch: u64, asked: u32) -> Result<Option<&[u8]>, TokenRefusal> {
+pub(super) fn open(token: &[u8], epoch: u64, asked: u32) -> Result<Option<&[u8]>, TokenRefusal> {
     if token.is_empty() {
         return Ok(None);
     }

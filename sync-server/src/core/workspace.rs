@@ -7,12 +7,12 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
-use sync_proto::types::{CollectionName, Key, SortKey, Subject, Version};
+use sync_proto::types::{CollectionName, Head, Key, SortKey, Subject, Timestamp, Version};
 
 use super::inbox::{Known, Spreading, Sweep, Told};
 use crate::store::keys::{
-    self, CollectionId, key_key, log_key, member_key, meta_key, name_key, order_key, segment_key,
-    tombstone_key,
+    self, AckPlace, CollectionId, Held, key_key, log_key, member_key, meta_key, name_key,
+    order_key, segment_key, tombstone_key,
 };
 use crate::store::rows::{Audience, KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
 use crate::store::{Batch, StoreError};
@@ -31,6 +31,7 @@ pub struct Workspace {
     pub(super) collections: BTreeMap<CollectionName, Working>,
     pub(super) receipts: BTreeMap<(ReceiptKind, String), Slot<Receipt>>,
     pub(super) spreading: Spreading,
+    pub(super) acks: BTreeMap<AckPlace, Slot<Held>>,
     pub(super) next_id: u64,
     next_id_before: u64,
 }
@@ -79,6 +80,8 @@ pub struct Planned {
     pub sweeps: Vec<(CollectionName, Option<Sweep>)>,
     /// What followers were told.
     pub told: Told,
+    /// How many cursors are held that were not held before.
+    pub acks_added: u64,
 }
 
 /// What rows a group needs to be planned.
@@ -87,6 +90,7 @@ pub struct Needs {
     items: BTreeMap<CollectionName, BTreeMap<Key, Purpose>>,
     receipts: Vec<(ReceiptKind, String)>,
     members: Vec<(CollectionName, Subject)>,
+    acks: Vec<AckPlace>,
 }
 
 /// What a row is needed for.
@@ -141,6 +145,12 @@ impl Needs {
         self.members.push((name.clone(), subject.clone()));
     }
 
+    /// A cursor that is held for a client, and where its collection stands.
+    pub fn ack(&mut self, place: AckPlace) {
+        self.collection(&place.collection);
+        self.acks.push(place);
+    }
+
     fn item(&mut self, name: &CollectionName, key: &Key, purpose: Purpose) {
         self.collection(name);
         let items = self.items.get_mut(name).expect("inserted above");
@@ -176,6 +186,10 @@ impl Workspace {
         for (name, subject) in needs.members {
             let follows = get(&keys::audience_key(&name, &subject))?.is_some();
             workspace.load_member(name, subject, follows);
+        }
+        for place in needs.acks {
+            let held = get(&keys::ack_key(&place))?.map(Held::decode).transpose()?;
+            workspace.acks.insert(place, Slot::loaded(held));
         }
         Ok(workspace)
     }
@@ -237,6 +251,11 @@ impl Workspace {
         self.collections.get(name)?.meta.now.as_ref()
     }
 
+    /// Where the collection stood before the group.
+    pub(super) fn durable_head(&self, name: &CollectionName) -> Option<&Head> {
+        self.collections.get(name)?.meta.before.as_ref().map(|meta| &meta.head)
+    }
+
     /// The difference between what was loaded and what is planned.
     #[must_use]
     pub fn finish(mut self) -> Planned {
@@ -262,6 +281,9 @@ impl Workspace {
         }
         for ((kind, name), slot) in self.receipts {
             planned.write_receipt(kind, &name, &slot);
+        }
+        for (place, slot) in self.acks {
+            planned.write_ack(&place, &slot);
         }
         if self.next_id != self.next_id_before {
             let row = |id: u64| Some(Bytes::copy_from_slice(&id.to_be_bytes()));
@@ -393,21 +415,29 @@ impl Planned {
         if slot.before == slot.now {
             return;
         }
-        let age = |receipt: &Receipt| keys::receipt_age_key(receipt.time, kind, name);
-        let same_age = slot.before.as_ref().map(age) == slot.now.as_ref().map(age);
-        if !same_age {
-            if let Some(before) = &slot.before {
-                self.set(age(before), Some(Bytes::new()), None);
-            }
-            if let Some(now) = &slot.now {
-                self.set(age(now), None, Some(Bytes::new()));
-            }
-        }
+        move_marker(slot.before.as_ref(), slot.now.as_ref(), self, |receipt: &Receipt| {
+            Some(keys::receipt_age_key(receipt.time, kind, name))
+        });
         self.receipts_added += u64::from(slot.before.is_none());
         self.set(
             keys::receipt_key(kind, name),
             slot.before.as_ref().map(Receipt::encode),
             slot.now.as_ref().map(Receipt::encode),
+        );
+    }
+
+    fn write_ack(&mut self, place: &AckPlace, slot: &Slot<Held>) {
+        if slot.before == slot.now {
+            return;
+        }
+        move_marker(slot.before.as_ref(), slot.now.as_ref(), self, |held: &Held| {
+            Some(keys::ack_age_key(held.time, place))
+        });
+        self.acks_added += u64::from(slot.before.is_none());
+        self.set(
+            keys::ack_key(place),
+            slot.before.as_ref().map(Held::encode),
+            slot.now.as_ref().map(Held::encode),
         );
     }
 }
@@ -459,11 +489,11 @@ fn write_item(id: CollectionId, key: &Key, slot: &Slot<Stored>, planned: &mut Pl
 }
 
 /// Moves a row that has a place but no content, if its place changed.
-fn move_marker(
-    before: Option<&Stored>,
-    now: Option<&Stored>,
+fn move_marker<T>(
+    before: Option<&T>,
+    now: Option<&T>,
     planned: &mut Planned,
-    place: impl Fn(&Stored) -> Option<Vec<u8>>,
+    place: impl Fn(&T) -> Option<Vec<u8>>,
 ) {
     let (before, now) = (before.and_then(&place), now.and_then(&place));
     if before == now {
@@ -481,6 +511,6 @@ fn sort_key_of(stored: &Stored) -> Option<&SortKey> {
     (stored.key.kind == RowKind::Live).then_some(&stored.key.sort_key)
 }
 
-fn tombstone_of(stored: &Stored) -> Option<(sync_proto::types::Timestamp, Version)> {
+fn tombstone_of(stored: &Stored) -> Option<(Timestamp, Version)> {
     (stored.key.kind == RowKind::Tombstone).then_some((stored.key.time, stored.key.version))
 }

@@ -129,7 +129,8 @@ impl<S: Store> Ledger<S> {
                 Ok(Ok(Administered::Purged { count, head, done }))
             }
             Administration::RotateEpoch => {
-                let mut at = Moment { now, receipt_window: self.settings.receipt_window, mint };
+                let (receipt_window, acks) = (self.settings.receipt_window, self.settings.acks);
+                let mut at = Moment { now, receipt_window, acks, mint };
                 self.rotate_epoch(&mut writing, id, &meta, &mut at).map(Ok)
             }
         }

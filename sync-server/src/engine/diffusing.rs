@@ -200,8 +200,8 @@ impl<S: Store> Ledger<S> {
         let mut rules = Rules { limits: &self.settings.diffusion, rates };
         // Whoever follows has an inbox, so none is made here.
         let mut mint = || Epoch::new(1).expect("one is not zero");
-        let receipt_window = self.settings.receipt_window;
-        let mut at = Moment { now, receipt_window, mint: &mut mint };
+        let (receipt_window, acks) = (self.settings.receipt_window, self.settings.acks);
+        let mut at = Moment { now, receipt_window, acks, mint: &mut mint };
         plan(&mut rules, &mut at, &Knowing { ledger: self, sweeps })
     }
 

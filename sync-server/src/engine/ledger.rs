@@ -20,6 +20,7 @@ use super::pages::PageCache;
 use super::purging::Purging;
 use super::upgrading;
 use super::view::View;
+use crate::core::acks::AckRetention;
 use crate::core::check::{Checker, as_damage};
 use crate::core::diffusion;
 use crate::core::plan::{Answer, Moment, Refusal};
@@ -61,6 +62,8 @@ pub struct Settings {
     pub receipts_max: u64,
     /// How followers are told.
     pub diffusion: diffusion::Limits,
+    /// How long cursors are held for clients.
+    pub acks: AckRetention,
 }
 
 /// The durable state of all collections, and the undo of the batch that is not durable yet.
@@ -73,6 +76,8 @@ pub(super) struct Heads {
     pub(super) read_diffused: BTreeSet<CollectionName>,
     /// How often a name came into `read_diffused` or left it.
     pub(super) switches: u64,
+    /// Cursors that are held for clients.
+    pub(super) acks: u64,
     pub(super) undo: Arc<Undo>,
 }
 
@@ -80,6 +85,8 @@ pub(super) struct Heads {
 pub(super) struct Writing {
     pub(super) next_id: u64,
     pub(super) receipts: u64,
+    /// Cursors that are held for clients.
+    pub(super) acks: u64,
     /// Deleted collections whose rows are still to be purged.
     pub(super) doomed: Vec<CollectionId>,
     /// A batch is applied but not settled: for good, if that failed.
@@ -106,6 +113,8 @@ pub struct Totals {
     pub items: u64,
     /// Their tombstones.
     pub tombstones: u64,
+    /// Cursors that are held for clients.
+    pub acks: u64,
 }
 
 /// Why a collection was not deleted.
@@ -130,6 +139,7 @@ impl Default for Settings {
             receipt_window: Duration::from_secs(10 * 60),
             receipts_max: 100_000,
             diffusion: diffusion::Limits::default(),
+            acks: AckRetention::default(),
         }
     }
 }
@@ -174,6 +184,7 @@ impl<S: Store> Ledger<S> {
         let by_name = found.collections.into_iter();
         let mut heads = Heads {
             by_name: by_name.map(|(id, meta)| (meta.name.clone(), (id, Arc::new(meta)))).collect(),
+            acks: found.acks,
             ..Heads::default()
         };
         for (name, audience) in found.audiences {
@@ -182,6 +193,7 @@ impl<S: Store> Ledger<S> {
         let writing = Writing {
             next_id: found.next_id.max(1),
             receipts: found.receipts,
+            acks: found.acks,
             doomed: found.doomed,
             diffusing: Diffusing::with(found.sweeps),
             ..Writing::default()
@@ -215,7 +227,8 @@ impl<S: Store> Ledger<S> {
     /// What all collections hold together.
     pub fn totals(&self) -> Totals {
         let heads = self.heads.read();
-        let mut totals = Totals { collections: heads.by_name.len() as u64, ..Totals::default() };
+        let (collections, acks) = (heads.by_name.len() as u64, heads.acks);
+        let mut totals = Totals { collections, acks, ..Totals::default() };
         for (_, meta) in heads.by_name.values() {
             totals.items += meta.head.items;
             totals.tombstones += meta.head.tombstones;
@@ -240,7 +253,8 @@ impl<S: Store> Ledger<S> {
         self.may_write(&writing)?;
         let receipt_window = self.settings.receipt_window;
         let mut group = Group::default();
-        let mut moment = Moment { now, receipt_window, mint };
+        let acks = self.settings.acks;
+        let mut moment = Moment { now, receipt_window, acks, mint };
         self.commit_together(requests, &mut writing, &mut moment, &mut group)?;
         Ok(group)
     }
@@ -281,10 +295,11 @@ impl<S: Store> Ledger<S> {
         planned: Planned,
         publish: impl FnOnce(&mut Heads),
     ) -> Result<Vec<CollectionName>, StoreError> {
-        let Planned { batch, undo, moved, next_id, receipts_added, audiences, sweeps, told } =
-            planned;
+        let Planned { batch, undo, moved, next_id, receipts_added, acks_added, .. } = planned;
+        let Planned { audiences, sweeps, told, .. } = planned;
         let mut concerned: Vec<_> = moved.iter().map(|(_, meta)| meta.name.clone()).collect();
         let mut switched = Vec::new();
+        let acks = writing.acks + acks_added;
         self.persist(writing, &batch, undo, |heads| {
             for (id, meta) in moved {
                 heads.set(id, meta);
@@ -292,10 +307,12 @@ impl<S: Store> Ledger<S> {
             for (name, audience) in audiences {
                 switched.extend(heads.set_audience(&name, audience));
             }
+            heads.acks = acks;
             publish(heads);
         })?;
         writing.next_id = next_id;
         writing.receipts += receipts_added;
+        writing.acks = acks;
         writing.diffusing.take_note(sweeps);
         self.spread.count(told.entries, &switched);
         concerned.extend(told.woken);

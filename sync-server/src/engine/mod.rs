@@ -1,6 +1,7 @@
 //! The engine: a ledger that keeps the rules over a store ([`ledger`]), one writer thread that
 //! groups commits ([`writer`]), and heads that readers wait on ([`hub`]).
 
+pub mod acking;
 pub mod administering;
 pub mod backing_up;
 mod deleting;

@@ -31,9 +31,6 @@ pub enum TargetError {
     /// The target is not well-formed.
     #[error(transparent)]
     Malformed(Malformed),
-    /// The server holds no cursor for the client.
-    #[error("from_last_ack: this server does not keep acks; keep the cursor and send it")]
-    NoAcks,
     /// Storage failed.
     #[error("storage failed")]
     Store(#[source] StoreError),
@@ -71,7 +68,8 @@ impl<S: Store> Ledger<S> {
     /// Answers the targets. The byte budget is shared fairly: each target may take an equal part
     /// of what is left, and what it does not need goes to those behind it. `first` is whose turn
     /// comes first, chosen by chance: otherwise a target behind a busy one could be deferred for
-    /// ever. `cancelled`: nobody waits for the answer any more.
+    /// ever. `cancelled`: nobody waits for the answer any more. Targets that begin from the last
+    /// ack have their cursors already ([`Ledger::resume`]).
     pub fn pull(
         &self,
         pull: &Pull,
@@ -113,7 +111,6 @@ impl<S: Store> Ledger<S> {
             answers[index] = match &pull.targets[index] {
                 Err(error) => Err(TargetError::Malformed(error.clone())).into(),
                 Ok(target) if !may_read(&target.collection) => Ok(Outcome::Denied).into(),
-                Ok(target) if target.from_last_ack => Err(TargetError::NoAcks).into(),
                 // Whoever needs no look is answered all the same.
                 Ok(target) if spent => Ok(self.judge_all(target, limits, effort.look)).into(),
                 Ok(target) => {

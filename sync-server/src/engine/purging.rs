@@ -1,4 +1,4 @@
-//! Forgetting what may be forgotten: rows of deleted collections, receipts, tombstones. A step is
+//! Forgetting what may be forgotten: rows of deleted collections, receipts, acks, tombstones. A step is
 //! some small batches and one sync; the kinds take turns, and so do collections, so that none waits
 //! for another to be done. Like the ledger it knows no clock: whoever paces it
 //! says how long a step may go on.
@@ -15,6 +15,7 @@ use crate::store::keys::{self, CollectionId, Row, log_key};
 use crate::store::rows::Meta;
 use crate::store::{Batch, Direction, Store, StoreError};
 
+mod aged;
 #[cfg(test)]
 mod tests;
 
@@ -76,6 +77,7 @@ enum Turn {
     #[default]
     Doomed,
     Receipts,
+    Acks,
     Surplus,
     Outlived,
 }
@@ -102,12 +104,13 @@ struct Outlived {
 // === impl Turn ===
 
 impl Turn {
-    const COUNT: usize = 4;
+    const COUNT: usize = 5;
 
     fn next(self) -> Self {
         match self {
             Self::Doomed => Self::Receipts,
-            Self::Receipts => Self::Surplus,
+            Self::Receipts => Self::Acks,
+            Self::Acks => Self::Surplus,
             Self::Surplus => Self::Outlived,
             Self::Outlived => Self::Doomed,
         }
@@ -141,6 +144,7 @@ impl<S: Store> Ledger<S> {
             let worked = match turn {
                 Turn::Doomed => self.purge_doomed(&mut writing, &mut step)?,
                 Turn::Receipts => self.purge_receipts(&mut writing, &mut step, now)?,
+                Turn::Acks => self.purge_acks(&mut writing, &mut step, now)?,
                 Turn::Surplus | Turn::Outlived => {
                     self.purge_tombstones(&mut writing, &mut step, turn, now)?
                 }
@@ -151,14 +155,17 @@ impl<S: Store> Ledger<S> {
             }
         }
         if step.batches > 0 {
+            let acks = writing.acks;
             self.settle(&mut writing, |heads| {
+                heads.acks = acks;
                 for (id, meta) in step.moved.into_values() {
                     heads.set(id, meta);
                 }
             })?;
         }
-        let surplus =
-            writing.receipts > self.settings.receipts_max || !writing.purging.over.names.is_empty();
+        let surplus = writing.receipts > self.settings.receipts_max
+            || self.settings.acks.surplus(writing.acks) > 0
+            || !writing.purging.over.names.is_empty();
         Ok(if in_vain == Turn::COUNT {
             if round_ended { Rest::Nothing } else { Rest::More }
         } else {
@@ -224,45 +231,6 @@ impl<S: Store> Ledger<S> {
             writing.purging.oldest.remove(&id);
         }
         Ok(!batch.is_empty())
-    }
-
-    fn purge_receipts(
-        &self,
-        writing: &mut Writing,
-        step: &mut Step,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let surplus = writing.receipts.saturating_sub(self.settings.receipts_max);
-        let window = self.settings.receipt_window.as_millis();
-        let mut batch = Batch::default();
-        let mut count = 0;
-        let mut broken = None;
-        self.store.scan(&keys::receipt_age_range(), Direction::Forward, &mut |key, value| {
-            match Row::decode(key, value) {
-                Ok(Row::ReceiptAge { time, kind, name }) => {
-                    let age = now.as_millis().saturating_sub(time.as_millis());
-                    let kept = count >= surplus && u128::from(age) < window;
-                    if kept || batch.len() >= BATCH_ROWS_MAX {
-                        return ControlFlow::Break(());
-                    }
-                    batch.remove(key.to_vec());
-                    batch.remove(keys::receipt_key(kind, &name));
-                    count += 1;
-                    ControlFlow::Continue(())
-                }
-                Ok(_) => ControlFlow::Break(()),
-                Err(error) => {
-                    broken = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if let Some(error) = broken {
-            return Err(error);
-        }
-        self.forget(writing, step, &batch, Undo::new())?;
-        writing.receipts -= count;
-        Ok(count > 0)
     }
 
     /// The oldest tombstones of the collection whose turn it is.

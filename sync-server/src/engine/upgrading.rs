@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! format 1 -> 2: live items by segment, from the key rows
-//! format 2 -> 3: nothing but the number; there are no followers yet
+//! format 2 -> 3: nothing but the number; there are no followers and no acks yet
 //! ```
 
 use std::ops::ControlFlow;

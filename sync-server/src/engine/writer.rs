@@ -128,7 +128,7 @@ struct Thread<S> {
 // === impl Writes ===
 
 impl Writes {
-    /// Waits until the request is durable, or refused.
+    /// Waits until the request is durable, or refused. An ack is a request like any other.
     pub async fn commit(&self, request: Request) -> Result<Answer, WriteError> {
         self.submit(request).await?.answer().await
     }
@@ -366,7 +366,12 @@ impl<S: Store> Thread<S> {
                 Err(StoreError::Full { .. }) => CommitResult::Full,
                 Err(_) => CommitResult::Unknown,
             };
-            self.metrics.committed(result, request.mutations().len());
+            match request {
+                Request::Commit { .. } | Request::Import { .. } => {
+                    self.metrics.committed(result, request.mutations().len());
+                }
+                Request::Ack(_) => self.metrics.acked(result),
+            }
         }
     }
 

@@ -47,11 +47,14 @@ pub const ALL: &[Described] = &[
         "deltasync_commits_total",
         "Commits by result: done, refused, full (the disk), unknown (storage failed).",
     ),
+    gauge("deltasync_acks", "Cursors that are held for clients."),
+    counter("deltasync_acks_total", "Acks by result, like commits."),
+    gauge("deltasync_clients", "Clients that are remembered: those served lately."),
     counter("deltasync_mutations_total", "Mutations of the commits that are done."),
     Described {
         name: "deltasync_commit_group_commits",
         kind: Kind::Histogram(GROUP_BUCKETS),
-        help: "Commits that were written together and shared a sync.",
+        help: "Commits and acks that were written together and shared a sync.",
     },
     Described {
         name: "deltasync_sync_seconds",

@@ -33,6 +33,8 @@ pub struct Sample {
     pub collections: u64,
     pub items: u64,
     pub tombstones: u64,
+    pub acks: u64,
+    pub clients: u64,
     pub write_queue: u64,
     pub streams: u64,
     pub connections: u64,
@@ -62,6 +64,7 @@ struct Handles {
     sync_seconds: Histogram,
     mutations: Counter,
     commits: ByLabel<CommitResult, 4>,
+    acks: ByLabel<CommitResult, 4>,
     pulls: ByLabel<PullOutcome, 7>,
     pull_resets: ByLabel<ResetReason, 5>,
     stream_resets: ByLabel<ResetReason, 5>,
@@ -80,6 +83,8 @@ struct Handles {
     collections: Gauge,
     items: Gauge,
     tombstones: Gauge,
+    acks_held: Gauge,
+    clients: Gauge,
     write_queue: Gauge,
     streams: Gauge,
     connections: Gauge,
@@ -92,7 +97,7 @@ struct Handles {
 /// One counter for each value of a label.
 struct ByLabel<L, const N: usize>(Vec<(L, Counter)>);
 
-/// How a commit ended.
+/// How a commit, or an ack, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitResult {
     /// It is durable.
@@ -165,7 +170,7 @@ impl Metrics {
         self.handles.sync_seconds.record(took);
     }
 
-    /// A group of commits was written together.
+    /// A group of commits and acks was written together.
     pub fn wrote_group(&self, commits: usize) {
         self.handles.group_commits.record(as_f64(commits as u64));
     }
@@ -176,6 +181,11 @@ impl Metrics {
         if result == CommitResult::Done {
             self.handles.mutations.increment(mutations as u64);
         }
+    }
+
+    /// An ack ended.
+    pub fn acked(&self, result: CommitResult) {
+        self.handles.acks.count(result);
     }
 
     /// A target of a pull was answered.
@@ -216,6 +226,8 @@ impl Metrics {
         handles.collections.set(as_f64(sample.collections));
         handles.items.set(as_f64(sample.items));
         handles.tombstones.set(as_f64(sample.tombstones));
+        handles.acks_held.set(as_f64(sample.acks));
+        handles.clients.set(as_f64(sample.clients));
         handles.write_queue.set(as_f64(sample.write_queue));
         handles.streams.set(as_f64(sample.streams));
         handles.connections.set(as_f64(sample.connections));
@@ -271,6 +283,7 @@ impl Handles {
             sync_seconds: histogram(recorder, "deltasync_sync_seconds"),
             mutations: counter(recorder, "deltasync_mutations_total", Vec::new()),
             commits: ByLabel::new(recorder, "deltasync_commits_total", "result", None),
+            acks: ByLabel::new(recorder, "deltasync_acks_total", "result", None),
             pulls: ByLabel::new(recorder, "deltasync_pull_targets_total", "outcome", None),
             pull_resets: ByLabel::new(
                 recorder,
@@ -299,6 +312,8 @@ impl Handles {
             collections: gauge(recorder, "deltasync_collections"),
             items: gauge(recorder, "deltasync_items"),
             tombstones: gauge(recorder, "deltasync_tombstones"),
+            acks_held: gauge(recorder, "deltasync_acks"),
+            clients: gauge(recorder, "deltasync_clients"),
             write_queue: gauge(recorder, "deltasync_write_queue_length"),
             streams: gauge(recorder, "deltasync_streams"),
             targets: gauge(recorder, "deltasync_targets"),

@@ -10,7 +10,7 @@ use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, backup};
+use super::{Context, backup, clients};
 use crate::auth::AccessError;
 use crate::core::window;
 use crate::engine::administering::{Administered, Administration};
@@ -175,7 +175,13 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::ListClientsRequest>,
     ) -> Result<Response<v1::ListClientsResponse>, Status> {
-        self.not_offered(&request)
+        self.may(&request)?;
+        let wire = request.into_inner();
+        let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
+        let listed = clients::list(&self.context, wire.prefix, &wire.page_token, most).await?;
+        let (clients, next_page_token) = listed;
+        let clients = clients.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListClientsResponse { clients, next_page_token }))
     }
 
     async fn explain_client(

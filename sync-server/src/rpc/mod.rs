@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
 
+use self::clients::ClientRegistry;
 use self::loads::{ConnectionNumber, LoadBreaker};
 use self::places::Places;
 use crate::auth::{Access, Caller};
@@ -21,6 +22,7 @@ use crate::store::Store;
 
 pub mod admin;
 mod backup;
+pub mod clients;
 pub mod loads;
 pub(crate) mod outbox;
 pub mod places;
@@ -56,6 +58,8 @@ pub struct Context<S> {
     pub streams: StreamSettings,
     /// Who begins the same load again and again.
     pub loads: LoadBreaker,
+    /// The clients that were served lately.
+    pub clients: Arc<ClientRegistry>,
     /// Cancelled when the server begins to stop.
     pub drain: CancellationToken,
     /// Every task that a call leaves behind; the end of the server waits for them.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
 
 use super::Context;
+use super::clients::OpenStream;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
 use crate::auth::Caller;
@@ -30,6 +31,7 @@ use crate::engine::hub::Listener;
 use crate::engine::ledger::Ledger;
 use crate::engine::noticing::{Noticing, Watching};
 use crate::status;
+use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
 
 /// A subscriber that makes a due target wait for this long is told that it lags.
@@ -54,7 +56,21 @@ struct Stream<S> {
     room: Option<BoxFuture<'static, Claim>>,
     /// Since when a target has been due and the subscriber has not made room.
     waiting_since: Option<Instant>,
+    /// The client that reads, if it has a name.
+    client: Option<OpenStream>,
     _place: Place,
+}
+
+/// Who opens a stream.
+pub(super) struct Reader<'a> {
+    /// Who calls.
+    pub(super) caller: &'a Caller,
+    /// The same, as far as loops of loads are concerned.
+    pub(super) who: &'a Who,
+    /// The client, if it has a name.
+    pub(super) client: Option<ClientKey>,
+    /// What its messages are claimed from.
+    pub(super) account: &'a Account,
 }
 
 /// Why a stream ends.
@@ -86,11 +102,10 @@ struct Halves {
 /// Starts the task of a stream and returns its messages.
 pub(super) fn start<S: Store>(
     context: &Arc<Context<S>>,
-    caller: &Caller,
-    who: &Who,
-    account: &Account,
+    reader: Reader<'_>,
     asked: Subscribe,
 ) -> Result<Outgoing, Status> {
+    let Reader { caller, who, client, account } = reader;
     if context.drain.is_cancelled() {
         return Err(Status::unavailable("the server is stopping"));
     }
@@ -124,6 +139,8 @@ pub(super) fn start<S: Store>(
         first.push(Event::Failed(accepted[index].collection.clone(), failure));
     }
     first.insert(0, Event::Accepted(accepted, asked.heartbeat));
+    let client = client.map(|client| context.clients.open_stream(client));
+    first.iter().for_each(|event| says(client.as_ref(), event));
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {
@@ -137,10 +154,18 @@ pub(super) fn start<S: Store>(
         first: first.into_iter().map(v1::SubscribeResponse::from).collect(),
         room: None,
         waiting_since: None,
+        client,
         _place: place,
     };
     context.tasks.spawn(stream.run(Halves { following, noticing }));
     Ok(outgoing)
+}
+
+/// Before it is sent: a client may acknowledge it as soon as it has it.
+fn says(client: Option<&OpenStream>, event: &Event<Bytes>) {
+    if let Some(client) = client {
+        client.says(event);
+    }
 }
 
 /// A target whose load may not begin now: its place among the targets, what it is told, and why.
@@ -207,7 +232,9 @@ impl<S: Store> Stream<S> {
                 Ok(Wake::Time) => {}
                 Ok(Wake::Room(room)) => {
                     if std::mem::take(&mut beats) && self.first.is_empty() {
-                        self.first.push(halves.following.bookmark(Timestamp::now()).into());
+                        let bookmark = halves.following.bookmark(Timestamp::now());
+                        says(self.client.as_ref(), &bookmark);
+                        self.first.push(bookmark.into());
                     }
                     match self.step(halves, room).await {
                         Ok(stepped) => halves = stepped,
@@ -298,7 +325,9 @@ impl<S: Store> Stream<S> {
                 | Event::Failed(..)
                 | Event::Goodbye(_) => {}
             };
-            messages.extend(events.into_iter().inspect(counted).map(v1::SubscribeResponse::from));
+            let said = |event: &Event<Bytes>| says(self.client.as_ref(), event);
+            let events = events.into_iter().inspect(counted).inspect(said);
+            messages.extend(events.map(v1::SubscribeResponse::from));
         }
         if messages.is_empty() {
             return Ok(halves);

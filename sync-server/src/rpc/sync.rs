@@ -8,22 +8,24 @@ use rand::RngExt as _;
 use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{
-    CollectionName, Failure, Head, Key, ListItems, Malformed, Outcome, Polled, Pull, Reconcile,
-    Subscribe, Target,
+    Ack, CollectionName, Cursor, Failure, Head, Key, ListItems, Malformed, Outcome, Polled, Pull,
+    Reconcile, Round, Subscribe, Target,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::{Context, subscribe};
+use super::subscribe::Reader;
+use super::{Context, clients, subscribe};
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
-use crate::core::window;
-use crate::engine::pulling::{Answered, TargetError};
+use crate::core::{request, window};
+use crate::engine::pulling::Answered;
 use crate::status;
-use crate::store::Store;
+use crate::store::keys::ClientKey;
+use crate::store::{Store, StoreError};
 
 /// The service.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl<S: Store> SyncRpc<S> {
             let target = target.as_ref().ok()?;
             // Whoever may not read, or finds nothing, is told that instead.
             let exists = || self.context.ledger.head(&target.collection).is_some();
-            let served = !target.from_last_ack && caller.may_read(&target.collection) && exists();
+            let served = caller.may_read(&target.collection) && exists();
             served.then(|| self.context.loads.held_up(who, target)).flatten()
         };
         let held_up: Vec<_> = pull.targets.iter().map(judge).collect();
@@ -74,10 +76,28 @@ impl<S: Store> SyncRpc<S> {
         held_up
     }
 
-    /// Answers a pull, and takes note of the loads that begin.
+    /// Gives those targets that ask for it the cursors that are held for the client.
+    async fn resume(
+        &self,
+        client: Option<&ClientKey>,
+        targets: Vec<Result<Target, Malformed>>,
+    ) -> Result<Vec<Result<Target, Malformed>>, Status> {
+        let asks = targets.iter().flatten().any(|target| target.from_last_ack);
+        let Some(client) = client.filter(|_| asks).cloned() else { return Ok(targets) };
+        let mut resumed = targets;
+        let resumed = self.context.read(move |ledger| {
+            let mut targets = resumed.iter_mut().flatten();
+            targets.try_for_each(|target| ledger.resume(&client, target))?;
+            Ok(resumed)
+        });
+        resumed.await?.map_err(|error: StoreError| status::storage(&error))
+    }
+
+    /// Answers a pull, and takes note of the loads that begin and of what is sent.
     async fn answers(
         &self,
         who: &Who,
+        client: Option<&ClientKey>,
         caller: Caller,
         pull: Pull,
     ) -> Result<Vec<(Outcome<Bytes>, Polled)>, Status> {
@@ -95,6 +115,13 @@ impl<S: Store> SyncRpc<S> {
             {
                 self.context.loads.began(who, target);
             }
+        }
+        if let Some(client) = client {
+            let sent = |(target, answer): (&Result<Target, Malformed>, &Answered)| {
+                let cursor = clients::handed_out(answer.outcome.as_ref().ok()?)?;
+                Some((target.as_ref().ok()?.collection.clone(), cursor))
+            };
+            self.context.clients.sent(client, pull.targets.iter().zip(&answers).filter_map(sent));
         }
         let told = |Answered { outcome, polled }: Answered| {
             (outcome.unwrap_or_else(|e| Outcome::Failed(status::target(&e))), polled)
@@ -114,11 +141,13 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let caller = self.context.caller(&request)?;
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
         let mut pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        let client = clients::key(&caller, &pull.client_id);
+        pull.targets = self.resume(client.as_ref(), pull.targets).await?;
         let held_up = self.hold_up(&who, &caller, &mut pull);
         let answered = if pull.targets.is_empty() {
             Vec::new()
         } else {
-            self.answers(&who, caller, pull).await?
+            self.answers(&who, client.as_ref(), caller, pull).await?
         };
         let mut answered = answered.into_iter();
         let outcomes = held_up.into_iter().map(|held_up| match held_up {
@@ -142,12 +171,14 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
         let account = request.extensions().get::<Account>().cloned();
         let account = account.expect("every call of a connection has its account");
-        let asked = Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
-        if let Some(index) = asked.targets.iter().position(|target| target.from_last_ack) {
-            let text = format!("targets[{index}].{}", TargetError::NoAcks);
-            return Err(Status::unimplemented(text));
-        }
-        let outgoing = subscribe::start(&self.context, &caller, &who, &account, asked)?;
+        let mut asked =
+            Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        let client = clients::key(&caller, &asked.client_id);
+        let targets = asked.targets.into_iter().map(Ok).collect();
+        let targets = self.resume(client.as_ref(), targets).await?;
+        asked.targets = targets.into_iter().flatten().collect();
+        let reader = Reader { caller: &caller, who: &who, client, account: &account };
+        let outgoing = subscribe::start(&self.context, reader, asked)?;
         // The stream is sent in place of this empty one.
         let mut answer = Response::new(tokio_stream::empty());
         answer.extensions_mut().insert(outgoing);
@@ -246,8 +277,16 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let caller = self.context.caller(&request)?;
         let asked = Reconcile::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         may_read(&caller, &asked.collection)?;
+        let client = clients::key(&caller, &asked.client_id);
+        let (name, first) = (asked.collection.clone(), asked.round == Round::Groups);
         let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
         let answer = answer.map_err(|error| status::reconcile(&error))?;
+        if let Some(client) = client.filter(|_| first) {
+            // A copy that was put together from rounds stands at the head of the first.
+            let head = answer.head.cursor();
+            let stands = Cursor { base: head.version, ..head };
+            self.context.clients.sent(&client, [(name, stands)]);
+        }
         Ok(Response::new(answer.into()))
     }
 
@@ -255,8 +294,18 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::AckRequest>,
     ) -> Result<Response<v1::AckResponse>, Status> {
-        self.context.caller(&request)?;
-        Err(Status::unimplemented("this server does not keep acks: keep the cursor"))
+        let caller = self.context.caller(&request)?;
+        let ack = Ack::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
+        let denied = ack.acked.iter().position(|one| !caller.may_read(&one.collection));
+        if let Some(index) = denied {
+            let field = format!("acked[{index}].collection");
+            return Err(status::access_at(&field, AccessError::Denied));
+        }
+        let client = clients::key(&caller, &ack.client_id).expect("an ack names its client");
+        let claims = self.context.clients.claims(client, ack);
+        let done = self.context.writes.commit(request::Request::Ack(claims)).await;
+        done.map_err(|error| status::write(&error))?;
+        Ok(Response::new(v1::AckResponse {}))
     }
 }
 

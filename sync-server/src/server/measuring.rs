@@ -64,6 +64,8 @@ impl<S: Store> Watched<S> {
             collections: totals.collections,
             items: totals.items,
             tombstones: totals.tombstones,
+            acks: totals.acks,
+            clients: self.context.clients.len() as u64,
             write_queue: self.context.writes.queued() as u64,
             streams: streams as u64,
             targets: targets as u64,

@@ -21,6 +21,8 @@
 //! 0e   name 00 subject                                -            (who follows what; since format 3)
 //! 0f   name                                           Audience     (of a name that is followed; since format 3)
 //! 10   name                                           next subject (inboxes still to be told; since format 3)
+//! 11   escaped(client id) escaped(subject) name       Held         (acks; since format 3)
+//! 12   time:8 escaped(client id) escaped(subject) name -           (acks by age; since format 3)
 //!
 //! Meta    = epoch:8 head:8 floor:8 items:8 tombstones:8 bytes:8 digest:16 time:8 name
 //! LogRow  = kind:1 created:8 value version:8 change
@@ -29,9 +31,10 @@
 //!           then diffusion:1 if it is pinned (since format 3)
 //! Audience = count:8 diffusion:1 since:8, then epoch:8 version:8 of the last life if it was deleted
 //! Receipt = time:8 fingerprint:16 payload
+//! Held    = time:8 epoch:8 version:8 base:8
 //! kind    = 1 live, 2 tombstone   (in receipts: 1 commit, 2 import)
 //! diffusion = 1 write, 2 read
-//! escaped = 00 becomes 00 ff; ends with 00 01, so that shorter sort keys come first
+//! escaped = 00 becomes 00 ff; ends with 00 01, so that what is shorter comes first
 //! ```
 //!
 //! Collection ids are numbers that are never reused: a name cannot collide with another or
@@ -47,9 +50,14 @@ use sync_proto::types::{
 use super::rows::{Audience, Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
 use super::{KeyRange, StoreError};
 
+pub use self::acks::{
+    AckPlace, ClientKey, Held, ack_age_key, ack_age_range, ack_key, ack_range, acks_behind_range,
+    acks_from_range, acks_of_range,
+};
 pub use self::audience::{audience_key, audience_range, audience_state_key, sweep_key};
 pub use self::parts::KeyParts;
 
+mod acks;
 mod audience;
 mod parts;
 #[cfg(test)]
@@ -83,6 +91,8 @@ const POLICY: u8 = 0x0d;
 const AUDIENCE: u8 = 0x0e;
 const AUDIENCE_STATE: u8 = 0x0f;
 const SWEEP: u8 = 0x10;
+const ACK: u8 = 0x11;
+const ACK_AGE: u8 = 0x12;
 
 pub(super) const ESCAPE: u8 = 0x00;
 pub(super) const ESCAPED_ZERO: u8 = 0xff;
@@ -114,6 +124,8 @@ pub enum Row {
     Audience { name: CollectionName, subject: Subject },
     AudienceState { name: CollectionName, audience: Audience },
     Sweep { name: CollectionName, next: Option<Subject> },
+    Ack { place: AckPlace, held: Held },
+    AckAge { time: Timestamp, place: AckPlace },
 }
 
 // === keys ===
@@ -382,6 +394,8 @@ impl Row {
                 Self::AudienceState { name, audience: Audience::parse(value)? }
             }
             KeyParts::Sweep { name } => Self::Sweep { name, next: value.next_subject()? },
+            KeyParts::Ack { place } => Self::Ack { place, held: Held::parse(value)? },
+            KeyParts::AckAge { time, place } => Self::AckAge { time, place },
         };
         value.0.is_empty().then_some(row)
     }

@@ -377,15 +377,19 @@ impl Fields {
     }
 
     pub(crate) fn escaped_sort_key(&mut self) -> Option<SortKey> {
-        let mut sort_key = Vec::new();
+        SortKey::new(self.escaped()?).ok()
+    }
+
+    pub(crate) fn escaped(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
         loop {
             match self.u8()? {
                 ESCAPE => match self.u8()? {
-                    ESCAPED_ZERO => sort_key.push(ESCAPE),
-                    END_OF_SORT_KEY => return SortKey::new(sort_key).ok(),
+                    ESCAPED_ZERO => bytes.push(ESCAPE),
+                    END_OF_SORT_KEY => return Some(bytes),
                     _ => return None,
                 },
-                byte => sort_key.push(byte),
+                byte => bytes.push(byte),
             }
         }
     }

@@ -54,7 +54,9 @@ pub(super) fn name_rows(store: &Aside, findings: &mut Findings) {
                 | Row::Format { .. }
                 | Row::Upgrading
                 | Row::Member { .. }
-                | Row::Policy { .. },
+                | Row::Policy { .. }
+                | Row::Ack { .. }
+                | Row::AckAge { .. },
             )
             // What does not read was told when all rows were read.
             | Err(_) => {}

@@ -12,7 +12,7 @@ use super::Findings;
 use super::naming::{self, text};
 use crate::core::check::Logged;
 use crate::store::disk::aside::Aside;
-use crate::store::keys::{self, CollectionId, Row};
+use crate::store::keys::{self, CollectionId, Held, Row};
 use crate::store::rows::{KeyRow, LogRow, Meta, Receipt, RowKind};
 
 /// A collection under examination.
@@ -75,6 +75,31 @@ pub(super) fn receipts(store: &Aside, findings: &mut Findings) {
                     let receipt = receipt.and_then(|value| Receipt::decode(value).ok());
                     let fits = receipt.is_some_and(|receipt| receipt.time == time);
                     (!fits).then_some("there is no receipt of that age")
+                }
+                _ => None,
+            };
+            if let Some(what) = what {
+                findings.add((naming::row(place), what.to_owned()));
+            }
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+/// Names every held cursor without an age, and every age without a cursor.
+pub(super) fn acks(store: &Aside, findings: &mut Findings) {
+    for range in [keys::ack_range(), keys::ack_age_range()] {
+        store.scan(&range, &mut |place, value| {
+            let what = match Row::decode(place, value) {
+                Ok(Row::Ack { place, held }) => {
+                    let age = store.get(&keys::ack_age_key(held.time, &place));
+                    age.is_none().then_some("it has no age and would never be forgotten")
+                }
+                Ok(Row::AckAge { time, place }) => {
+                    let held = store.get(&keys::ack_key(&place));
+                    let held = held.and_then(|value| Held::decode(value).ok());
+                    let fits = held.is_some_and(|held| held.time == time);
+                    (!fits).then_some("there is no ack of that age")
                 }
                 _ => None,
             };
@@ -161,6 +186,8 @@ impl Exact<'_> {
             | Row::Audience { .. }
             | Row::AudienceState { .. }
             | Row::Sweep { .. }
+            | Row::Ack { .. }
+            | Row::AckAge { .. }
             | Row::NextId { .. }
             | Row::Format { .. } => {}
         }

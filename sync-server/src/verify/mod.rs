@@ -77,6 +77,7 @@ pub fn verify(
         suspects,
         receipts_differ,
         audiences_differ,
+        acks_differ,
     } = whole.report();
     findings.count += findings_count - told.len() as u64;
     for what in told {
@@ -90,6 +91,9 @@ pub fn verify(
     }
     if audiences_differ {
         audiences::name_rows(store, &mut findings);
+    }
+    if acks_differ {
+        exact::acks(store, &mut findings);
     }
     Ok(Verified {
         rows: checked.rows,

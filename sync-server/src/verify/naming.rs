@@ -2,7 +2,7 @@
 
 use sync_proto::types::{Key, SortKey};
 
-use crate::store::keys::KeyParts;
+use crate::store::keys::{AckPlace, ClientKey, KeyParts};
 
 /// Bytes of a user's key that are shown.
 const SHOWN_BYTES_MAX: usize = 80;
@@ -39,6 +39,8 @@ pub(super) fn row(key: &[u8]) -> String {
                 text(&key)
             )
         }
+        Some(KeyParts::Ack { place }) => format!("the ack of {}", acked(&place)),
+        Some(KeyParts::AckAge { place, .. }) => format!("the age of the ack of {}", acked(&place)),
         Some(KeyParts::Policy { id }) => format!("collection {}, its policy", id.0),
         Some(KeyParts::Audience { name, subject }) => {
             format!("the audience of {name:?}, subject {subject:?}")
@@ -50,6 +52,11 @@ pub(super) fn row(key: &[u8]) -> String {
         Some(KeyParts::Format) => "the row format".to_owned(),
         None => format!("the row with key {}", shown(key)),
     }
+}
+
+fn acked(place: &AckPlace) -> String {
+    let AckPlace { client: ClientKey { client_id, subject }, collection } = place;
+    format!("client {client_id:?} of {subject:?} in {collection}")
 }
 
 /// A user's key.

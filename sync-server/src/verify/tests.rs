@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{
-    CollectionName, Commit, Epoch, Key, Mutation, Op, SortKey, Timestamp, Value, Version,
+    CollectionName, Commit, Cursor, Epoch, Key, Mutation, Op, SortKey, Timestamp, Value, Version,
 };
 use tempfile::TempDir;
 
 use super::*;
+use crate::core::acks::{Claim, Claims};
 use crate::core::request::Request;
 use crate::engine::ledger::{Ledger, Settings};
 use crate::store::disk::{DiskOptions, DiskStore};
-use crate::store::keys::{self, CollectionId};
+use crate::store::keys::{self, AckPlace, ClientKey, CollectionId};
 use crate::store::rows::{KeyRow, Meta, ReceiptKind};
 use crate::store::{Batch, Store};
 
@@ -65,7 +66,19 @@ fn store(dir: &Path) {
         let group = ledger.commit(&[request], Timestamp::from_millis(5), &mut mint).unwrap();
         assert!(group.answers.iter().all(Result::is_ok));
     }
+    let AckPlace { client, collection } = place();
+    let cursor = Cursor::at(Epoch::new(7).unwrap(), version(1));
+    let claims = vec![Claim { collection, cursor, sent: None }];
+    let request = Request::Ack(Claims { client, claims });
+    let mut mint = || Epoch::new(7).unwrap();
+    let group = ledger.commit(&[request], Timestamp::from_millis(5), &mut mint).unwrap();
+    assert!(group.answers.iter().all(Result::is_ok));
     ledger.into_store().close().unwrap();
+}
+
+fn place() -> AckPlace {
+    let client = ClientKey { client_id: "phone".to_owned(), subject: "alice".to_owned() };
+    AckPlace { client, collection: CollectionName::new("one").unwrap() }
 }
 
 /// Changes rows behind the ledger's back.
@@ -95,7 +108,7 @@ fn a_sound_store_has_no_findings() {
 type Spoil = fn(&DiskStore, &mut Batch);
 
 /// What is done to the store, which row must be named, and what must be said of it.
-const CASES: [(Spoil, &str, &str); 15] = [
+const CASES: [(Spoil, &str, &str); 17] = [
     (
         |_, batch| batch.remove(keys::log_key(ID, version(1), &key("a"))),
         "collection 1, key row of \"a\"",
@@ -174,6 +187,16 @@ const CASES: [(Spoil, &str, &str); 15] = [
         |_, batch| batch.remove(keys::receipt_key(ReceiptKind::Commit, "3 mutations")),
         "the age of the receipt of \"3 mutations\"",
         "no receipt of that age",
+    ),
+    (
+        |_, batch| batch.remove(keys::ack_age_key(Timestamp::from_millis(5), &place())),
+        "the ack of client \"phone\" of \"alice\" in one",
+        "never be forgotten",
+    ),
+    (
+        |_, batch| batch.remove(keys::ack_key(&place())),
+        "the age of the ack of client \"phone\"",
+        "no ack of that age",
     ),
 ];
 

@@ -7,9 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sync_client::types::{CollectionName, Key, ListOrder, SortKey, Version};
 
+use crate::clients::{Ack, Clients};
 use crate::exit::EXIT_CODES;
 use crate::followers::{Audience, Followers, Follows};
 use crate::text::{FIELDS, from_base64};
+
+#[cfg(test)]
+mod tests;
 
 /// Reads, writes and follows the collections of a deltasync server.
 #[derive(Debug, Parser)]
@@ -97,6 +101,10 @@ pub(crate) enum Command {
     Audience(Audience),
     /// Show what a subject follows.
     Follows(Follows),
+    /// Show the clients that were served lately or have acknowledged something. For operators.
+    Clients(Clients),
+    /// Acknowledge for a client that it has applied a collection.
+    Ack(Ack),
     /// Ask whether the server serves.
     Health,
     /// Print a completion script.
@@ -420,7 +428,7 @@ fn sort_key(text: &str) -> Result<SortKey, String> {
     SortKey::new(text.as_bytes().to_vec()).map_err(|error| error.reason)
 }
 
-fn version(text: &str) -> Result<Version, String> {
+pub(crate) fn version(text: &str) -> Result<Version, String> {
     let number = text.parse::<u64>().map_err(|error| error.to_string())?;
     Version::new(number).map_err(|error| error.reason)
 }
@@ -459,48 +467,3 @@ const HOUR_S: u64 = 60 * 60;
 const DAY_S: u64 = 24 * HOUR_S;
 
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_read() {
-        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("").is_err() && duration("2h").is_err() && duration("-1").is_err());
-        assert!(duration("99999999999999999m").is_err());
-    }
-
-    #[test]
-    fn ages_are_read() {
-        assert_eq!(age("0"), Ok(Duration::ZERO));
-        assert_eq!(age("8640000"), Ok(Duration::from_secs(100 * DAY_S)));
-        assert_eq!(age("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(age("12h"), Ok(Duration::from_secs(12 * HOUR_S)));
-        assert_eq!(age("30d"), Ok(Duration::from_secs(30 * DAY_S)));
-        assert!(age("").is_err() && age("d").is_err() && age("-1h").is_err());
-        assert!(age("99999999999999999d").is_err());
-    }
-
-    #[test]
-    fn a_put_needs_exactly_one_content() {
-        let parse =
-            |args: &[&str]| Cli::try_parse_from([&["syncctl", "put", "c", "k"], args].concat());
-        assert!(parse(&["v"]).is_ok() && parse(&["-1.5"]).is_ok());
-        assert!(parse(&["--", "--stdn"]).is_ok());
-        assert!(parse(&["--stdn"]).is_err(), "a misspelt option is not stored");
-        assert!(parse(&["--stdin"]).is_ok());
-        assert!(parse(&[]).is_err());
-        assert!(parse(&["v", "--stdin"]).is_err());
-        assert!(parse(&["v", "--if-absent", "--if-version", "1"]).is_err());
-    }
-}

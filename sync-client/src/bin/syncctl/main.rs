@@ -16,6 +16,7 @@ use crate::output::Output;
 mod admin;
 mod args;
 mod backup;
+mod clients;
 mod exit;
 mod export;
 mod follow;
@@ -85,7 +86,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         .build()
         .map_err(Failure::io("starting"))?;
     let ended = runtime.block_on(async {
-        let client = client(&cli.connection)?;
+        // Each run by itself: the server slows a client down that loads the same again and again.
+        let client = client(&cli.connection, &format!("syncctl-{}", std::process::id()))?;
         let output = Output::new(cli.json);
         let mut context = Context { client, connection: cli.connection, output };
         let ended = carry_out(&mut context, cli.command).await;
@@ -118,6 +120,8 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
         Command::Unfollow(asked) => followers::unfollow(context, &asked).await,
         Command::Audience(asked) => followers::audience(context, &asked).await,
         Command::Follows(asked) => followers::follows(context, &asked).await,
+        Command::Clients(asked) => clients::clients(context, &asked).await,
+        Command::Ack(asked) => clients::ack(context, &asked).await,
         Command::Health => health::health(context).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -128,10 +132,9 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
     }
 }
 
-fn client(connection: &Connection) -> Result<SyncClient, Failure> {
+fn client(connection: &Connection, client_id: &str) -> Result<SyncClient, Failure> {
     let mut builder = SyncClient::builder(&connection.server)
-        // Each run by itself: the server slows a client down that loads the same again and again.
-        .client_id(format!("syncctl-{}", std::process::id()))
+        .client_id(client_id)
         .call_timeout(connection.timeout)
         .retry_for(connection.retry.unwrap_or_default());
     if let Some(token) = &connection.token {

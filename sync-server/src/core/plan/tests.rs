@@ -21,7 +21,12 @@ fn plan_all(requests: &[Request]) -> (Vec<Result<Answer, Refusal>>, Planned) {
     let mut epochs = 0..;
     let mut mint = || Epoch::new(epochs.next().unwrap() + 7).unwrap();
     let now = Timestamp::from_millis(1_000);
-    let mut at = Moment { now, receipt_window: Duration::from_secs(600), mint: &mut mint };
+    let mut at = Moment {
+        now,
+        receipt_window: Duration::from_secs(600),
+        acks: AckRetention::default(),
+        mint: &mut mint,
+    };
     let answers = requests.iter().map(|request| workspace.plan(request, &mut at)).collect();
     (answers, workspace.finish())
 }

@@ -81,7 +81,6 @@ fn whoever_needs_no_work_is_answered_when_it_is_spent() {
             Ok(Outcome::Deferred(Some(head))) if head.items == 100 => "deferred",
             Ok(Outcome::Deferred(_) | Outcome::Failed(_)) => "something else",
             Err(TargetError::Malformed(_)) => "malformed",
-            Err(TargetError::NoAcks) => "no acks",
             Err(TargetError::Store(_)) => "storage",
         })
         .collect();
@@ -89,7 +88,7 @@ fn whoever_needs_no_work_is_answered_when_it_is_spent() {
         "delta",
         "malformed",
         "denied",
-        "no acks",
+        "deferred",
         "not found",
         "epoch",
         "ahead",

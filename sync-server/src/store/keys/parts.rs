@@ -7,8 +7,8 @@ use sync_proto::types::{CollectionName, Key, SortKey, Subject, Timestamp, Versio
 use super::super::rows::{Fields, ReceiptKind};
 use super::audience::END_OF_NAME;
 use super::{
-    AUDIENCE, AUDIENCE_STATE, CollectionId, DOOMED, KEY, LOG, MEMBER, META, NAME, ORDER, POLICY,
-    RECEIPT, RECEIPT_AGE, SEGMENT, STORE, SWEEP, TOMBSTONE,
+    ACK, ACK_AGE, AUDIENCE, AUDIENCE_STATE, AckPlace, CollectionId, DOOMED, KEY, LOG, MEMBER, META,
+    NAME, ORDER, POLICY, RECEIPT, RECEIPT_AGE, SEGMENT, STORE, SWEEP, TOMBSTONE,
 };
 
 /// The key of a row, told apart by its tag.
@@ -33,6 +33,8 @@ pub enum KeyParts {
     Audience { name: CollectionName, subject: Subject },
     AudienceState { name: CollectionName },
     Sweep { name: CollectionName },
+    Ack { place: AckPlace },
+    AckAge { time: Timestamp, place: AckPlace },
 }
 
 // === impl KeyParts ===
@@ -89,6 +91,10 @@ impl KeyParts {
             }
             AUDIENCE_STATE => Self::AudienceState { name: key.name()? },
             SWEEP => Self::Sweep { name: key.name()? },
+            ACK => Self::Ack { place: key.ack_place()? },
+            ACK_AGE => {
+                Self::AckAge { time: Timestamp::from_millis(key.u64()?), place: key.ack_place()? }
+            }
             _ => return None,
         };
         key.0.is_empty().then_some(parts)

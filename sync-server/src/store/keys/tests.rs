@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use sync_proto::digest::Digest;
-use sync_proto::types::{Diffusion, Epoch, Head, Subject};
+use sync_proto::types::{Cursor, Diffusion, Epoch, Head, Subject};
 
 use super::*;
 use crate::store::rows::{RowKind, encode_policy};
@@ -162,6 +162,34 @@ proptest! {
         let id = CollectionId(7);
         let read = Row::decode(&policy_key(id), encode_policy(&policy)).unwrap();
         prop_assert_eq!(read, Row::Policy { id, policy });
+    }
+
+    /// Also names that hold zeros, which are what escaping is about.
+    #[test]
+    fn an_ack_comes_back_as_it_went(
+        client_id in "[a-z\u{0}]{1,9}", subject in "[a-b\u{0}]{0,9}", other in "[a-b\u{0}]{0,9}",
+        time: u64, epoch in 1..u64::MAX, version in version(),
+    ) {
+        let key = |subject: &str| ClientKey {
+            client_id: client_id.clone(),
+            subject: subject.to_owned(),
+        };
+        let (client, stranger) = (key(&subject), key(&other));
+        prop_assert_eq!(ClientKey::from_bytes(&client.to_bytes()), Some(client.clone()));
+        prop_assert_eq!(client.to_bytes().cmp(&stranger.to_bytes()), client.cmp(&stranger));
+        let place = AckPlace { client, collection: CollectionName::new("a/b").unwrap() };
+        let row = ack_key(&place);
+        let cursor = Cursor { epoch: Epoch::new(epoch).unwrap(), version, base: version };
+        let held = Held { time: Timestamp::from_millis(time), cursor };
+        prop_assert_eq!(Held::decode(held.encode()).unwrap(), held);
+        prop_assert_eq!(acks_of_range(&stranger).contains(&row), stranger == place.client);
+        prop_assert_eq!(acks_behind_range(&stranger).contains(&row), stranger < place.client);
+        prop_assert!(ack_range().contains(&row) && acks_from_range(&client_id).contains(&row));
+        let age = ack_age_key(held.time, &place);
+        prop_assert!(ack_age_range().contains(&age));
+        let read = Row::decode(&age, Bytes::new()).unwrap();
+        prop_assert_eq!(read, Row::AckAge { time: held.time, place: place.clone() });
+        prop_assert_eq!(Row::decode(&row, held.encode()).unwrap(), Row::Ack { place, held });
     }
 
     /// List order is (sort key, key), bytewise, whatever bytes they hold.

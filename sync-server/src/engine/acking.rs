@@ -1,0 +1,132 @@
+//! The cursors that are held for clients, as they are read: by a reader that asks for its own, and
+//! by operators. They are written like commits, in the same groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use sync_proto::limits::CLIENT_POSITIONS_MAX;
+use sync_proto::types::{ClientInfo, ClientPosition, CollectionName, Cursor, Target};
+
+use super::ledger::Ledger;
+use crate::core::clients::Known;
+use crate::store::keys::{self, AckPlace, ClientKey, Held, Row};
+use crate::store::{Direction, KeyRange, Store, StoreError};
+
+#[cfg(test)]
+mod tests;
+
+// === impl Ledger ===
+
+impl<S: Store> Ledger<S> {
+    /// The cursor that is held for a client.
+    pub fn held(
+        &self,
+        client: &ClientKey,
+        collection: &CollectionName,
+    ) -> Result<Option<Held>, StoreError> {
+        let place = AckPlace { client: client.clone(), collection: collection.clone() };
+        self.durable(&keys::ack_key(&place))?.map(Held::decode).transpose()
+    }
+
+    /// Gives a target that asks for it the cursor that is held for the client; none: it begins from
+    /// scratch. From there on it is judged like one that shows its cursor.
+    pub fn resume(&self, client: &ClientKey, target: &mut Target) -> Result<(), StoreError> {
+        if target.from_last_ack {
+            target.cursor = self.held(client, &target.collection)?.map(|held| held.cursor);
+        }
+        Ok(())
+    }
+
+    /// Up to `most` clients in order, behind `after`, whose ids begin with `prefix`: those of
+    /// `known`, which are in that order, and those that cursors are held for.
+    pub fn clients(
+        &self,
+        known: Vec<Known>,
+        prefix: &str,
+        after: Option<&ClientKey>,
+        most: usize,
+    ) -> Result<Vec<ClientInfo>, StoreError> {
+        let mut known: BTreeMap<ClientKey, Known> =
+            known.into_iter().map(|known| (known.key.clone(), known)).collect();
+        let mut all: BTreeSet<ClientKey> = known.keys().cloned().collect();
+        all.extend(self.acking_clients(prefix, after, most)?);
+        let describe = |key: ClientKey| {
+            let known = known.remove(&key);
+            self.client(key, known)
+        };
+        all.into_iter().take(most).map(describe).collect()
+    }
+
+    /// Clients that cursors are held for.
+    fn acking_clients(
+        &self,
+        prefix: &str,
+        after: Option<&ClientKey>,
+        most: usize,
+    ) -> Result<Vec<ClientKey>, StoreError> {
+        let mut found: Vec<ClientKey> = Vec::new();
+        let mut rest = keys::acks_from_range(prefix);
+        if let Some(after) = after {
+            rest.start = rest.start.max(keys::acks_behind_range(after).start);
+        }
+        while found.len() < most {
+            let Some((place, _)) = self.acks(&rest, 1)?.pop() else { break };
+            rest.start = keys::acks_behind_range(&place.client).start;
+            found.push(place.client);
+        }
+        Ok(found)
+    }
+
+    /// The first of the held cursors in a range.
+    fn acks(&self, range: &KeyRange, most: usize) -> Result<Vec<(AckPlace, Held)>, StoreError> {
+        let mut found = Vec::new();
+        let mut broken = None;
+        self.view_of_now().scan(range, Direction::Forward, &mut |key, value| {
+            if found.len() == most {
+                return ControlFlow::Break(());
+            }
+            match Row::decode(key, value) {
+                Ok(Row::Ack { place, held }) => {
+                    found.push((place, held));
+                    ControlFlow::Continue(())
+                }
+                Ok(_) => ControlFlow::Break(()),
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        broken.map_or(Ok(found), Err)
+    }
+
+    fn client(&self, key: ClientKey, known: Option<Known>) -> Result<ClientInfo, StoreError> {
+        let acks = self.acks(&keys::acks_of_range(&key), CLIENT_POSITIONS_MAX + 1)?;
+        let acked_last = acks.iter().map(|(_, held)| held.time).max().unwrap_or_default();
+        let (seen, streams, sent) = known.map_or((acked_last, 0, Vec::new()), |known| {
+            (known.last_seen, known.streams, known.sent)
+        });
+        let mut places: BTreeMap<CollectionName, (Option<Cursor>, Option<Cursor>)> =
+            sent.into_iter().map(|(name, cursor)| (name, (Some(cursor), None))).collect();
+        for (place, held) in acks {
+            places.entry(place.collection).or_default().1 = Some(held.cursor);
+        }
+        let more_positions = places.len() > CLIENT_POSITIONS_MAX;
+        let position = |(collection, (sent, acked)): (CollectionName, _)| {
+            let behind = self.behind(&collection, Option::or(acked, sent));
+            ClientPosition { collection, sent, acked, behind }
+        };
+        let positions = places.into_iter().take(CLIENT_POSITIONS_MAX).map(position).collect();
+        let ClientKey { client_id, subject } = key;
+        let last_seen = seen.max(acked_last);
+        Ok(ClientInfo { client_id, subject, last_seen, streams, positions, more_positions })
+    }
+
+    /// Versions from a cursor to the head.
+    fn behind(&self, collection: &CollectionName, cursor: Option<Cursor>) -> u64 {
+        let Some(head) = self.head(collection) else { return 0 };
+        let same_life = cursor.filter(|cursor| cursor.epoch == head.epoch);
+        let version = same_life.map_or(0, |cursor| cursor.version.get());
+        head.version.get().saturating_sub(version)
+    }
+}
