@@ -152,6 +152,32 @@ fn x6_lost_numbers_are_found_again_and_the_application_keeps_its_tables() {
     assert_eq!(kept.value(), "my best friend");
 }
 
+/// G8: rows of the last generation that a number can name end no write in a loop, and numbers that
+/// were never given are given no more. Found by fuzzing (`replica_rows`).
+#[test]
+fn x6_rows_of_a_generation_that_was_never_given_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Arc::new(Database::create(dir.path().join("app.redb")).unwrap());
+    let copies: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deltasync/copies");
+    let rows: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deltasync/rows");
+    let numbers: TableDefinition<'_, &str, u64> = TableDefinition::new("deltasync/numbers");
+    drop(DiskStore::from_database(database.clone()).unwrap());
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(copies).unwrap().insert("c/0", &[7u8; 3][..]).unwrap();
+    for place in [[0xFF; 9].to_vec(), vec![0xFF; 5_000], vec![0xFE; 9]] {
+        transaction.open_table(rows).unwrap().insert(&place[..], &[1u8][..]).unwrap();
+    }
+    transaction.open_table(numbers).unwrap().insert("next generation", u64::MAX).unwrap();
+    transaction.commit().unwrap();
+    let store = DiskStore::from_database(database.clone()).unwrap();
+    write(&store, &name(0)).unwrap();
+    assert!(read(&store, &name(0)).unwrap());
+    while store.sweep(1_000).unwrap() {}
+    let read = redb::ReadableDatabase::begin_read(&*database).unwrap();
+    let left = redb::ReadableTableMetadata::len(&read.open_table(rows).unwrap()).unwrap();
+    assert!(left <= ROWS + 1, "{left} rows are left");
+}
+
 #[test]
 fn a_file_that_cannot_be_opened_says_why() {
     let dir = tempfile::tempdir().unwrap();

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use sync_proto::digest::Digest;
+use sync_proto::limits::KEY_LEN_MAX;
 use sync_proto::types::{CollectionName, Cursor, Epoch, Key, Scope, SortKey, Version};
 use sync_proto::v1;
 
@@ -59,6 +60,12 @@ pub(super) struct Part {
     pub(super) tally: Tally,
 }
 
+/// No generation as high as this is ever given: ten a second would last for ages.
+pub(super) const GENERATION_MAX: u64 = 1 << 62;
+
+/// Behind every place of a row.
+const PLACE_MAX: [u8; 8 + 4 * KEY_LEN_MAX] = [u8::MAX; 8 + 4 * KEY_LEN_MAX];
+
 /// What is known of a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct CopyRecord {
@@ -91,24 +98,26 @@ pub(super) fn prepare(database: &Database) -> Result<(), StoreError> {
         }
         // Lost, or too low for what is there: rows of two copies would mix.
         let next = numbers.get(NEXT_GENERATION).map_err(failed(doing))?.map(|n| n.value());
-        if next.is_none_or(|next| next < free) {
+        if next.is_none_or(|next| next < free || next > GENERATION_MAX) {
             numbers.insert(NEXT_GENERATION, free).map_err(failed(doing))?;
         }
     }
     write.commit().map_err(failed(doing))
 }
 
-/// The first generation that no row is of.
+/// The first generation that no row is of. Those that are never given are damage, which is swept.
 fn free_generation(write: &WriteTransaction) -> Result<u64, StoreError> {
     let doing = "opening the local store";
     let rows = write.open_table(ROWS).map_err(failed(doing))?;
     let garbage = write.open_table(GARBAGE).map_err(failed(doing))?;
-    let last = rows.last().map_err(failed(doing))?;
-    let of_rows = last.and_then(|(place, _)| place.value().first_chunk().copied());
-    let of_garbage =
-        garbage.last().map_err(failed(doing))?.map(|(generation, _)| generation.value());
+    let end = GENERATION_MAX.to_be_bytes();
+    let last = rows.range(..&end[..]).map_err(failed(doing))?.next_back().transpose();
+    let of_rows = last.map_err(failed(doing))?;
+    let of_rows = of_rows.and_then(|(place, _)| place.value().first_chunk().copied());
+    let last = garbage.range(..GENERATION_MAX).map_err(failed(doing))?.next_back().transpose();
+    let of_garbage = last.map_err(failed(doing))?.map(|(generation, _)| generation.value());
     let newest = of_rows.map_or(0, u64::from_be_bytes).max(of_garbage.unwrap_or(0));
-    Ok(newest.saturating_add(1))
+    Ok(newest + 1)
 }
 
 /// The place of a row.
@@ -140,7 +149,9 @@ pub(super) fn key_in_order(place: &[u8]) -> Result<Key, StoreError> {
 
 /// Everything of a generation, in either table.
 pub(super) fn generation_range(generation: u64) -> std::ops::Range<Vec<u8>> {
-    generation.to_be_bytes().to_vec()..generation.saturating_add(1).to_be_bytes().to_vec()
+    let end =
+        generation.checked_add(1).map_or(PLACE_MAX.to_vec(), |next| next.to_be_bytes().into());
+    generation.to_be_bytes().to_vec()..end
 }
 
 /// The place of a note. A name has no control characters, so 00 ends it.

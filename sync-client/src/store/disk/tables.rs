@@ -8,8 +8,8 @@ use sync_proto::types::{Change, CollectionName, Cursor, Key, Scope, Version};
 
 use super::failed;
 use super::layout::{
-    COPIES, CopyRecord, GARBAGE, NEXT_GENERATION, NUMBERS, ORDER, Part, ROWS, decode_row,
-    encode_row, generation_range, order_key, row_key,
+    COPIES, CopyRecord, GARBAGE, GENERATION_MAX, NEXT_GENERATION, NUMBERS, ORDER, Part, ROWS,
+    decode_row, encode_row, generation_range, order_key, row_key,
 };
 use crate::store::plan::{Edit, plan, visible};
 use crate::store::{Row, StoreError, Tally, Visible};
@@ -108,7 +108,11 @@ impl<'t> Tables<'t> {
             if !owned.contains(&generation) {
                 self.garbage.insert(generation, ()).map_err(failed(DOING))?;
             }
-            next = generation_range(generation).end;
+            // Rows of the last generation that there can be may go on behind any end.
+            match generation.checked_add(1) {
+                Some(behind) => next = behind.to_be_bytes().to_vec(),
+                None => return Ok(()),
+            }
         }
     }
 
@@ -137,7 +141,8 @@ impl<'t> Tables<'t> {
     fn new_generation(&mut self) -> Result<u64, StoreError> {
         let next = self.numbers.get(NEXT_GENERATION).map_err(failed(DOING))?;
         let generation = next.map(|number| number.value());
-        let generation = generation.ok_or(StoreError::Damaged { place: "deltasync/numbers" })?;
+        let sane = generation.filter(|generation| *generation < GENERATION_MAX);
+        let generation = sane.ok_or(StoreError::Damaged { place: "deltasync/numbers" })?;
         self.numbers.insert(NEXT_GENERATION, generation + 1).map_err(failed(DOING))?;
         Ok(generation)
     }
