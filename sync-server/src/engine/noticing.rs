@@ -211,8 +211,12 @@ impl Noticing {
         for id in ready {
             self.pending.remove(&id);
             let Some(watched) = self.watched.get_mut(&id) else { continue };
-            // What announces itself again is told by the inbox.
-            let Some((truth, head)) = ledger.stands_at(&watched.name) else { continue };
+            let Some((truth, head)) = ledger.stands_at(&watched.name) else {
+                // It announces itself again: the inbox tells.
+                let (index, name) = (watched.inbox, watched.name.clone());
+                self.unwatch(index, &name, id);
+                continue;
+            };
             if truth == watched.told {
                 continue;
             }

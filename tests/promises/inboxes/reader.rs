@@ -52,29 +52,32 @@ impl Inbox {
         let mut all = Vec::new();
         loop {
             let (outcome, polled) = pull_inbox(wire, self.target(), 0).await;
-            for head in &polled.heads {
-                self.besides.insert(head.collection.clone(), head.entry);
-            }
-            all.push(polled);
-            match outcome {
+            let done = match outcome {
                 Outcome::Aligned(head) => {
                     self.cursor = Some(head.cursor());
-                    return all;
+                    true
                 }
                 Outcome::Delta(delta) => {
-                    let more = delta.has_more;
+                    let done = !delta.has_more;
                     self.apply(delta);
-                    if !more {
-                        return all;
-                    }
+                    done
                 }
-                Outcome::NotFound => return all,
+                Outcome::NotFound => true,
                 Outcome::Reset(_) => {
                     (self.cursor, self.entries) = (None, BTreeMap::new());
+                    false
                 }
                 Outcome::Denied | Outcome::Deferred(_) | Outcome::Failed(_) => {
                     panic!("{outcome:?}")
                 }
+            };
+            // What is said besides is newer than the delta.
+            for head in &polled.heads {
+                self.besides.insert(head.collection.clone(), head.entry);
+            }
+            all.push(polled);
+            if done {
+                return all;
             }
         }
     }
