@@ -12,10 +12,9 @@ use bytes::Bytes;
 use sync_proto::digest::{Digest, SEGMENTS, Segment};
 use sync_proto::types::{CollectionName, Key, Policy, Subject, Version};
 
-use super::inbox::Sweep;
 use crate::store::StoreError;
 use crate::store::keys::{CollectionId, ROW_FORMAT, ROW_FORMAT_INDEXED, ROW_FORMAT_OLDEST, Row};
-use crate::store::rows::{Audience, KeyRow, LogRow, Meta, RowKind};
+use crate::store::rows::{Audience, KeyRow, LogRow, Meta, RowKind, Sweep};
 
 use self::acked::AckTally;
 use self::audiences::Audiences;
@@ -237,19 +236,12 @@ impl Checker {
         if self.names.len() != heads {
             self.finding("names and collections do not agree".to_owned());
         }
-        let found = self.audiences.judge(&collections, inboxes);
         // What is wrong with a collection says enough of its followers.
-        let audiences_differ = suspects.is_empty() && !found.is_empty();
-        if audiences_differ {
-            found.into_iter().for_each(|finding| self.finding(finding));
-        }
+        let audiences_differ =
+            suspects.is_empty() && self.tell_all(self.audiences.judge(&collections, inboxes));
         let acks_differ = !self.acks.agree();
-        if acks_differ {
-            self.finding("acks and their ages do not agree".to_owned());
-        }
-        for finding in self.acks.beyond(&collections) {
-            self.finding(finding);
-        }
+        let disagree = acks_differ.then(|| "acks and their ages do not agree".to_owned());
+        self.tell_all(disagree.into_iter().chain(self.acks.beyond(&collections)).collect());
         let checked = Checked {
             collections,
             doomed: self.doomed,
@@ -273,6 +265,15 @@ impl Checker {
             audiences_differ,
             acks_differ,
         }
+    }
+
+    /// Takes these findings; whether there are any.
+    fn tell_all(&mut self, findings: Vec<String>) -> bool {
+        let any = !findings.is_empty();
+        for finding in findings {
+            self.finding(finding);
+        }
+        any
     }
 
     fn take(&mut self, row: Row) {
@@ -319,8 +320,8 @@ impl Checker {
             Row::AudienceState { name, audience } => {
                 self.audiences.states.insert(name, audience);
             }
-            Row::Sweep { name, next } => {
-                self.audiences.sweeps.insert(name, Sweep(next));
+            Row::Sweep { name, sweep } => {
+                self.audiences.sweeps.insert(name, sweep);
             }
             Row::Ack { place, held } => self.acks.ack(&place, &held),
             Row::AckAge { time, place } => self.acks.age(time, &place),

@@ -19,7 +19,7 @@ use super::plan::Moment;
 use super::workspace::{Planned, Slot, Workspace};
 use crate::store::StoreError;
 use crate::store::keys::{CollectionId, audience_key, audience_state_key, sweep_key};
-use crate::store::rows::{Audience, Meta};
+use crate::store::rows::{Audience, Meta, Sweep};
 
 /// What is known besides the rows of a group: the newest state, before the group.
 pub trait Known {
@@ -39,10 +39,6 @@ pub trait Known {
     /// A row.
     fn row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 }
-
-/// Entries of followers that are brought up to date behind a deletion: from this one on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sweep(pub Option<Subject>);
 
 /// How often the collections moved that are followed.
 pub type Rates = BTreeMap<CollectionName, Rate>;
@@ -400,15 +396,6 @@ impl Workspace {
             planned.sweeps.push((name, slot.now));
         }
         planned.told = spreading.told;
-    }
-}
-
-// === impl Sweep ===
-
-impl Sweep {
-    fn encode(&self) -> Bytes {
-        let next = self.0.as_ref().map_or("", Subject::as_str);
-        Bytes::copy_from_slice(next.as_bytes())
     }
 }
 

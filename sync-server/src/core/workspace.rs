@@ -9,12 +9,12 @@ use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{CollectionName, Head, Key, SortKey, Subject, Timestamp, Version};
 
-use super::inbox::{Known, Spreading, Sweep, Told};
+use super::inbox::{Known, Spreading, Told};
 use crate::store::keys::{
     self, AckPlace, CollectionId, Held, key_key, log_key, member_key, meta_key, name_key,
     order_key, segment_key, tombstone_key,
 };
-use crate::store::rows::{Audience, KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind};
+use crate::store::rows::{Audience, KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind, Sweep};
 use crate::store::{Batch, StoreError};
 
 /// Rows as they were before a batch that is applied but not yet durable. A row that did not

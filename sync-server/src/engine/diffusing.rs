@@ -11,11 +11,11 @@ use bytes::Bytes;
 use sync_proto::types::{CollectionName, Diffusion, Epoch, Policy, Subject, Timestamp};
 
 use super::ledger::{Heads, Ledger, Writing};
-use crate::core::inbox::{Known, Rates, Rules, Sweep};
+use crate::core::inbox::{Known, Rates, Rules};
 use crate::core::plan::Moment;
 use crate::core::workspace::Workspace;
 use crate::store::keys::{self, CollectionId, Row};
-use crate::store::rows::{Audience, Meta};
+use crate::store::rows::{Audience, Meta, Sweep};
 use crate::store::{Direction, Store, StoreError};
 
 #[cfg(test)]

@@ -62,6 +62,12 @@ struct Candidate {
     version: Option<Version>,
 }
 
+/// Live entries with their versions, and behind which name there may be more.
+type Entries = (Vec<(CollectionName, Version)>, Option<CollectionName>);
+
+/// Candidates of one durable state: the inbox, them, behind which name there may be more, the rows.
+type Candidates<'v, S> = (CollectionId, Vec<Candidate>, Option<CollectionName>, View<'v, S>);
+
 /// What one look found, and behind which name to look next; `None`: that was all.
 struct Looked {
     found: Vec<HotFollow>,
@@ -206,15 +212,11 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Names that may be what is sought, and the rows that belong to them.
-    #[allow(clippy::type_complexity, reason = "taken apart at once")]
     fn candidates(
         &self,
         search: &Search<'_>,
         after: Option<&CollectionName>,
-    ) -> Result<
-        Option<(CollectionId, Vec<Candidate>, Option<CollectionName>, View<'_, S>)>,
-        StoreError,
-    > {
+    ) -> Result<Option<Candidates<'_, S>>, StoreError> {
         let view = self.view_of_now();
         let (id, view) = {
             let heads = self.heads.read();
@@ -236,14 +238,12 @@ impl<S: Store> Ledger<S> {
         self.candidates_of_inbox(id, after, view).map(Some)
     }
 
-    #[allow(clippy::type_complexity, reason = "taken apart at once")]
     fn candidates_of_inbox<'v>(
         &'v self,
         id: CollectionId,
         after: Option<&CollectionName>,
         mut view: View<'v, S>,
-    ) -> Result<(CollectionId, Vec<Candidate>, Option<CollectionName>, View<'v, S>), StoreError>
-    {
+    ) -> Result<Candidates<'v, S>, StoreError> {
         loop {
             let (entries, next) = entries(id, after, &view)?;
             let heads = self.heads.read();
@@ -280,15 +280,12 @@ fn follow<S: Store>(
 ) -> Result<Option<HotFollow>, StoreError> {
     let Candidate { name, truth, version } = candidate;
     let key = entry_key(&name);
-    let version = match version {
-        Some(version) => version,
-        None => {
-            let row = view.get(&keys::key_key(id, &key))?.map(KeyRow::decode).transpose()?;
-            match row.filter(|row| row.kind == RowKind::Live) {
-                Some(row) => row.version,
-                None => return Ok(None),
-            }
-        }
+    let version = if let Some(version) = version {
+        version
+    } else {
+        let row = view.get(&keys::key_key(id, &key))?.map(KeyRow::decode).transpose()?;
+        let Some(row) = row.filter(|row| row.kind == RowKind::Live) else { return Ok(None) };
+        row.version
     };
     let log = view.get(&keys::log_key(id, version, &key))?;
     let log = log.ok_or_else(|| no_entry("a key points to a log row that is not there"))?;
@@ -313,7 +310,7 @@ fn entries<S: Store>(
     id: CollectionId,
     after: Option<&CollectionName>,
     view: &View<'_, S>,
-) -> Result<(Vec<(CollectionName, Version)>, Option<CollectionName>), StoreError> {
+) -> Result<Entries, StoreError> {
     let whole = keys::key_range(id, &[]);
     let range = match after {
         Some(name) => {

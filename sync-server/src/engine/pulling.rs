@@ -134,14 +134,14 @@ impl<S: Store> Ledger<S> {
     /// What can be said of a target without a look. Of an inbox that is not enough: what it does
     /// not announce takes a look.
     fn judge_all(&self, target: &Target, limits: PageLimits, look: LookLimits) -> Outcome<Bytes> {
-        match self.judge(&request(target, limits, look)) {
-            Outcome::Aligned(head)
-                if target.collection.is_inbox() && !self.announces_everything() =>
-            {
-                Outcome::Deferred(Some(head))
-            }
-            outcome => outcome,
+        let outcome = self.judge(&request(target, limits, look));
+        if let Outcome::Aligned(head) = outcome
+            && target.collection.is_inbox()
+            && !self.announces_everything()
+        {
+            return Outcome::Deferred(Some(head));
         }
+        outcome
     }
 }
 

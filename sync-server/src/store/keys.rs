@@ -47,7 +47,7 @@ use sync_proto::types::{
     CollectionName, Key, OrderPlace, OrderRange, Policy, SortKey, Subject, Timestamp, Version,
 };
 
-use super::rows::{Audience, Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, damaged};
+use super::rows::{Audience, Fields, KeyRow, LogRow, Meta, Receipt, ReceiptKind, Sweep, damaged};
 use super::{KeyRange, StoreError};
 
 pub use self::acks::{
@@ -123,7 +123,7 @@ pub enum Row {
     Policy { id: CollectionId, policy: Policy },
     Audience { name: CollectionName, subject: Subject },
     AudienceState { name: CollectionName, audience: Audience },
-    Sweep { name: CollectionName, next: Option<Subject> },
+    Sweep { name: CollectionName, sweep: Sweep },
     Ack { place: AckPlace, held: Held },
     AckAge { time: Timestamp, place: AckPlace },
 }
@@ -393,7 +393,7 @@ impl Row {
             KeyParts::AudienceState { name } => {
                 Self::AudienceState { name, audience: Audience::parse(value)? }
             }
-            KeyParts::Sweep { name } => Self::Sweep { name, next: value.next_subject()? },
+            KeyParts::Sweep { name } => Self::Sweep { name, sweep: value.sweep()? },
             KeyParts::Ack { place } => Self::Ack { place, held: Held::parse(value)? },
             KeyParts::AckAge { time, place } => Self::AckAge { time, place },
         };

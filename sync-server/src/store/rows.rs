@@ -11,7 +11,7 @@ use sync_proto::types::{
 use super::StoreError;
 use super::keys::{CollectionId, END_OF_SORT_KEY, ESCAPE, ESCAPED_ZERO};
 
-pub use self::audience::Audience;
+pub use self::audience::{Audience, Sweep};
 
 mod audience;
 
@@ -366,10 +366,13 @@ impl Fields {
         CollectionName::new(&self.text()?).ok()
     }
 
-    /// A subject, or nothing: from the first on.
-    pub(crate) fn next_subject(&mut self) -> Option<Option<Subject>> {
+    /// Where a sweep goes on.
+    pub(crate) fn sweep(&mut self) -> Option<Sweep> {
         let text = self.text()?;
-        if text.is_empty() { Some(None) } else { Subject::new(&text).ok().map(Some) }
+        if text.is_empty() {
+            return Some(Sweep::default());
+        }
+        Subject::new(&text).ok().map(|next| Sweep(Some(next)))
     }
 
     pub(crate) fn item_key(&mut self) -> Option<Key> {

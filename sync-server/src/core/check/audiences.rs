@@ -10,9 +10,9 @@ use sync_proto::digest::Segment;
 use sync_proto::types::{ChangeKind, CollectionName, Diffusion, Head, InboxEntry, Key, Subject};
 
 use super::Sum;
-use crate::core::inbox::{Sweep, entry_key, truth};
+use crate::core::inbox::{entry_key, truth};
 use crate::store::keys::CollectionId;
-use crate::store::rows::{Audience, Meta};
+use crate::store::rows::{Audience, Meta, Sweep};
 
 /// What rows say of audiences, from each side.
 #[derive(Debug, Default)]

@@ -19,7 +19,7 @@ use crate::engine::ledger::Settings;
 use crate::store::memory::MemoryStore;
 
 const CASES: u64 = 60;
-const INTERVAL: Duration = Duration::from_millis(1_000);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Names that are followed, or not.
 const NAMES: u32 = 5;
 
@@ -162,7 +162,9 @@ impl World {
                             self.believes.insert(name, decode_inbox_entry(&value).unwrap());
                         }
                         ChangeKind::Delete => drop(self.believes.remove(&name)),
-                        other => panic!("{other:?}"),
+                        ChangeKind::Put { value: None, .. } | ChangeKind::LeftScope => {
+                            panic!("an entry without a value")
+                        }
                     }
                 }
             }
@@ -180,7 +182,13 @@ impl World {
                 self.believes.insert(collection, entry);
             }
             Event::CaughtUp(..) | Event::Lagging(..) | Event::Bookmark(..) => {}
-            other => panic!("{other:?}"),
+            Event::Accepted(..)
+            | Event::Notice(..)
+            | Event::Reset(..)
+            | Event::Absent(_)
+            | Event::Revoked(_)
+            | Event::Failed(..)
+            | Event::Goodbye(_) => panic!("an inbox does not end"),
         }
     }
 

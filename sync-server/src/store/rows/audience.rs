@@ -1,7 +1,7 @@
 //! What is known of an audience as a whole, between bytes and types. Pure.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use sync_proto::types::{Diffusion, Epoch, Timestamp, Version};
+use sync_proto::types::{Diffusion, Epoch, Subject, Timestamp, Version};
 
 use super::Fields;
 
@@ -18,6 +18,10 @@ pub struct Audience {
     /// exist.
     pub last_life: Option<(Epoch, Version)>,
 }
+
+/// Entries of followers that are brought up to date behind a deletion: from this subject on, or all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sweep(pub Option<Subject>);
 
 pub(super) fn tag(diffusion: Diffusion) -> u8 {
     match diffusion {
@@ -61,5 +65,16 @@ impl Audience {
             Some((Epoch::new(fields.u64()?)?, fields.version()?))
         };
         Some(Self { count, mode, since, last_life })
+    }
+}
+
+// === impl Sweep ===
+
+impl Sweep {
+    /// The row's value.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let next = self.0.as_ref().map_or("", Subject::as_str);
+        Bytes::copy_from_slice(next.as_bytes())
     }
 }

@@ -6,7 +6,7 @@ use crate::core::diffusion::FAN_OUT_ENTRIES_MAX;
 /// Followers of each collection: as many as are written to at most.
 const AUDIENCE: u64 = 512;
 
-fn commit(ledger: &Ledger<MemoryStore>, mutations: Vec<Mutation>) {
+fn commit(ledger: &Ledger<MemoryStore>, mutations: &[Mutation]) {
     let mut mint = || Epoch::new(7).unwrap();
     let request = |some: &[Mutation]| Request::Commit {
         commit: Commit { mutations: some.to_vec(), ..Commit::default() },
@@ -37,7 +37,8 @@ fn a_group_writes_so_many_entries_and_no_more() {
             let subject = subject(number);
             Mutation { collection: name.clone(), op: Op::Follow { subject } }
         };
-        commit(&ledger, (0..u32::try_from(AUDIENCE).unwrap()).map(follow).collect());
+        let follows: Vec<_> = (0..u32::try_from(AUDIENCE).unwrap()).map(follow).collect();
+        commit(&ledger, &follows);
     }
     assert_eq!(modes(&ledger), [names.len(), 0]);
     let before = ledger.spread_totals().entries;
@@ -46,7 +47,7 @@ fn a_group_writes_so_many_entries_and_no_more() {
         let op = Op::Put { key: Key::new("k").unwrap(), value, sort_key: None };
         Mutation { collection: name.clone(), op }
     };
-    commit(&ledger, names.iter().map(put).collect());
+    commit(&ledger, &names.iter().map(put).collect::<Vec<_>>());
     assert_eq!(ledger.spread_totals().entries - before, FAN_OUT_ENTRIES_MAX);
     assert_eq!(modes(&ledger), [usize::try_from(fits).unwrap(), 3]);
     let inbox = subject(0).inbox();

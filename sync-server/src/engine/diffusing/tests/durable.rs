@@ -77,7 +77,16 @@ fn seen(ledger: &Ledger<Peeped>) -> Vec<(Vec<u8>, Bytes)> {
         keys::KeyParts::Audience { .. }
         | keys::KeyParts::AudienceState { .. }
         | keys::KeyParts::Sweep { .. } => true,
-        _ => false,
+        keys::KeyParts::Name { .. }
+        | keys::KeyParts::Doomed { .. }
+        | keys::KeyParts::Receipt { .. }
+        | keys::KeyParts::ReceiptAge { .. }
+        | keys::KeyParts::NextId
+        | keys::KeyParts::Format
+        | keys::KeyParts::Upgrading
+        | keys::KeyParts::Policy { .. }
+        | keys::KeyParts::Ack { .. }
+        | keys::KeyParts::AckAge { .. } => false,
     });
     for (name, audience) in &ledger.heads.read().audiences {
         rows.push((name.as_str().as_bytes().to_vec(), audience.encode()));

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use sync_proto::convert::decode_inbox_entry;
-use sync_proto::types::{Commit, Head, InboxEntry, Key, Mutation, Op, Scope, Value};
+use sync_proto::types::{Commit, Head, InboxEntry, Key, Mutation, Op, Scope, Value, Version};
 
 use super::*;
 use crate::core::diffusion::Limits;
@@ -88,6 +88,8 @@ struct Twins {
     disk: Ledger<DiskStore>,
     dir: tempfile::TempDir,
     follows: BTreeSet<(Subject, CollectionName)>,
+    /// Where those ended that were deleted since they are followed.
+    lives: BTreeMap<CollectionName, (Epoch, Version)>,
     time: u64,
     epochs: u64,
     /// How often each mode was met with followers, and sweeps.
@@ -104,6 +106,7 @@ impl Twins {
             disk,
             dir,
             follows: BTreeSet::new(),
+            lives: BTreeMap::new(),
             time: 1_000,
             epochs: 0,
             met: [0; 3],
@@ -216,6 +219,9 @@ impl Twins {
         let disk = self.disk.delete_collection(&name, None, now).unwrap().ok();
         assert_eq!(memory, disk);
         assert_eq!(self.memory.take_concerned(), self.disk.take_concerned());
+        if let Some(head) = memory {
+            self.lives.insert(name, (head.epoch, head.version));
+        }
     }
 
     fn administer(&mut self) {
@@ -278,6 +284,13 @@ impl Twins {
             self.met[2] += u64::from(swept);
         }
         self.check_polled(&found);
+        // An end is remembered until nobody follows, or it exists again.
+        self.lives
+            .retain(|name, _| found.told.contains_key(name) && !found.heads.contains_key(name));
+        let ended = found.told.iter().filter_map(|(name, (audience, _))| {
+            audience.last_life.map(|life| (name.clone(), life))
+        });
+        assert_eq!(ended.collect::<BTreeMap<_, _>>(), self.lives);
         for (name, (audience, _)) in &found.told {
             let count = self.follows.iter().filter(|(_, followed)| followed == name).count();
             assert_eq!(audience.count, count as u64, "{name}");
