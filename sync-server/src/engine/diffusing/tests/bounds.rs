@@ -58,3 +58,16 @@ fn a_group_writes_so_many_entries_and_no_more() {
     // What opens fits together.
     Ledger::open(ledger.store().fork(), settings, &mut |_| {}).unwrap();
 }
+
+/// G9: the sums of an inbox hold although entries share segments, which they do when there are many.
+#[test]
+fn many_entries_of_an_inbox_add_up() {
+    let ledger = open(MemoryStore::new());
+    for number in 0..300 {
+        let op = Op::Follow { subject: subject(0) };
+        commit(&ledger, &[Mutation { collection: name(number), op }]);
+    }
+    assert_eq!(ledger.head(&subject(0).inbox()).unwrap().items, 300);
+    // Opening sums everything anew.
+    open(ledger.store().fork());
+}
