@@ -60,6 +60,14 @@ impl Consumer {
         self.held.clear();
     }
 
+    /// Something may have been forgotten: what comes late may then be held again.
+    pub(crate) fn look_at_all(&mut self, server: &Server, names: &[CollectionName]) {
+        for name in names {
+            let held = server.ledger.held(&self.key, name).expect("reads never fail");
+            self.look_at(name, held.map(|held| held.cursor));
+        }
+    }
+
     /// One life: a few pages, and what it acknowledges.
     fn live(
         &mut self,

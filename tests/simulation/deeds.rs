@@ -155,6 +155,9 @@ impl World {
             let mut go_on = || self.dice.random_bool(0.7);
             server.ledger.purge_step(now, &mut go_on).expect("the store does not fail here");
         }
+        for consumer in &mut self.consumers {
+            consumer.look_at_all(server, &self.names);
+        }
         self.note("purge");
     }
 
