@@ -31,6 +31,7 @@
 //! * [`Collection`]: a typed view through a [`Codec`] ([`Json`], [`Protobuf`], [`Raw`]). Reads
 //!   answer from the local store, before the network does and whatever it does. They are `async`
 //!   because a disk may be slow; [`Reader`] is the same without.
+//! * [`Account`]: everything that a subject follows, thousands of collections, by its inbox.
 //! * [`Window`]: a list view of a collection that is too large to be synchronised.
 //! * [`Differences`]: what changed, one net change per item, for a consumer that looks when it
 //!   likes.

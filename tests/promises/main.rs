@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod accounts;
 mod acks;
 mod administration;
 mod batches;

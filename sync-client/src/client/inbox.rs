@@ -30,7 +30,8 @@ impl SyncClient {
         let mut rpc = self.reader();
         let reply = self.attempt(request, async |request| rpc.pull(request).await).await?;
         let bytes = reply.encoded_len();
-        let said = reply.outcomes.iter().enumerate().filter(|(_, one)| !one.polled.is_empty());
+        let said = reply.outcomes.iter().enumerate();
+        let said = said.filter(|(_, one)| !one.polled.is_empty() || one.polled_more);
         let read = |(index, outcome)| match polled(outcome) {
             Ok(polled) => Some((index, polled)),
             Err(broken) => {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use sync_proto::limits::PAGE_BYTES_MAX;
-use sync_proto::types::{CollectionName, Cursor, Polled, Pull, Target};
+use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
+use sync_proto::types::{CollectionName, Cursor, Outcome, Polled, Pull, Target};
 use tokio::sync::watch;
 
 use super::{Work, complain, now};
@@ -77,19 +77,23 @@ impl Work {
         self.machine.tell(Input::Scanned(held.ok()), now());
     }
 
-    pub(super) fn poll(&self, id: PollId, cursor: Option<Cursor>, after: CollectionName) {
+    pub(super) fn poll(&self, id: PollId, cursor: Option<Cursor>, after: Option<CollectionName>) {
         let Some(errands) = &self.errands else { return };
         let (client, inbox) = (self.client.clone(), errands.config.subject.inbox());
         let client_id = errands.config.session.client_id.clone();
-        let target = Target { polled_after: Some(after), ..Target::all(inbox, cursor) };
+        let target = Target { polled_after: after, ..Target::all(inbox, cursor) };
         let pull = Pull {
             targets: vec![Ok(target)],
             bytes_max: PAGE_BYTES_MAX,
-            changes_max: 1,
+            changes_max: PAGE_CHANGES_MAX,
             client_id,
         };
         let asking = async move {
             match client.pull_once(pull).await {
+                // Only who has everything is told what the inbox does not say.
+                Ok(answer) if !tells_heads(&answer.outcomes) => {
+                    Answer::PolledOn(id, Err(Fault::Passing), answer.bytes as u64)
+                }
                 Ok(answer) => {
                     let first = answer.polled.into_iter().next();
                     let heads = first.map(|(_, heads)| heads).unwrap_or_default();
@@ -155,6 +159,18 @@ impl Work {
             }
         }
     }
+}
+
+fn tells_heads(outcomes: &[Outcome]) -> bool {
+    outcomes.iter().all(|outcome| match outcome {
+        Outcome::Aligned(_) => true,
+        Outcome::Delta(delta) => !delta.has_more,
+        Outcome::Reset(_)
+        | Outcome::Denied
+        | Outcome::NotFound
+        | Outcome::Deferred(_)
+        | Outcome::Failed(_) => false,
+    })
 }
 
 fn ack_fault(failure: &ClientError) -> AckFault {

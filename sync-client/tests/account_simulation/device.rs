@@ -53,7 +53,7 @@ enum Flight {
     ToClient(Input),
     Subscribe(StreamId, Subscribe),
     Pull(PullId, Pull),
-    Poll(PollId, CollectionName),
+    Poll(PollId, Option<CollectionName>),
     Ack(Cursor),
     Mend(CollectionName, MendId, Task),
 }
@@ -214,7 +214,7 @@ impl Device {
             }
             Flight::Pull(id, pull) => self.answer_pull(id, pull, world),
             Flight::Poll(id, after) => {
-                let polled = world.server.polled(&self.inbox, Some(&after), POLLED_MAX);
+                let polled = world.server.polled(&self.inbox, after.as_ref(), POLLED_MAX);
                 let input = Input::PolledOn(id, Ok(polled));
                 self.fly(Duration::from_millis(20), Flight::ToClient(input));
             }

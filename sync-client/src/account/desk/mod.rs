@@ -145,8 +145,8 @@ pub enum Action {
     /// [`Input::Scanned`].
     Scan,
     /// Ask for more heads that the inbox does not announce, behind this name, from where the copy
-    /// of the inbox stands.
-    Poll(PollId, Option<Cursor>, CollectionName),
+    /// of the inbox stands. An answer without heads, because the copy is behind, is none.
+    Poll(PollId, Option<Cursor>, Option<CollectionName>),
     /// Acknowledge the inbox up to here.
     Ack(Cursor),
     /// Show these; `None` = not followed any more.

@@ -17,14 +17,16 @@ pub struct PollId(u64);
 #[derive(Debug)]
 pub(super) struct Polling {
     /// Behind which name to go on, and when.
-    next: Option<(CollectionName, Instant)>,
-    asked: Option<(PollId, CollectionName)>,
+    next: Option<(Option<CollectionName>, Instant)>,
+    asked: Option<(PollId, Option<CollectionName>)>,
     next_id: u64,
     waits: Backoff,
 }
 
 /// Windows of the back-off of questions that fail.
 const WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// An answer had no room for any head.
+const NOTHING_TOLD_WAIT: Duration = Duration::from_millis(100);
 /// After so many failures in a row the next pull of the inbox begins anew.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -35,11 +37,13 @@ impl Polling {
         self.next.as_ref().map(|(_, at)| *at)
     }
 
-    /// Goes on behind the last name, if there is more.
-    fn go_on(&mut self, polled: &Polled, now: Instant) {
-        let last = polled.heads.last().filter(|_| polled.more);
+    /// Goes on behind the last name, if there is more; where none was told, from the same place.
+    fn go_on(&mut self, polled: &Polled, after: Option<CollectionName>, now: Instant) {
         self.asked = None;
-        self.next = last.map(|last| (last.collection.clone(), now));
+        self.next = polled.more.then(|| match polled.heads.last() {
+            Some(last) => (Some(last.collection.clone()), now),
+            None => (after, now + NOTHING_TOLD_WAIT),
+        });
     }
 }
 
@@ -54,7 +58,11 @@ impl Default for Polling {
 impl Desk {
     /// A pull of the inbox begins with the first names.
     pub(super) fn on_polled(&mut self, polled: Polled, now: Instant) {
-        self.polling.go_on(&polled, now);
+        self.take_polled(polled, None, now);
+    }
+
+    fn take_polled(&mut self, polled: Polled, after: Option<CollectionName>, now: Instant) {
+        self.polling.go_on(&polled, after, now);
         for head in polled.heads {
             self.hear(head, now);
         }
@@ -68,7 +76,7 @@ impl Desk {
         match answer {
             Ok(polled) => {
                 self.polling.waits.reset();
-                self.on_polled(polled, now);
+                self.take_polled(polled, after, now);
             }
             Err(_) if self.polling.waits.attempts() >= ATTEMPTS_MAX => self.polling.waits.reset(),
             Err(_) => {

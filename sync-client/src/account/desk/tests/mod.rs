@@ -23,7 +23,7 @@ struct Talk {
     now: Instant,
     stream: Option<(StreamId, Subscribe)>,
     pulls: Vec<(PullId, Vec<CollectionName>)>,
-    polls: Vec<(PollId, CollectionName)>,
+    polls: Vec<(PollId, Option<CollectionName>)>,
     acks: Vec<Cursor>,
     list: BTreeMap<CollectionName, Followed>,
     /// Where the inbox stands at the server.

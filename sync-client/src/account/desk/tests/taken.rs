@@ -121,11 +121,15 @@ fn polled_heads_are_read_to_their_end() {
     };
     talk.input(Input::Polled(one(1, true)));
     let (id, after) = talk.polls.remove(0);
-    assert_eq!(after, name(1));
+    assert_eq!(after, Some(name(1)));
     talk.input(Input::PolledOn(id, Err(Fault::Passing)));
     talk.pass(Duration::from_secs(1));
     let (id, after) = talk.polls.remove(0);
-    assert_eq!(after, name(1), "asked again");
+    assert_eq!(after, Some(name(1)), "asked again");
+    talk.input(Input::PolledOn(id, Ok(Polled { heads: Vec::new(), more: true })));
+    talk.pass(Duration::from_secs(1));
+    let (id, after) = talk.polls.remove(0);
+    assert_eq!(after, Some(name(1)), "no room for any");
     talk.input(Input::PolledOn(id, Ok(one(2, false))));
     talk.pass(GATHER * 2);
     assert!(talk.polls.is_empty());
