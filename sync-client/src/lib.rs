@@ -32,7 +32,8 @@
 //!   answer from the local store, before the network does and whatever it does. They are `async`
 //!   because a disk may be slow; [`Reader`] is the same without.
 //! * [`Account`]: everything that a subject follows, thousands of collections, by its inbox.
-//! * [`Window`]: a list view of a collection that is too large to be synchronised.
+//! * [`Window`]: a list view of a collection that is too large to be synchronised; a [`Replica`] can
+//!   follow a part of one, see [`ReplicaBuilder::part`].
 //! * [`Differences`]: what changed, one net change per item, for a consumer that looks when it
 //!   likes.
 //! * [`Resumed`]: changes for a process that keeps no copy; the server holds its place.
@@ -66,7 +67,7 @@ pub mod session;
 pub mod store;
 mod view;
 mod views;
-mod window;
+pub mod window;
 
 pub use account::{Account, AccountBuilder};
 pub use client::{BackupPiece, BackupStream, ClientBuilder, EventStream, SyncClient};

@@ -13,6 +13,7 @@ mod inboxes;
 mod model;
 mod network;
 mod server;
+mod windows;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use sync_proto::types::{
-    AcceptedTarget, Change, ChangeKind, Cursor, Delta, Event, Plan, Position, Scope, Subscribe,
-    Target,
+    AcceptedTarget, Change, ChangeKind, Cursor, Delta, Event, Plan, Position, Reset, ResetReason,
+    Scope, Subscribe, Target,
 };
 
 use super::machine::{Action, AskId, Fault, Machine, Standing};
@@ -140,8 +140,9 @@ impl Machine {
             Event::Lagging(..) => {
                 self.held.iter_mut().for_each(|held| held.caught_up = false);
             }
-            // A notice is of a collection that was not there: now it is.
-            Event::Reset(..) | Event::Notice(..) => self.list_fresh_later(now),
+            Event::Reset(_, reset) => self.on_reset(&reset, now),
+            // Of a collection that was not there: now it is.
+            Event::Notice(..) => self.list_fresh_later(now),
             Event::Absent(_) => {
                 if self.standing == Standing::There {
                     self.vanish();
@@ -171,13 +172,21 @@ impl Machine {
                 (Plan::Absent, _) if self.standing == Standing::There => self.vanish(),
                 (Plan::Absent, _) | (Plan::Notify, None) => self.keeps_up(),
                 (Plan::Denied, _) => self.deny(now),
-                // With a head, it was created before the stream was open.
-                (Plan::Reset(_), _) | (Plan::Notify, Some(_)) => self.list_fresh_later(now),
+                (Plan::Reset(reset), _) => self.on_reset(&reset, now),
+                // It was created before the stream was open.
+                (Plan::Notify, Some(_)) => self.list_fresh_later(now),
                 (Plan::Live | Plan::CatchUp | Plan::Load, _) => {
                     self.held.iter_mut().for_each(|held| held.caught_up = false);
                 }
             }
         }
+    }
+
+    fn on_reset(&mut self, reset: &Reset, now: Instant) {
+        if reset.reason == ResetReason::AheadOfHead {
+            self.distrust_details();
+        }
+        self.list_fresh_later(now);
     }
 
     pub(super) fn line_wait(&mut self) -> Duration {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sync_proto::limits::LIST_PAGE_MAX;
 use sync_proto::types::{Head, ListItems, ListOrder, OrderRange, Version};
 
-use super::machine::{Action, Anchor, AskId, Fault, Held, Listed, Machine, Standing};
+use super::machine::{Action, AskId, Fault, Held, Listed, Machine, Standing, WindowStart};
 use super::rows::{Row, Rows, Span};
 
 /// A listing under way.
@@ -29,7 +29,7 @@ pub(super) struct Listing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Purpose {
     /// The rows of this move, in place of those that are there.
-    Fresh { anchor: Anchor, moves: u64 },
+    Fresh { anchor: WindowStart, moves: u64 },
     /// Rows behind the last.
     More,
 }
@@ -39,7 +39,7 @@ enum Purpose {
 impl Machine {
     /// Lists from where the window begins; what is there stays until the answer is complete.
     pub(super) fn list_fresh(&mut self) {
-        let anchor = self.wish.anchor.clone();
+        let anchor = self.wish.start.clone();
         self.list_from(anchor);
     }
 
@@ -47,7 +47,7 @@ impl Machine {
     /// would be asked without end.
     pub(super) fn list_fresh_later(&mut self, now: Instant) {
         self.lost_since.get_or_insert(now);
-        self.begin_fresh(self.wish.anchor.clone());
+        self.begin_fresh(self.wish.start.clone());
         self.list_at = Some(now + self.line_wait());
     }
 
@@ -56,18 +56,18 @@ impl Machine {
         self.listing.as_ref().is_some_and(|listing| listing.purpose != Purpose::More)
     }
 
-    fn list_from(&mut self, anchor: Anchor) {
+    fn list_from(&mut self, anchor: WindowStart) {
         self.begin_fresh(anchor);
         self.ask_again();
     }
 
-    fn begin_fresh(&mut self, anchor: Anchor) {
+    fn begin_fresh(&mut self, anchor: WindowStart) {
         self.close();
         self.standing = Standing::There;
         self.list_at = None;
         let (first, skip) = match &anchor {
-            Anchor::Rank(rank) => (None, *rank),
-            Anchor::Place(place) => (Some(place), 0),
+            WindowStart::Rank(rank) => (None, *rank),
+            WindowStart::Place(place) => (Some(place), 0),
         };
         let within = Span::from(first, self.config.descending).range();
         let wanted = self.rows_wanted() + self.reserve();
@@ -191,23 +191,23 @@ impl Machine {
         &mut self,
         rows: Rows,
         (first, newest): (Head, Version),
-        (anchor, moves): (Anchor, u64),
+        (anchor, moves): (WindowStart, u64),
         ends: bool,
     ) {
         let descending = self.config.descending;
         let begins = match &anchor {
-            Anchor::Rank(0) => None,
-            Anchor::Rank(rank) => {
+            WindowStart::Rank(0) => None,
+            WindowStart::Rank(rank) => {
                 let Some(row) = rows.iter(descending).next() else {
                     // The list has become shorter than that: its last rows.
                     let wanted = u64::try_from(self.rows_wanted()).unwrap_or(u64::MAX);
                     let last = first.items.saturating_sub(wanted).min(rank / 2);
-                    self.list_from(Anchor::Rank(last));
+                    self.list_from(WindowStart::Rank(last));
                     return;
                 };
                 Some(row.place())
             }
-            Anchor::Place(place) => Some(place.clone()),
+            WindowStart::Place(place) => Some(place.clone()),
         };
         let mut span = Span::from(begins.as_ref(), descending);
         span.end_with(rows.last(descending).filter(|_| !ends));
@@ -220,8 +220,8 @@ impl Machine {
             // Pages of one head are what was there, although nothing was heard of what came later.
             caught_up: first.version == newest,
             rank: match anchor {
-                Anchor::Rank(rank) => Some(rank),
-                Anchor::Place(_) => None,
+                WindowStart::Rank(rank) => Some(rank),
+                WindowStart::Place(_) => None,
             },
             total: first.items,
         });

@@ -32,65 +32,81 @@ use crate::client::{Found, GetItemsReply};
 
 /// What a window is about and how much it may hold.
 #[derive(Debug, Clone)]
-pub(super) struct Config {
-    pub(super) collection: CollectionName,
-    pub(super) descending: bool,
-    pub(super) heartbeat: Duration,
-    pub(super) client_id: String,
-    pub(super) details_bytes_max: usize,
-    pub(super) backoff_longest: Duration,
+pub struct Config {
+    /// Which collection.
+    pub collection: CollectionName,
+    /// Last first.
+    pub descending: bool,
+    /// Quiet time before the server gives a sign of life.
+    pub heartbeat: Duration,
+    /// Names the device; empty = anonymous.
+    pub client_id: String,
+    /// Bytes of contents that are kept.
+    pub details_bytes_max: usize,
+    /// Longest wait between two attempts.
+    pub backoff_longest: Duration,
 }
 
 /// What the application wants to see. A level: only the last wish counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wish {
+pub struct Wish {
     /// How many rows.
-    pub(super) rows: usize,
+    pub rows: usize,
     /// Where the window begins.
-    pub(super) anchor: Anchor,
+    pub start: WindowStart,
     /// Counts the moves, so that a move to where it was is one.
-    pub(super) moves: u64,
+    pub moves: u64,
     /// The rows of the window whose contents are shown.
-    pub(super) on_screen: std::ops::Range<usize>,
+    pub on_screen: std::ops::Range<usize>,
 }
 
-/// Where a window begins.
+/// Where a window is to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Anchor {
-    /// With the item of this rank, when it is listed; from then on, where that item stood.
+pub enum WindowStart {
+    /// With the item of this rank, 0 being the first in the direction of the window; from then on,
+    /// where that item stood. Costs the server about a row for each item that is passed over.
     Rank(u64),
-    /// With the first item that stands here or behind.
+    /// With the first item that stands here, or behind it in the direction of the window.
     Place(OrderPlace),
 }
 
 /// Which question, or which stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct AskId(pub(super) u64);
+pub struct AskId(pub(super) u64);
 
 /// What happened.
 #[derive(Debug)]
-pub(super) enum Input {
+pub enum Input {
+    /// The application wants to see something else.
     Wish(Wish),
+    /// A listing was answered, or not.
     Listed(AskId, Result<Listed, Fault>),
+    /// Contents were answered, or not.
     Fetched(AskId, Result<GetItemsReply, Fault>),
+    /// A message came by a stream, in order.
     Event(AskId, Event),
+    /// A stream could not be opened, broke, or ended.
     StreamEnded(AskId, Fault),
+    /// Time has passed.
     Elapsed,
 }
 
 /// A page of a listing.
 #[derive(Debug)]
-pub(crate) struct Listed {
-    pub(crate) items: Vec<Item>,
-    pub(crate) next: Option<bytes::Bytes>,
-    pub(crate) head: Head,
+pub struct Listed {
+    /// In the order asked for.
+    pub items: Vec<Item>,
+    /// Where the next page begins; `None` = this was the last.
+    pub next: Option<bytes::Bytes>,
+    /// The collection at the moment of reading.
+    pub head: Head,
     /// Items that were passed over because that was asked for.
-    pub(crate) skipped: u64,
+    pub skipped: u64,
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Try again.
     Passing,
     /// There is no such collection.
@@ -103,9 +119,12 @@ pub(super) enum Fault {
 
 /// What to do.
 #[derive(Debug)]
-pub(super) enum Action {
+pub enum Action {
+    /// Ask for a page of a listing.
     List(AskId, ListItems),
+    /// Ask for items with their contents.
     Fetch(AskId, Vec<Key>),
+    /// Open a stream, in place of one that is open.
     Open(AskId, Subscribe),
     /// Drop the stream.
     Close,
@@ -113,7 +132,7 @@ pub(super) enum Action {
 
 /// The state of a window's conversation.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub struct Machine {
     pub(super) config: Config,
     pub(super) dice: StdRng,
     pub(super) wish: Wish,
@@ -171,7 +190,9 @@ pub(super) const DENIED_RETRY: Duration = Duration::from_secs(5 * 60);
 // === impl Machine ===
 
 impl Machine {
-    pub(super) fn new(config: Config, wish: Wish, seed: u64, now: Instant) -> Self {
+    /// A window that begins to list its rows. `seed` throws the dice.
+    #[must_use]
+    pub fn new(config: Config, wish: Wish, seed: u64, now: Instant) -> Self {
         let waits = Backoff::new(WAITS_FIRST, config.backoff_longest.max(WAITS_FIRST));
         let mut machine = Self {
             dice: StdRng::seed_from_u64(seed),
@@ -198,7 +219,7 @@ impl Machine {
     }
 
     /// Takes in what happened.
-    pub(super) fn handle(&mut self, input: Input, now: Instant) {
+    pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Wish(wish) => self.on_wish(wish),
             Input::Listed(id, answer) => self.on_listed(id, answer, now),
@@ -214,18 +235,33 @@ impl Machine {
         self.settle(now);
     }
 
-    pub(super) fn poll_action(&mut self) -> Option<Action> {
+    /// What to do, in order, before the next input.
+    pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
+    /// What it is about.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the application wanted to see last.
+    #[must_use]
+    pub fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
     /// When to call again at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
         let waits = [self.list_at, self.fetch_at, self.line.deadline()];
         waits.into_iter().flatten().min()
     }
 
     /// What to show.
-    pub(super) fn view(&self) -> WindowView {
+    #[must_use]
+    pub fn view(&self) -> WindowView {
         let held = self.held.as_ref();
         let shown = self.shown(held).map(|row| WindowRow {
             key: row.key.clone(),
@@ -386,6 +422,11 @@ impl Machine {
         } else {
             self.fetch_at = Some(now + self.fetch_backoff.next(&mut self.dice));
         }
+    }
+
+    /// The server went back: versions of values that it gave may be given again.
+    pub(super) fn distrust_details(&mut self) {
+        self.details.clear();
     }
 
     /// Shows other rows: all of them are new.

@@ -1,39 +1,8 @@
 //! Windows: a list view of a collection that is too large to be synchronised. A window holds the
 //! first rows of the list, or those from a rank or a place on, in either direction: keys, versions
 //! and sort keys at first, contents of what is on screen when they are needed. It is kept up to
-//! date by a stream of its stretch of the list.
-//!
-//! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use sync_client::types::CollectionName;
-//! use sync_client::{SyncClient, Verdict, Window};
-//!
-//! let client = SyncClient::connect("http://127.0.0.1:7411")?;
-//! let name = CollectionName::new("catalog")?;
-//! let (window, driver) = Window::builder(client, name).first(20).build();
-//! let stop = tokio_util::sync::CancellationToken::new();
-//! let task = tokio::spawn(driver.run(stop.clone()));
-//!
-//! let view = window.wait_for(|view| matches!(view.verdict, Verdict::Complete { .. })).await;
-//! for row in &view.rows {
-//!     println!("{:?} {:?}", row.key, row.detail);
-//! }
-//! window.grow(20);
-//! # stop.cancel(); task.await?; Ok(())
-//! # }
-//! ```
-//!
-//! # What holds
-//!
-//! * [`Verdict::Complete`] names a cursor, and the rows are exactly what the collection had there
-//!   at that cursor. Nothing else claims that.
-//! * A row that goes says why: [`WindowDifference::Deleted`] or [`WindowDifference::Left`]; what
-//!   went while the server could not be heard is [`WindowDifference::Vanished`].
-//! * What is behind the window is held in reserve, so that a row that goes is replaced at once.
-//! * A content is fetched once for each version of its value, and again only if it did not fit into
-//!   the cache. Memory is bounded: 10,000 rows, and [`WindowBuilder::details_bytes`].
-//! * A window that begins at a rank other than 0 begins, from the moment it was listed, where the
-//!   item of that rank stood: items that come and go before it do not move it.
+//! date by a stream of its stretch of the list. [`Window`] is for applications; the [`Machine`] that
+//! decides everything is pure, for those who want to drive it themselves.
 
 use std::fmt;
 use std::ops::Range;
@@ -41,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sync_proto::types::{CollectionName, OrderPlace};
+use sync_proto::types::CollectionName;
 use tokio::sync::watch;
 
 use crate::client::SyncClient;
@@ -57,15 +26,53 @@ mod rows;
 mod tests;
 mod view;
 
-pub(crate) use self::machine::Listed;
-use self::machine::{Anchor, Config, Wish};
-
 pub use driver::WindowDriver;
 pub use feed::WindowDifferences;
+pub use machine::{Action, AskId, Config, Fault, Input, Listed, Machine, WindowStart, Wish};
 pub use view::{Detail, Verdict, WindowDifference, WindowRow, WindowView};
 
-/// A list view of a large collection. Cheap to clone; clones are the same window. Does nothing by
-/// itself: its [`WindowDriver`] does.
+/// A list view of a collection that is too large to be synchronised. Cheap to clone; clones are the
+/// same window. Does nothing by itself: its [`WindowDriver`] does.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use sync_client::types::CollectionName;
+/// use sync_client::{SyncClient, Verdict, Window};
+///
+/// // Nobody listens there.
+/// let client = SyncClient::connect("http://127.0.0.1:1")?;
+/// let name = CollectionName::new("catalog")?;
+/// let (window, driver) = Window::builder(client, name).first(20).build();
+/// let stop = tokio_util::sync::CancellationToken::new();
+/// let task = tokio::spawn(driver.run(stop.clone()));
+///
+/// // With a server, one would wait for `Verdict::Complete`.
+/// let lost = |verdict: &Verdict| matches!(verdict, Verdict::Stale { .. });
+/// let view = window.wait_for(|view| lost(&view.verdict)).await;
+/// assert!(view.rows.is_empty(), "it says that it knows nothing");
+/// window.grow(20);
+/// # stop.cancel();
+/// # task.await?;
+/// # Ok(()) }) }
+/// ```
+///
+/// # What holds
+///
+/// * [`Verdict::Complete`] names a cursor, and the rows are exactly what the collection had there
+///   at that cursor. Nothing else claims that.
+/// * A row that goes says why: [`WindowDifference::Deleted`] or [`WindowDifference::Left`]; what
+///   went while the server could not be heard is [`WindowDifference::Vanished`].
+/// * Keys, versions and sort keys come first; contents are fetched, in batches, for what is on
+///   screen ([`Window::show_details`]), once for each version of a value, and again only if they
+///   did not fit into the cache. Memory is bounded: 10,000 rows, and
+///   [`WindowBuilder::details_bytes`].
+/// * Some rows behind the last one are held in reserve: what goes is replaced at once.
+/// * The server tells of every change in the collection, by key only where it is outside of the
+///   window: a window into a collection that is written all the time costs that much.
+/// * A window that begins at a rank other than 0 begins, from the moment it was listed, where the
+///   item of that rank stood: items that come and go before it do not move it.
+/// * When the server is lost, the last rows stay readable. They are kept in memory only.
 #[derive(Clone)]
 pub struct Window {
     collection: CollectionName,
@@ -80,16 +87,6 @@ pub struct WindowBuilder {
     client: SyncClient,
     config: Config,
     wish: Wish,
-}
-
-/// Where a window is to begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WindowStart {
-    /// With the item of this rank, 0 being the first in the direction of the window. Costs the
-    /// server about a row for each item that is passed over.
-    Rank(u64),
-    /// With the first item that stands here, or behind it in the direction of the window.
-    Place(OrderPlace),
 }
 
 /// Rows of a window when it is not said how many.
@@ -116,7 +113,7 @@ impl Window {
             backoff_longest: LONGEST_BACKOFF,
         };
         let wish =
-            Wish { rows: FIRST, anchor: Anchor::Rank(0), moves: 0, on_screen: 0..usize::MAX };
+            Wish { rows: FIRST, start: WindowStart::Rank(0), moves: 0, on_screen: 0..usize::MAX };
         WindowBuilder { client, config, wish }
     }
 
@@ -166,7 +163,7 @@ impl Window {
     /// Begins elsewhere. What is shown stays until the other rows are there.
     pub fn move_to(&self, start: WindowStart) {
         self.wish.send_modify(|wish| {
-            wish.anchor = start.into();
+            wish.start = start;
             wish.moves += 1;
         });
     }
@@ -209,7 +206,7 @@ impl WindowBuilder {
     /// Where it begins; where the list does when not said.
     #[must_use]
     pub fn start(mut self, start: WindowStart) -> Self {
-        self.wish.anchor = start.into();
+        self.wish.start = start;
         self
     }
 
@@ -256,16 +253,5 @@ impl WindowBuilder {
             received: received.clone(),
         };
         (window, WindowDriver { client, config, wish: wishes, view, received })
-    }
-}
-
-// === impl WindowStart ===
-
-impl From<WindowStart> for Anchor {
-    fn from(start: WindowStart) -> Self {
-        match start {
-            WindowStart::Rank(rank) => Self::Rank(rank),
-            WindowStart::Place(place) => Self::Place(place),
-        }
     }
 }

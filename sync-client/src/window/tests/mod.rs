@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use sync_proto::types::{CollectionName, Event, Key, OrderPlace, Position, SortKey, Timestamp};
 
 use self::server::{GET_KEYS, Server, Stream};
-use super::machine::{Action, Anchor, AskId, Config, Fault, Input, Machine, Wish};
+use super::machine::{Action, AskId, Config, Fault, Input, Machine, WindowStart, Wish};
 use super::view::{Detail, Verdict, WindowDifference, WindowView, differences};
 
 mod scenes;
@@ -51,8 +51,8 @@ fn config(descending: bool) -> Config {
     }
 }
 
-fn wish(rows: usize, anchor: Anchor, on_screen: Range<usize>) -> Wish {
-    Wish { rows, anchor, moves: 0, on_screen }
+fn wish(rows: usize, start: WindowStart, on_screen: Range<usize>) -> Wish {
+    Wish { rows, start, moves: 0, on_screen }
 }
 
 fn key(name: &str) -> Key {
@@ -96,7 +96,7 @@ impl World {
         let mut dice = StdRng::seed_from_u64(seed);
         let now = Instant::now();
         let descending = dice.random_bool(0.5);
-        let wish = wish(dice.random_range(1..12), Anchor::Rank(0), 0..usize::MAX);
+        let wish = wish(dice.random_range(1..12), WindowStart::Rank(0), 0..usize::MAX);
         let machine = Machine::new(config(descending), wish, seed, now);
         Self {
             dice,
@@ -158,12 +158,12 @@ impl World {
             _ => {
                 self.moves += 1;
                 wish.moves = self.moves;
-                wish.anchor = match self.dice.random_range(0..3) {
-                    0 => Anchor::Rank(0),
-                    1 => Anchor::Rank(self.dice.random_range(0..60)),
+                wish.start = match self.dice.random_range(0..3) {
+                    0 => WindowStart::Rank(0),
+                    1 => WindowStart::Rank(self.dice.random_range(0..60)),
                     _ => {
                         let at = ["", "a", "c", "e"][self.dice.random_range(0..4)];
-                        Anchor::Place(OrderPlace { sort_key: sort_key(at), key: None })
+                        WindowStart::Place(OrderPlace { sort_key: sort_key(at), key: None })
                     }
                 };
             }
@@ -316,7 +316,7 @@ impl World {
             .map(|row| (row.sort_key.clone(), row.key.clone(), row.version))
             .collect();
         assert_eq!(shown, inside, "at {at}");
-        if self.machine.wish.anchor == Anchor::Rank(0) {
+        if self.machine.wish.start == WindowStart::Rank(0) {
             let mut all = then.clone();
             if descending {
                 all.reverse();

@@ -11,7 +11,7 @@ fn at_rest(items: usize, rows: usize) -> World {
         world.server.put(&key(&format!("{n:02}")), sort_key("m"), "value");
     }
     world.machine =
-        Machine::new(config(false), wish(rows, Anchor::Rank(0), 0..usize::MAX), 1, world.now);
+        Machine::new(config(false), wish(rows, WindowStart::Rank(0), 0..usize::MAX), 1, world.now);
     world.told = None;
     rest(&mut world);
     world
@@ -93,7 +93,7 @@ fn contents_are_fetched_once() {
     assert!(world.fetched.values().all(|times| *times == 1), "{:?}", world.fetched);
     let before = fetched(&world);
     let there = world.machine.wish.clone();
-    let away = Wish { moves: 1, anchor: Anchor::Rank(40), ..there.clone() };
+    let away = Wish { moves: 1, start: WindowStart::Rank(40), ..there.clone() };
     world.handle(Input::Wish(away));
     rest(&mut world);
     assert_eq!(world.machine.view().rank, Some(40));
@@ -130,7 +130,7 @@ fn a_lost_server_leaves_a_stale_window() {
 #[test]
 fn a_rank_behind_the_end_shows_the_last_rows() {
     let mut world = at_rest(30, 5);
-    let far = Wish { moves: 1, anchor: Anchor::Rank(1_000), ..world.machine.wish.clone() };
+    let far = Wish { moves: 1, start: WindowStart::Rank(1_000), ..world.machine.wish.clone() };
     world.handle(Input::Wish(far));
     rest(&mut world);
     let view = world.machine.view();
