@@ -47,6 +47,39 @@ fn a_policy_is_shown_and_set() {
     assert_eq!(run(&server, &["policy", "g/1", "--tombstone-age", "soon"]).code, Some(2));
 }
 
+/// Who follows what is set, listed both ways and inspected; how they are told is pinned, and given
+/// back to the server.
+#[test]
+fn followers_are_set_and_shown() {
+    let server = server();
+    let told = &json(&server, &["follow", "g/2", "alice", "bob"])[0];
+    assert_eq!((&told["exists"], &told["subjects"]), (&json!(true), &json!(["alice", "bob"])));
+    assert_eq!(json(&server, &["follow", "none/yet", "alice"])[0]["exists"], false);
+    json(&server, &["unfollow", "g/2", "bob"]);
+    let subjects = json(&server, &["audience", "g/2"]);
+    assert_eq!(subjects, [json!({ "collection": "g/2", "subject": "alice" })]);
+    let names: Vec<_> = json(&server, &["follows", "alice"])
+        .iter()
+        .map(|follow| follow["collection"].clone())
+        .collect();
+    assert_eq!(names, ["g/2", "none/yet"]);
+    let seen = &json(&server, &["inspect", "g/2"])[0];
+    assert_eq!((&seen["audience"], &seen["diffusion"]), (&json!(1), &json!("write")));
+    let set = &json(&server, &["policy", "g/2", "--diffusion", "read", "--bytes", "9"])[0];
+    assert_eq!(set["effective_policy"]["diffusion"], "read");
+    assert_eq!(json(&server, &["inspect", "g/2"])[0]["diffusion"], "read");
+    let back = ["policy", "g/2", "--default", "diffusion", "--default", "bytes"];
+    assert_eq!(json(&server, &back)[0]["effective_policy"]["diffusion"], json!(null));
+    assert_eq!(json(&server, &["inspect", "g/2"])[0]["policy"], json!({}));
+    let ended = run(&server, &["inspect", "g/2"]);
+    for fact in ["followers", "diffusion in force", "chosen by the server"] {
+        assert!(ended.text().contains(fact), "{fact} is missing:\n{}", ended.text());
+    }
+    assert!(run(&server, &["follow", "none/yet", "bob"]).text().contains("does not exist yet"));
+    assert!(run(&server, &["audience", "none/yet"]).text().contains("bob"));
+    assert_eq!(run(&server, &["follow", "g/2", "a//b"]).code, Some(2));
+}
+
 #[test]
 fn clients_are_shown_and_acknowledged_for() {
     let server = server();

@@ -199,10 +199,7 @@ impl Checker {
         for (id, sums) in std::mem::take(&mut self.partial_segments) {
             self.tally(id).add_segments(sums);
         }
-        let known = |format| (ROW_FORMAT_OLDEST..=ROW_FORMAT).contains(&format);
-        if self.rows > 0 && !self.format.is_some_and(known) {
-            self.finding(format!("row format {:?}, this program writes {ROW_FORMAT}", self.format));
-        }
+        self.judge_format();
         let older = |than| self.rows > 0 && self.format.is_some_and(|format| format < than);
         let unindexed = self.upgrading || older(ROW_FORMAT_INDEXED);
         let outdated = unindexed || older(ROW_FORMAT);
@@ -264,6 +261,13 @@ impl Checker {
             receipts_differ,
             audiences_differ,
             acks_differ,
+        }
+    }
+
+    fn judge_format(&mut self) {
+        let known = |format| (ROW_FORMAT_OLDEST..=ROW_FORMAT).contains(&format);
+        if self.rows > 0 && !self.format.is_some_and(known) {
+            self.finding(format!("row format {:?}, this program writes {ROW_FORMAT}", self.format));
         }
     }
 

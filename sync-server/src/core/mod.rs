@@ -8,6 +8,7 @@ pub mod diffusion;
 mod effect;
 pub mod inbox;
 pub mod loads;
+mod needs;
 pub mod page;
 pub mod plan;
 pub mod read;

@@ -7,15 +7,18 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
-use sync_proto::types::{CollectionName, Head, Key, SortKey, Subject, Timestamp, Version};
+use sync_proto::types::{CollectionName, Head, Key, SortKey, Timestamp, Version};
 
 use super::inbox::{Known, Spreading, Told};
+use super::needs::Purpose;
 use crate::store::keys::{
     self, AckPlace, CollectionId, Held, key_key, log_key, member_key, meta_key, name_key,
     order_key, segment_key, tombstone_key,
 };
 use crate::store::rows::{Audience, KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind, Sweep};
 use crate::store::{Batch, StoreError};
+
+pub use super::needs::Needs;
 
 /// Rows as they were before a batch that is applied but not yet durable. A row that did not
 /// exist is `None`.
@@ -84,22 +87,6 @@ pub struct Planned {
     pub acks_added: u64,
 }
 
-/// What rows a group needs to be planned.
-#[derive(Debug, Default)]
-pub struct Needs {
-    items: BTreeMap<CollectionName, BTreeMap<Key, Purpose>>,
-    receipts: Vec<(ReceiptKind, String)>,
-    members: Vec<(CollectionName, Subject)>,
-    acks: Vec<AckPlace>,
-}
-
-/// What a row is needed for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Purpose {
-    Judged,
-    Changed,
-}
-
 /// Why a group cannot be planned.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -112,51 +99,6 @@ pub enum LoadError {
     /// Storage failed.
     #[error("storage failed")]
     Store(#[from] StoreError),
-}
-
-// === impl Needs ===
-
-impl Needs {
-    /// The collection, whichever of its items.
-    pub fn collection(&mut self, name: &CollectionName) {
-        if !self.items.contains_key(name) {
-            self.items.insert(name.clone(), BTreeMap::new());
-        }
-    }
-
-    /// An item whose state a precondition asks for.
-    pub fn judged(&mut self, name: &CollectionName, key: &Key) {
-        self.item(name, key, Purpose::Judged);
-    }
-
-    /// An item that is changed.
-    pub fn changed(&mut self, name: &CollectionName, key: &Key) {
-        self.item(name, key, Purpose::Changed);
-    }
-
-    /// A receipt.
-    pub fn receipt(&mut self, kind: ReceiptKind, name: &str) {
-        self.receipts.push((kind, name.to_owned()));
-    }
-
-    /// Whether a subject follows the collection.
-    pub fn member(&mut self, name: &CollectionName, subject: &Subject) {
-        self.collection(name);
-        self.members.push((name.clone(), subject.clone()));
-    }
-
-    /// A cursor that is held for a client, and where its collection stands.
-    pub fn ack(&mut self, place: AckPlace) {
-        self.collection(&place.collection);
-        self.acks.push(place);
-    }
-
-    fn item(&mut self, name: &CollectionName, key: &Key, purpose: Purpose) {
-        self.collection(name);
-        let items = self.items.get_mut(name).expect("inserted above");
-        let known = items.entry(key.clone()).or_insert(purpose);
-        *known = purpose.max(*known);
-    }
 }
 
 // === impl Workspace ===
