@@ -8,6 +8,7 @@ mod damage;
 mod disks;
 mod histories;
 mod kills;
+mod logins;
 mod machine;
 mod power_cuts;
 mod restores;

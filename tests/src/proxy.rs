@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,7 +18,15 @@ use tokio_util::task::TaskTracker;
 pub struct Proxy {
     address: SocketAddr,
     lines: Arc<Mutex<Lines>>,
+    passed: Arc<Passed>,
     _stop: DropGuard,
+}
+
+/// Bytes that were passed on.
+#[derive(Debug, Default)]
+struct Passed {
+    to_server: AtomicU64,
+    to_client: AtomicU64,
 }
 
 /// What befalls the connections that are open now, and the next ones.
@@ -52,15 +61,29 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let lines = Arc::new(Mutex::new(lines));
-        let stop = CancellationToken::new();
-        TaskTracker::new().spawn(accept(listener, upstream, Arc::clone(&lines), stop.clone()));
-        Self { address, lines, _stop: stop.drop_guard() }
+        let (passed, stop) = (Arc::default(), CancellationToken::new());
+        let states = (Arc::clone(&lines), Arc::clone(&passed));
+        TaskTracker::new().spawn(accept(listener, upstream, states, stop.clone()));
+        Self { address, lines, passed, _stop: stop.drop_guard() }
     }
 
     /// Its address as clients write it.
     #[must_use]
     pub fn uri(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Bytes that were passed on: to the server, and to the client.
+    #[must_use]
+    pub fn passed(&self) -> (u64, u64) {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (count(&self.passed.to_server), count(&self.passed.to_client))
     }
 
     /// Cuts every connection.
@@ -92,7 +115,7 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     upstream: SocketAddr,
-    lines: Arc<Mutex<Lines>>,
+    (lines, passed): (Arc<Mutex<Lines>>, Arc<Passed>),
     stop: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
@@ -109,10 +132,11 @@ async fn accept(
             }
             (lines.cut.clone(), lines.frozen.clone(), lines.rate)
         };
+        let passed = Arc::clone(&passed);
         tracker.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
-                () = join(client, upstream, frozen, rate) => {}
+                () = join(client, upstream, &passed, frozen, rate) => {}
             }
         });
     }
@@ -122,6 +146,7 @@ async fn accept(
 async fn join(
     client: TcpStream,
     upstream: SocketAddr,
+    passed: &Passed,
     frozen: CancellationToken,
     rate: Option<u32>,
 ) {
@@ -129,8 +154,8 @@ async fn join(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pass(from_client, to_server, &frozen, None) => {}
-        () = pass(from_server, to_client, &frozen, rate) => {}
+        () = pass(from_client, to_server, &passed.to_server, &frozen, None) => {}
+        () = pass(from_server, to_client, &passed.to_client, &frozen, rate) => {}
     }
 }
 
@@ -145,6 +170,7 @@ async fn connect(upstream: SocketAddr, rate: Option<u32>) -> std::io::Result<Tcp
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    passed: &AtomicU64,
     frozen: &CancellationToken,
     rate: Option<u32>,
 ) {
@@ -160,6 +186,7 @@ async fn pass(
             Ok(0) | Err(_) => return,
             Ok(count) if to.write_all(&buffer[..count]).await.is_err() => return,
             Ok(count) => {
+                passed.fetch_add(count as u64, Ordering::Relaxed);
                 if let Some(rate) = rate {
                     sleep(Duration::from_secs(1) * u32::try_from(count).unwrap() / rate).await;
                 }
