@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use sync_proto::convert::{decode_scope, encode_scope};
 use sync_proto::limits::SUBSCRIBE_TARGETS_MAX;
 use sync_proto::types::{CollectionName, Scope};
-use sync_proto::v1;
 
 use crate::client::SyncClient;
 use crate::codec::Codec;
@@ -131,7 +131,7 @@ impl ReplicaBuilder {
         let by_name = Arc::new(Views::new(self.store.clone()));
         let mut views = BTreeMap::new();
         for (name, scope) in self.collections {
-            let checked = Scope::try_from(v1::Scope::from(scope));
+            let checked = decode_scope(encode_scope(&scope));
             let scope = checked.map_err(|refused| ReplicaError::Scope(name.clone(), refused))?;
             let view = by_name.open(&name, scope)?;
             views.insert(name, view);

@@ -23,6 +23,7 @@ mod write;
 
 pub use admin::{policy_change, policy_fields};
 pub use inbox::{decode_inbox_entry, encode_inbox_entry, polled};
+pub use order::{decode_scope, encode_scope};
 pub use read::page_size;
 pub use write::{decode_committed, encode_committed, head_equals, id, mutations};
 

@@ -1,9 +1,23 @@
 //! Places and stretches of the list order between wire and checked types.
 
 use bytes::Bytes;
+use prost::Message as _;
 
-use crate::types::{Key, Malformed, OrderPlace, OrderRange, SortKey};
+use crate::types::{Key, Malformed, OrderPlace, OrderRange, Scope, SortKey};
 use crate::v1;
+
+/// Encodes which part of a collection a copy is of, as it is stored.
+#[must_use]
+pub fn encode_scope(scope: &Scope) -> Bytes {
+    v1::Scope::from(scope.clone()).encode_to_vec().into()
+}
+
+/// Decodes what was stored, and checks it like what a peer sends.
+pub fn decode_scope(stored: Bytes) -> Result<Scope, Malformed> {
+    let wire =
+        v1::Scope::decode(stored).map_err(|error| Malformed::new("scope", error.to_string()))?;
+    wire.try_into()
+}
 
 // === OrderPlace ===
 

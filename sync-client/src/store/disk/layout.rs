@@ -22,12 +22,11 @@
 //! ```
 
 use bytes::Bytes;
-use prost::Message as _;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use sync_proto::convert::{decode_scope, encode_scope};
 use sync_proto::digest::Digest;
 use sync_proto::limits::KEY_LEN_MAX;
 use sync_proto::types::{CollectionName, Cursor, Epoch, Key, Scope, SortKey, Version};
-use sync_proto::v1;
 
 use super::failed;
 use crate::store::{Load, Row, Staged, Standing, StoreError, Tally};
@@ -223,7 +222,7 @@ impl CopyRecord {
         // A program that knows no scopes takes a longer record for none, and loads all.
         if !scope.is_all() || self.foreign {
             bytes.push(u8::from(self.foreign));
-            bytes.extend(v1::Scope::from(scope.clone()).encode_to_vec());
+            bytes.extend_from_slice(&encode_scope(scope));
         }
         bytes
     }
@@ -243,7 +242,7 @@ impl CopyRecord {
             return Ok((record, Scope::All));
         }
         let [foreign] = reader.take()?;
-        let scope = v1::Scope::decode(reader.rest).ok().and_then(|wire| wire.try_into().ok());
+        let scope = decode_scope(Bytes::copy_from_slice(reader.rest)).ok();
         match (foreign, scope) {
             (0 | 1, Some(scope)) => Ok((Self { foreign: foreign == 1, ..record }, scope)),
             (_, _) => Err(reader.damaged()),
