@@ -51,6 +51,18 @@ async fn head(wire: &Wire, collection: &str) -> Option<Head> {
     wire.head(&name(collection)).await
 }
 
+/// How far the server knows that a device has come with the inbox.
+async fn acked(wire: &Wire, phone: &Phone) -> Option<u64> {
+    let prefix = phone.account.client_id().to_owned();
+    let request = v1::ListClientsRequest { prefix, ..Default::default() };
+    let reply = within("the clients", wire.admin().list_clients(request)).await.unwrap();
+    let inbox = phone.account.subject().inbox();
+    let clients = reply.into_inner().clients;
+    let mut positions = clients.iter().flat_map(|client| &client.positions);
+    let position = positions.find(|position| position.collection == inbox.as_str())?;
+    position.acked.as_ref().map(|cursor| cursor.version)
+}
+
 // === impl Phone ===
 
 impl Phone {
@@ -59,6 +71,7 @@ impl Phone {
         let (account, driver) = Account::builder(client, store, Subject::new("ada").unwrap())
             .heartbeat(std::time::Duration::from_millis(500))
             .longest_backoff(std::time::Duration::from_millis(300))
+            .ack_every(std::time::Duration::from_millis(200))
             .build()
             .unwrap();
         let stop = CancellationToken::new();
@@ -145,6 +158,12 @@ async fn what_happened_meanwhile_is_here_after_coming_back() {
     for device in [&phone, &tablet] {
         device.has(wire, "not/yet").await;
         device.has(wire, "c/6").await;
+    }
+    // Each says how far it has come: to the end, in the end.
+    let inbox = wire.head(&phone.account.subject().inbox()).await.unwrap().version.get();
+    for device in [&phone, &tablet] {
+        until_true("all is acknowledged", async || acked(wire, device).await == Some(inbox)).await;
+        assert_eq!(device.account.stats().acks, device.account.stats().acks_accepted);
     }
     phone.end().await;
     tablet.end().await;

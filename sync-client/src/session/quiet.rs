@@ -91,6 +91,21 @@ impl Session {
         self.tick(now, false);
     }
 
+    /// Brings a collection in whose copy is damaged, and puts it right.
+    pub(crate) fn bring_in_damaged(
+        &mut self,
+        name: &CollectionName,
+        joining: Joining,
+        now: Instant,
+    ) {
+        let Joining { standing, part, .. } = joining;
+        let track =
+            self.tracks.entry(name.clone()).or_insert_with(|| Track::new(standing, Scope::All));
+        track.part = part;
+        self.touch(name, now, |track, cx| track.repair(name, RepairReason::LocalDamage, cx));
+        self.tick(now, false);
+    }
+
     /// Changes how a collection takes part.
     pub(crate) fn set_part(&mut self, name: &CollectionName, part: Part, now: Instant) {
         self.touch(name, now, |track, _| track.part = part);

@@ -50,6 +50,7 @@ impl Desk {
             (true, false) => *number -= 1,
             (false, _) => {}
         };
+        count(&mut self.dropping, entry.is_dropping());
         count(&mut self.pending, entry.is_pending());
         count(&mut self.failed, entry.has_failed());
         count(&mut self.working, matches!(entry.stage, Stage::Working { .. }));

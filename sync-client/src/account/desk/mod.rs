@@ -35,11 +35,13 @@ use self::entry::{Clock, Entry};
 use self::polling::Polling;
 use super::list::{Followed, Summary};
 use super::note::Note;
+use crate::backoff::part_of;
 use crate::session::{self, Config, Fault, PullId, Session, Stats, Status};
 use crate::store::{Notes, Standing, Write};
 
 mod acks;
 mod books;
+mod checking;
 mod entry;
 mod inbox;
 mod polling;
@@ -68,6 +70,7 @@ pub struct Desk {
     ready: BTreeSet<(u64, CollectionName)>,
     /// Of entries that are to be done: the version of the inbox that asked for each.
     asked: BTreeSet<(Version, CollectionName)>,
+    dropping: usize,
     pending: usize,
     working: usize,
     failed: usize,
@@ -91,6 +94,9 @@ pub struct Desk {
     note_at: Option<Instant>,
     /// Notes that go with the write of a copy, if the copy has this digest then.
     carried: BTreeMap<CollectionName, (Option<Note>, Option<Digest>)>,
+    /// When the next copy is checked, and which was the last.
+    check_at: Instant,
+    checked: Option<CollectionName>,
     changed: BTreeSet<CollectionName>,
     shown: Summary,
     actions: VecDeque<Action>,
@@ -207,16 +213,19 @@ impl Desk {
         let inbox = subject.inbox();
         let standing = holdings.inbox;
         let tracks = BTreeMap::from([(inbox.clone(), standing)]);
+        let mut dice = StdRng::seed_from_u64(seed);
+        let first_check = part_of(session.first_check, &mut dice);
         let mut desk = Self {
             session: Session::new(session, tracks, seed, now),
             inbox,
             clock: Clock { began: now, began_ms: clock_ms },
-            dice: StdRng::seed_from_u64(seed),
+            dice,
             ack_every,
             entries: BTreeMap::new(),
             later: BTreeSet::new(),
             ready: BTreeSet::new(),
             asked: BTreeSet::new(),
+            dropping: 0,
             pending: 0,
             working: 0,
             failed: 0,
@@ -233,6 +242,8 @@ impl Desk {
             noting: VecDeque::new(),
             note_at: None,
             carried: BTreeMap::new(),
+            check_at: now + first_check,
+            checked: None,
             changed: BTreeSet::new(),
             shown: Summary::default(),
             actions: VecDeque::new(),
@@ -246,7 +257,10 @@ impl Desk {
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Session(input) => self.converse(input, now),
+            Input::Session(input) => match self.damaged(&input) {
+                Some(name) => self.mend(&name, now),
+                None => self.converse(input, now),
+            },
             Input::Polled(polled) => self.on_polled(polled, now),
             Input::PolledOn(id, answer) => self.on_polled_on(id, answer, now),
             Input::LookAt(names) => self.look_at(names, now),
@@ -272,6 +286,7 @@ impl Desk {
             self.scan_at,
             self.acks.deadline().filter(|_| !self.scanning),
             self.polling.deadline(),
+            Some(self.check_at),
         ];
         own.into_iter().flatten().fold(self.session.deadline(), Instant::min)
     }
@@ -306,7 +321,12 @@ impl Desk {
         let knows = !self.scanning && self.page.is_none();
         let is_live = matches!(self.inbox_status, Status::Live | Status::Absent);
         let inbox = if is_live && !knows { Status::Lagging } else { self.inbox_status };
-        Summary { inbox, followed: self.entries.len(), pending: self.pending, failed: self.failed }
+        Summary {
+            inbox,
+            followed: self.entries.len() - self.dropping,
+            pending: self.pending,
+            failed: self.failed,
+        }
     }
 
     /// How far the inbox is processed: everything that it has asked for up to here is done.
@@ -386,6 +406,7 @@ impl Desk {
         self.scan_again(now);
         self.take_turns(now);
         self.poll_on(now);
+        self.check_next(now);
         self.acknowledge(now);
         let mut touched = Vec::new();
         self.drain(&mut touched, now);

@@ -25,6 +25,7 @@ struct Talk {
     pulls: Vec<(PullId, Vec<CollectionName>)>,
     polls: Vec<(PollId, Option<CollectionName>)>,
     acks: Vec<Cursor>,
+    checks: Vec<CollectionName>,
     list: BTreeMap<CollectionName, Followed>,
     /// Where the inbox stands at the server.
     head: u64,
@@ -98,6 +99,7 @@ impl Talk {
             pulls: Vec::new(),
             polls: Vec::new(),
             acks: Vec::new(),
+            checks: Vec::new(),
             list: BTreeMap::new(),
             head: 0,
             digest: Digest::EMPTY,
@@ -123,6 +125,7 @@ impl Talk {
                     let names = pull.targets.iter().flatten().map(|t| t.collection.clone());
                     self.pulls.push((id, names.collect()));
                 }
+                Action::Session(session::Action::SelfCheck(name)) => self.checks.push(name),
                 Action::Session(_) => {}
                 Action::Write(name, write, notes) => {
                     let applied = self.store.write_with(&name, &write, &notes).unwrap();

@@ -136,3 +136,26 @@ fn polled_heads_are_read_to_their_end() {
     let asked: usize = talk.pulls.iter().map(|(_, names)| names.len()).sum();
     assert_eq!(asked, 2);
 }
+
+/// G9, X6: copies that nobody looks at are checked in turn, and a damaged one is put right.
+#[test]
+fn copies_at_rest_are_checked_in_turn_and_put_right() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4))), (2, Some(exists(4))), (3, Some(InboxEntry::Absent))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(0, 4));
+    let day = talk.now + Duration::from_secs(26 * 60 * 60);
+    while talk.now < day {
+        talk.pass(Duration::from_secs(60));
+        talk.pulls.clear();
+    }
+    assert!(talk.checks.contains(&name(1)) && talk.checks.contains(&name(2)));
+    assert!(!talk.checks.contains(&name(3)), "there is no copy");
+
+    let mut talk = Talk::on(talk.store.clone(), talk.now, 0);
+    talk.input(Input::Session(session::Input::SelfChecked(name(1), false)));
+    assert_eq!(talk.desk.stats().failures, 0);
+    assert_eq!(talk.answer(|_| empty(0, 4)), [name(1)]);
+    assert_eq!(talk.state(1), FollowState::Current);
+    assert!(talk.pulls.is_empty());
+}
