@@ -113,3 +113,32 @@ fn a_replica_reports_what_changes_until_it_is_interrupted() {
     replica.wait_for("the report", |told| told["event"] == "report");
     assert_eq!(replica.code(), Some(0));
 }
+
+#[test]
+fn a_window_shows_the_first_rows_and_what_changes() {
+    let server = Server::start();
+    for item in ["a", "b", "c", "d", "e", "f", "g"] {
+        json(&server, &["put", "g/1", item, "1", "--sort-key", item]);
+    }
+    let shown = json(&server, &["window", "g/1", "--first", "2", "--rank", "1"]);
+    let keys: Vec<&Json> = shown[..2].iter().map(|row| &row["key"]).collect();
+    assert_eq!(keys, ["b", "c"]);
+    let verdict = &shown[2];
+    assert_eq!((&verdict["verdict"], &verdict["total"]), (&json!("complete"), &json!(7)));
+    let plain = run(&server, &["window", "g/1", "--first", "1", "--desc"]);
+    assert_eq!(plain.text().lines().count(), 3, "{}", plain.text());
+    assert!(plain.text().contains('g'), "{}", plain.text());
+    let none = run(&server, &["window", "g/none"]);
+    assert_eq!(none.code, Some(3), "{none:?}");
+
+    let args = ["window", "g/1", "--first", "2", "--follow", "--json"];
+    let window = Running::start(syncctl(&server, &args));
+    window.wait_for("a row", is("enter", "a"));
+    window.wait_for("its completeness", |told| told["verdict"] == "complete");
+    json(&server, &["delete", "g/1", "a"]);
+    window.wait_for("a delete", is("delete", "a"));
+    json(&server, &["put", "g/1", "b", "1", "--sort-key", "z"]);
+    window.wait_for("a row that left", is("leave", "b"));
+    window.interrupt();
+    assert_eq!(window.code(), Some(0));
+}
