@@ -208,7 +208,9 @@ impl Resumed {
         match event {
             Event::Accepted(targets, heartbeat) => {
                 self.heartbeat = heartbeat;
-                targets.into_iter().for_each(|target| self.accepted(target));
+                for target in targets {
+                    self.accepted(target);
+                }
             }
             Event::Changes(name, delta) => self.changes(name, delta),
             Event::CaughtUp(name, cursor) => self.caught_up(name, cursor),

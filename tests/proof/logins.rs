@@ -203,7 +203,11 @@ async fn pull(wire: &Wire, targets: Vec<Target>, cost: &mut Cost) -> Vec<(Collec
             Some((name, delta))
         }
         Outcome::Aligned(_) => None,
-        other => panic!("{name}: {other:?}"),
+        other @ (Outcome::Reset(_)
+        | Outcome::Denied
+        | Outcome::NotFound
+        | Outcome::Deferred(_)
+        | Outcome::Failed(_)) => panic!("{name}: {other:?}"),
     };
     names.into_iter().zip(wire.pull(targets).await).filter_map(changed).collect()
 }
@@ -233,12 +237,14 @@ async fn storm(
     }
     let (to_server, to_client) = proxy.passed();
     cost.time = began.elapsed();
-    cost.processor = processor(process) - before;
+    cost.processor = processor(process).saturating_sub(before);
     Cost { to_server: to_server - passed.0, to_client: to_client - passed.1, ..cost }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
 fn tell(way: Way, cost: &Cost, users: u64) {
-    let each = |count: u64| count as f64 / users as f64;
+    let users = users as f64;
+    let each = |count: u64| count as f64 / users;
     report(&format!(
         "{way:?}: {:.1} round trips, {:.0} B up, {:.0} B down ({:.0} B of changes), \
          {:.2} ms of the server's processor, {:.1} ms, a user",
@@ -246,8 +252,8 @@ fn tell(way: Way, cost: &Cost, users: u64) {
         each(cost.to_server),
         each(cost.to_client),
         each(cost.changes),
-        cost.processor.as_secs_f64() * 1_000.0 / users as f64,
-        cost.time.as_secs_f64() * 1_000.0 / users as f64,
+        cost.processor.as_secs_f64() * 1_000.0 / users,
+        cost.time.as_secs_f64() * 1_000.0 / users,
     ));
 }
 

@@ -158,15 +158,12 @@ impl Clients {
 
     fn touch(&mut self, key: &ClientKey, now: Timestamp) -> &mut Client {
         self.turn += 1;
-        let key = match self.by_key.get_key_value(key) {
-            Some((known, client)) => {
-                self.by_turn.remove(&client.turn);
-                Arc::clone(known)
-            }
-            None => {
-                self.bytes += client_bytes(key);
-                Arc::new(key.clone())
-            }
+        let key = if let Some((known, client)) = self.by_key.get_key_value(key) {
+            self.by_turn.remove(&client.turn);
+            Arc::clone(known)
+        } else {
+            self.bytes += client_bytes(key);
+            Arc::new(key.clone())
         };
         self.by_turn.insert(self.turn, Arc::clone(&key));
         let client = self.by_key.entry(key).or_default();

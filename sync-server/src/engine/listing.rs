@@ -79,13 +79,13 @@ impl<S: Store> Ledger<S> {
         let position = window::position(&asked.page_token, head.epoch, question)?;
         let range = window_range(asked, id, position);
         let direction = if asked.descending { Direction::Backward } else { Direction::Forward };
-        let Places { places, more, skipped } = places(asked, &range, direction, &view)?;
+        let Places { rows, more, skipped } = places(asked, &range, direction, &view)?;
 
         let mut items = Vec::new();
         let mut bytes = 0;
         let mut last = None;
         let mut cut = false;
-        for (key, place) in places {
+        for (key, place) in rows {
             if let Some(key) = key {
                 if items.len() == asked.page_size {
                     cut = true;
@@ -274,7 +274,7 @@ type Place = (Option<Key>, Vec<u8>);
 /// The next rows of a window.
 struct Places {
     /// With the keys that they stand for; `None`: not one that was asked for.
-    places: Vec<Place>,
+    rows: Vec<Place>,
     /// There may be more behind them.
     more: bool,
     /// Items that were asked for but passed over.
@@ -323,7 +323,7 @@ fn places<S: Store>(
         }
         ControlFlow::Continue(())
     })?;
-    broken.map_or(Ok(Places { places, more, skipped }), Err)
+    broken.map_or(Ok(Places { rows: places, more, skipped }), Err)
 }
 
 /// The item of this key, if there is one.

@@ -244,7 +244,9 @@ impl<S: Store> Scan<'_, S> {
             budget.spend(place.len() + value.len());
             match Row::decode(place, value) {
                 Ok(Row::Order { key, .. }) => {
-                    keys.iter_mut().for_each(|keys| keys.push(key.clone()));
+                    if let Some(keys) = &mut keys {
+                        keys.push(key);
+                    }
                     return ControlFlow::Continue(());
                 }
                 Ok(_) => broken = Some(foreign("the list order", self.id)),

@@ -140,7 +140,9 @@ pub(super) fn start<S: Store>(
     }
     first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     let client = client.map(|client| context.clients.open_stream(client));
-    first.iter().for_each(|event| says(client.as_ref(), event));
+    for event in &first {
+        says(client.as_ref(), event);
+    }
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {

@@ -51,10 +51,10 @@ impl AckTally {
         let beyond = |(id, meta): &(CollectionId, Meta)| {
             let life = (meta.name.clone(), meta.head.epoch);
             let held = *self.furthest.get(&life)?;
-            let (id, head) = (id.0, meta.head.version);
+            let (number, end) = (id.0, meta.head.version);
             let what =
-                || format!("collection {id}: a client holds version {held}, it ends at {head}");
-            (held > head).then(what)
+                || format!("collection {number}: a client holds version {held}, it ends at {end}");
+            (held > end).then(what)
         };
         collections.iter().filter_map(beyond).collect()
     }

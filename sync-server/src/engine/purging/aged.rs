@@ -69,9 +69,9 @@ impl<S: Store> Ledger<S> {
             }
             match Row::decode(key, value) {
                 Ok(row) => {
-                    let Some(aged) = gone(row, count) else { return ControlFlow::Break(()) };
+                    let Some(whole) = gone(row, count) else { return ControlFlow::Break(()) };
                     batch.remove(key.to_vec());
-                    batch.remove(aged);
+                    batch.remove(whole);
                     count += 1;
                     ControlFlow::Continue(())
                 }
