@@ -30,7 +30,7 @@ struct Part {
 
 impl Part {
     fn open(server: &TestServer, file: &Path, scope: Scope) -> Self {
-        let client = SyncClient::connect(&server.uri()).unwrap();
+        let client = SyncClient::connect(server.uri()).unwrap();
         let builder = Replica::builder(client, DiskStore::open(file).unwrap());
         let builder = builder.heartbeat(Duration::from_millis(200)).part(name("list"), scope);
         let (replica, driver) = builder.build().unwrap();
@@ -134,7 +134,7 @@ async fn a_stored_copy_changes_its_part() {
     assert_eq!(narrow.replica.stats().loads, 0, "the cursor was continued");
     narrow.close().await;
     // Opened for another part, and closed before it could be loaded.
-    let client = SyncClient::connect(&server.uri()).unwrap();
+    let client = SyncClient::connect(server.uri()).unwrap();
     let builder = Replica::builder(client, DiskStore::open(&file).unwrap());
     let (replica, driver) = builder.part(name("list"), prefix("b")).build().unwrap();
     let list: Collection<Raw> = replica.collection(&name("list")).unwrap();

@@ -104,7 +104,7 @@ impl Consumer {
                 }
                 Outcome::Aligned(head) => return acked.or(Some(head.cursor())),
                 Outcome::Reset(_) => {
-                    (staged, acked, target.cursor) = (Some(Items::new()), None, None)
+                    (staged, acked, target.cursor) = (Some(Items::new()), None, None);
                 }
                 Outcome::NotFound => {
                     self.sink.remove(name);

@@ -276,7 +276,9 @@ impl World {
         if events.is_empty() {
             events.push(following.bookmark(now));
         }
-        events.into_iter().for_each(|event| self.tell(event));
+        for event in events {
+            self.tell(event);
+        }
     }
 
     fn hear(&mut self) {
@@ -290,10 +292,10 @@ impl World {
             return;
         }
         let index = self.dice.random_range(0..self.questions.len());
-        let lost = faults && self.dice.random_bool(0.15);
+        let vanishes = faults && self.dice.random_bool(0.15);
         let input = match (self.questions.swap_remove(index), &self.ledger) {
-            (Action::List(id, _), _) if lost => Input::Listed(id, Err(Fault::Passing)),
-            (Action::Fetch(id, _), _) if lost => Input::Fetched(id, Err(Fault::Passing)),
+            (Action::List(id, _), _) if vanishes => Input::Listed(id, Err(Fault::Passing)),
+            (Action::Fetch(id, _), _) if vanishes => Input::Fetched(id, Err(Fault::Passing)),
             (Action::List(id, list), Some(ledger)) => Input::Listed(id, listed(ledger, list)),
             (Action::Fetch(id, keys), Some(ledger)) => {
                 let found = ledger.get_items(&self.name, &keys, false).map_err(|e| fault(&e));

@@ -52,7 +52,11 @@ async fn line(account: &Account, one: &Followed) -> Result<(), Error> {
     let state = match one.state {
         FollowState::Current => paint("32", &format!("{:<12}", one.state)),
         FollowState::Deleted | FollowState::Absent => paint("90", &format!("{:<12}", one.state)),
-        _ => paint("33", &format!("{:<12}", one.state)),
+        FollowState::Pending
+        | FollowState::CatchingUp
+        | FollowState::Failed { .. }
+        | FollowState::Denied
+        | _ => paint("33", &format!("{:<12}", one.state)),
     };
     println!("    {:<16} {state} {:>3}  {text}", one.name.as_str(), one.items);
     Ok(())

@@ -190,9 +190,9 @@ impl Naive {
     /// Live items of a part as key and value.
     pub(super) fn contents(&self, name: &CollectionName, scope: &Scope) -> BTreeMap<Key, Value> {
         let Some(life) = self.lives.get(name) else { return BTreeMap::new() };
-        let live = life.known(life.version()).into_iter();
-        let live = live.filter_map(|(key, known)| Some((key, known.content?)));
-        let part = live.filter(|(key, (_, sort_key))| scope.contains(key, sort_key));
+        let known = life.known(life.version()).into_iter();
+        let items = known.filter_map(|(key, known)| Some((key, known.content?)));
+        let part = items.filter(|(key, (_, sort_key))| scope.contains(key, sort_key));
         part.map(|(key, (value, _))| (key, value)).collect()
     }
 

@@ -45,7 +45,7 @@ fn line(arrival: &Arrival) -> Json {
             json!({ "caught_up": name.as_str(), "version": cursor.version.get() })
         }
         Arrival::Absent(name) => json!({ "absent": name.as_str() }),
-        other => panic!("{other:?}"),
+        unexpected @ (Arrival::Ended(..) | _) => panic!("{unexpected:?}"),
     }
 }
 

@@ -150,7 +150,7 @@ pub(crate) async fn policy(context: &mut Context, change: &PolicyChange) -> Resu
             HowTold::Read => Diffusion::Read,
         }),
     };
-    let clear: Vec<PolicyField> = change.default.iter().map(field).collect();
+    let clear: Vec<PolicyField> = change.default.iter().copied().map(field).collect();
     let (own, effective) = if asked == Policy::default() && clear.is_empty() {
         let seen = context.client.inspect_collection(name).await?;
         (Some(seen.policy), seen.effective)
@@ -166,7 +166,7 @@ pub(crate) async fn policy(context: &mut Context, change: &PolicyChange) -> Resu
     Ok(Exit::Done)
 }
 
-fn field(part: &PolicyPart) -> PolicyField {
+fn field(part: PolicyPart) -> PolicyField {
     match part {
         PolicyPart::TombstoneAge => PolicyField::TombstoneAgeMax,
         PolicyPart::Tombstones => PolicyField::TombstonesMax,

@@ -150,8 +150,8 @@ pub(crate) async fn ack(context: &mut Context, asked: &Ack) -> Result<Exit, Fail
     let head = context.client.get_collection(&asked.collection).await?;
     let version = asked.version.unwrap_or(head.version);
     let cursor = Cursor::at(head.epoch, version);
-    let acked = Acked { collection: asked.collection.clone(), cursor };
-    client(&context.connection, &asked.client_id)?.ack(vec![acked]).await?;
+    let position = Acked { collection: asked.collection.clone(), cursor };
+    client(&context.connection, &asked.client_id)?.ack(vec![position]).await?;
     if context.output.json() {
         context.output.object(&AckedFields {
             client_id: &asked.client_id,
