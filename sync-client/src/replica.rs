@@ -59,7 +59,8 @@ impl Replica {
         self.views.keys()
     }
 
-    /// What has been counted since the replica was built.
+    /// What has been counted since the replica was built. A write is visible to readers before it
+    /// is counted; a [`Status`](crate::Status) is shown after what led to it is counted.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats.lock().clone()

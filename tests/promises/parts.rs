@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sync_client::{Collection, DiskStore, Raw, Replica, SyncClient};
+use sync_client::{Collection, DiskStore, Raw, Replica, Status, SyncClient};
 use sync_proto::types::{OrderPlace, OrderRange, Scope, Version};
 use sync_tests::compose::{delete, key, name, put, put_at, reorder, sort_key};
 use sync_tests::server::TestServer;
@@ -41,10 +41,15 @@ impl Part {
         Self { replica, list, stop, driver }
     }
 
-    /// Waits until it stands at the server's head, and says what it has.
+    /// Waits until it stands at the server's head and has counted how it came there, and says what
+    /// it has.
     async fn at_head(&self, wire: &Wire) -> Vec<String> {
         let head = wire.head(&name("list")).await.unwrap();
         self.list.wait_for(head.cursor(), PATIENCE).await.unwrap();
+        let mut status = self.list.status();
+        within("a part to be live", status.wait_for(|status| *status == Status::Live))
+            .await
+            .unwrap();
         self.keys().await
     }
 

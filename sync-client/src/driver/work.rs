@@ -163,6 +163,8 @@ impl Work {
 
     fn report(&self, name: &CollectionName, report: &Report) {
         let Some(view) = self.views.find(name) else { return };
+        // Whoever hears of a status finds counted what led to it.
+        self.publish_stats();
         view.set_status(report.status);
         if let Some(at) = report.synced_at {
             view.set_synced(at);
