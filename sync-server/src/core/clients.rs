@@ -58,8 +58,6 @@ struct Sent {
 /// A client as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// Which client.
-    pub key: ClientKey,
     /// When it was heard of.
     pub last_seen: Timestamp,
     /// Its live streams.
@@ -107,35 +105,29 @@ impl Clients {
         client.streams = client.streams.saturating_sub(1);
     }
 
-    /// Up to `most` clients in order, behind `after`, whose ids begin with `prefix`; of each up to
-    /// `positions_max` collections.
+    /// Up to `most` clients in order, behind `after`, whose ids begin with `prefix`.
     #[must_use]
-    pub fn list(
-        &self,
-        prefix: &str,
-        after: Option<&ClientKey>,
-        most: usize,
-        positions_max: usize,
-    ) -> Vec<Known> {
+    pub fn list(&self, prefix: &str, after: Option<&ClientKey>, most: usize) -> Vec<ClientKey> {
         let first = ClientKey { client_id: prefix.to_owned(), subject: String::new() };
         let from = match after.filter(|after| **after >= first) {
             Some(after) => Bound::Excluded(after),
             None => Bound::Included(&first),
         };
-        let found = self.by_key.range::<ClientKey, _>((from, Bound::Unbounded));
-        let found = found.take_while(|(key, _)| key.client_id.starts_with(prefix)).take(most);
-        let known = |(key, client): (&Arc<ClientKey>, &Client)| Known {
-            key: ClientKey::clone(key),
+        let found = self.by_key.range::<ClientKey, _>((from, Bound::Unbounded)).map(|(key, _)| key);
+        let found = found.take_while(|key| key.client_id.starts_with(prefix)).take(most);
+        found.map(|key| ClientKey::clone(key)).collect()
+    }
+
+    /// What is known of a client, with up to `positions_max` collections.
+    #[must_use]
+    pub fn known(&self, key: &ClientKey, positions_max: usize) -> Option<Known> {
+        let client = self.by_key.get(key)?;
+        let sent = client.sent.iter().take(positions_max);
+        Some(Known {
             last_seen: client.last_seen,
             streams: client.streams,
-            sent: client
-                .sent
-                .iter()
-                .take(positions_max)
-                .map(|(name, sent)| (name.clone(), sent.cursor))
-                .collect(),
-        };
-        found.map(known).collect()
+            sent: sent.map(|(name, sent)| (name.clone(), sent.cursor)).collect(),
+        })
     }
 
     /// How many are known.

@@ -41,20 +41,14 @@ impl<S: Store> Ledger<S> {
     /// `known`, which are in that order, and those that cursors are held for.
     pub fn clients(
         &self,
-        known: Vec<Known>,
+        known: Vec<ClientKey>,
         prefix: &str,
         after: Option<&ClientKey>,
         most: usize,
-    ) -> Result<Vec<ClientInfo>, StoreError> {
-        let mut known: BTreeMap<ClientKey, Known> =
-            known.into_iter().map(|known| (known.key.clone(), known)).collect();
-        let mut all: BTreeSet<ClientKey> = known.keys().cloned().collect();
+    ) -> Result<Vec<ClientKey>, StoreError> {
+        let mut all: BTreeSet<ClientKey> = known.into_iter().collect();
         all.extend(self.acking_clients(prefix, after, most)?);
-        let describe = |key: ClientKey| {
-            let known = known.remove(&key);
-            self.client(key, known)
-        };
-        all.into_iter().take(most).map(describe).collect()
+        Ok(all.into_iter().take(most).collect())
     }
 
     /// Clients that cursors are held for.
@@ -100,7 +94,8 @@ impl<S: Store> Ledger<S> {
         broken.map_or(Ok(found), Err)
     }
 
-    fn client(&self, key: ClientKey, known: Option<Known>) -> Result<ClientInfo, StoreError> {
+    /// A client: what is known of it, and what is held for it.
+    pub fn client(&self, key: ClientKey, known: Option<Known>) -> Result<ClientInfo, StoreError> {
         let acks = self.acks(&keys::acks_of_range(&key), CLIENT_POSITIONS_MAX + 1)?;
         let acked_last = acks.iter().map(|(_, held)| held.time).max().unwrap_or_default();
         let (seen, streams, sent) = known.map_or((acked_last, 0, Vec::new()), |known| {

@@ -1,6 +1,11 @@
 //! The clients that were served lately. What is remembered of them is decided in `core::clients`;
 //! here are its clock and its lock, and what of an answer counts as sent.
+//!
+//! A stream notes what it says in a book of its own, under a lock that nobody else wants: what all
+//! streams push would queue at one lock. The books are read when somebody asks what was sent.
 
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,9 +20,10 @@ use super::Context;
 use crate::auth::Caller;
 use crate::core::acks::{Claim, Claims};
 use crate::core::clients::{self, Clients};
+use crate::engine::ledger::Ledger;
 use crate::status;
-use crate::store::Store;
 use crate::store::keys::ClientKey;
+use crate::store::{Store, StoreError};
 
 /// Bytes of one page of a listing of clients.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -27,13 +33,21 @@ const ENTRY_BYTES: usize = 96;
 
 /// The clients of all calls.
 #[derive(Debug, Default)]
-pub struct ClientRegistry(Mutex<Clients>);
+pub struct ClientRegistry {
+    clients: Mutex<Clients>,
+    /// The books of the live streams.
+    books: Mutex<HashMap<ClientKey, Vec<Arc<Book>>>>,
+}
+
+/// What a stream said since somebody asked: one cursor for each of its targets at most.
+type Book = Mutex<BTreeMap<CollectionName, Cursor>>;
 
 /// A live stream of a client.
 #[derive(Debug)]
 pub(super) struct OpenStream {
     clients: Arc<ClientRegistry>,
     key: ClientKey,
+    book: Arc<Book>,
 }
 
 /// Which client calls; `None` = one without a name.
@@ -61,13 +75,13 @@ impl ClientRegistry {
     /// How many are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.clients.lock().len()
     }
 
     /// Whether none is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+        self.clients.lock().is_empty()
     }
 
     /// These cursors are about to be sent.
@@ -76,13 +90,16 @@ impl ClientRegistry {
         key: &ClientKey,
         sent: impl IntoIterator<Item = (CollectionName, Cursor)>,
     ) {
-        self.0.lock().sent(key, sent, Timestamp::now());
+        self.clients.lock().sent(key, sent, Timestamp::now());
     }
 
     /// What a client says, with what it was sent.
     pub(super) fn claims(&self, client: ClientKey, ack: Ack) -> Claims {
-        let mut clients = self.0.lock();
-        clients.sent(&client, [], Timestamp::now());
+        let books = self.books.lock().get(&client).cloned().unwrap_or_default();
+        let said = books.iter().flat_map(|book| mem::take(&mut *book.lock()));
+        let said: Vec<_> = said.collect();
+        let mut clients = self.clients.lock();
+        clients.sent(&client, said, Timestamp::now());
         let claim = |Acked { collection, cursor }: Acked| {
             let sent = clients.newest_sent(&client, &collection);
             Claim { collection, cursor, sent }
@@ -94,8 +111,23 @@ impl ClientRegistry {
 
     /// A stream of a client begins.
     pub(super) fn open_stream(self: &Arc<Self>, key: ClientKey) -> OpenStream {
-        self.0.lock().stream_opened(&key, Timestamp::now());
-        OpenStream { clients: Arc::clone(self), key }
+        self.clients.lock().stream_opened(&key, Timestamp::now());
+        let book = Arc::<Book>::default();
+        self.books.lock().entry(key.clone()).or_default().push(Arc::clone(&book));
+        OpenStream { clients: Arc::clone(self), key, book }
+    }
+
+    /// Takes over what the streams of these clients said: of one client after the other, so that
+    /// nobody waits for all of them.
+    fn read_books(&self, prefix: &str) {
+        let books = self.books.lock();
+        let books = books.iter().filter(|(key, _)| key.client_id.starts_with(prefix));
+        let books: Vec<_> = books.map(|(key, books)| (key.clone(), books.clone())).collect();
+        for (key, books) in books {
+            for book in books {
+                self.sent(&key, mem::take(&mut *book.lock()));
+            }
+        }
     }
 }
 
@@ -130,13 +162,23 @@ impl OpenStream {
     }
 
     fn sent(&self, sent: impl IntoIterator<Item = (CollectionName, Cursor)>) {
-        self.clients.sent(&self.key, sent);
+        self.book.lock().extend(sent);
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.clients.0.lock().stream_closed(&self.key, Timestamp::now());
+        let mut books = self.clients.books.lock();
+        if let Some(its) = books.get_mut(&self.key) {
+            its.retain(|book| !Arc::ptr_eq(book, &self.book));
+            if its.is_empty() {
+                books.remove(&self.key);
+            }
+        }
+        drop(books);
+        let mut clients = self.clients.clients.lock();
+        clients.sent(&self.key, mem::take(&mut *self.book.lock()), Timestamp::now());
+        clients.stream_closed(&self.key, Timestamp::now());
     }
 }
 
@@ -151,27 +193,41 @@ pub(super) async fn list<S: Store>(
     let registry = Arc::clone(&context.clients);
     let asked = prefix.clone();
     let listed = context.read(move |ledger| {
+        registry.read_books(&asked);
         // One more than fits says whether there is another page.
         let (after, most) = (after.as_ref(), most + 1);
-        let known = registry.0.lock().list(&asked, after, most, CLIENT_POSITIONS_MAX + 1);
-        ledger.clients(known, &asked, after, most)
+        let known = registry.clients.lock().list(&asked, after, most);
+        let keys = ledger.clients(known, &asked, after, most)?;
+        describe(ledger, &registry, keys, most - 1)
     });
-    let mut listed = listed.await?.map_err(|error| status::storage(&error))?;
-    let mut bytes = 0;
-    let fits = listed.iter().take(most).take_while(|client| {
-        let first = bytes == 0;
-        bytes += size(client);
-        first || bytes <= PAGE_BYTES_MAX
-    });
-    let count = fits.count();
-    let more = listed.len() > count;
-    listed.truncate(count);
+    let (listed, more) = listed.await?.map_err(|error| status::storage(&error))?;
     let last = listed.last().filter(|_| more);
     let next = last.map(|last| {
         let ClientInfo { client_id, subject, .. } = last.clone();
         clients::token(&prefix, &ClientKey { client_id, subject })
     });
     Ok((listed, next.unwrap_or_default()))
+}
+
+/// Describes clients, as many as a page takes, and one at least; whether there are more.
+fn describe<S: Store>(
+    ledger: &Ledger<S>,
+    registry: &ClientRegistry,
+    keys: Vec<ClientKey>,
+    most: usize,
+) -> Result<(Vec<ClientInfo>, bool), StoreError> {
+    let mut page: Vec<ClientInfo> = Vec::new();
+    let mut bytes = 0;
+    for key in keys {
+        let known = registry.clients.lock().known(&key, CLIENT_POSITIONS_MAX + 1);
+        let client = ledger.client(key, known)?;
+        bytes += size(&client);
+        if page.len() == most || (bytes > PAGE_BYTES_MAX && !page.is_empty()) {
+            return Ok((page, true));
+        }
+        page.push(client);
+    }
+    Ok((page, false))
 }
 
 fn size(client: &ClientInfo) -> usize {
