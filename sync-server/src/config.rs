@@ -337,8 +337,8 @@ mod tests {
             ("ack_age_max_s: 0, must be 1 to 3153600000", |config| config.ack_age_max_s = 0),
             ("acks_max: 100000001, must be 0", |config| config.acks_max = 100_000_001),
             ("idempotency_window_s: 2592001", |config| config.idempotency_window_s = 2_592_001),
-            ("write_audience_max: 16385, must be 0 to 16384", |config| {
-                config.write_audience_max = 16_385;
+            ("write_audience_max: 2049, must be 0 to 2048", |config| {
+                config.write_audience_max = 2_049;
             }),
             ("fan_out_per_s_max: 0, must be 1", |config| config.fan_out_per_s_max = 0),
             ("fan_out_dwell_s: 3601, must be 0", |config| config.fan_out_dwell_s = 3_601),

@@ -71,7 +71,8 @@ pub enum AckRefusal {
 pub struct AckRetention {
     /// A cursor that was not acknowledged for this long is forgotten.
     pub age_max: Duration,
-    /// Cursors held at most; above it those go that were acknowledged longest ago.
+    /// Cursors held at most; above it those go that were noted longest ago. An ack that changes
+    /// nothing is noted anew only when a sixteenth of `age_max` has passed.
     pub count_max: u64,
 }
 

@@ -50,6 +50,8 @@ pub struct Rules<'a> {
     pub limits: &'a Limits,
     /// What happened lately.
     pub rates: &'a mut Rates,
+    /// Since when that is known: rates are not kept over a restart.
+    pub since: Timestamp,
 }
 
 /// What a group does to audiences and inboxes.
@@ -158,18 +160,18 @@ impl Workspace {
         known: &dyn Known,
     ) -> Result<(), StoreError> {
         let moved = self.collections.iter().filter(|(_, working)| working.has_moved());
-        let moved: BTreeSet<CollectionName> = moved
+        let moved: BTreeMap<CollectionName, u64> = moved
             .filter(|(name, _)| known.audience(name).is_some())
-            .map(|(name, _)| name.clone())
+            .map(|(name, working)| (name.clone(), working.commits()))
             .collect();
-        let mut concerned = moved.clone();
+        let mut concerned: BTreeSet<_> = moved.keys().cloned().collect();
         let touched = self.spreading.members.keys().filter(|name| {
             let (came, went) = self.changed_members(name);
             !came.is_empty() || !went.is_empty()
         });
         concerned.extend(touched.cloned());
         for name in concerned {
-            self.diffuse_one(&name, moved.contains(&name), rules, at.now, known)?;
+            self.diffuse_one(&name, moved.get(&name).copied(), rules, at.now, known)?;
         }
         self.post(at, known)
     }
@@ -177,11 +179,12 @@ impl Workspace {
     fn diffuse_one(
         &mut self,
         name: &CollectionName,
-        moved: bool,
+        commits: Option<u64>,
         rules: &mut Rules<'_>,
         now: Timestamp,
         known: &dyn Known,
     ) -> Result<(), StoreError> {
+        let moved = commits.is_some();
         let before = known.audience(name);
         let (came, went) = self.changed_members(name);
         self.write_all(&went, name, None);
@@ -200,7 +203,7 @@ impl Workspace {
         if head.is_some() {
             after.last_life = None;
         }
-        let mode = rules.decide(name, &after, pinned, moved, now);
+        let mode = rules.decide(name, &after, pinned, commits, now);
         // What was read is told again only by a switch, which writes all of its entries.
         let switches = after.mode == Diffusion::Write
             && (mode == Diffusion::Read || (moved && !self.takes(count)));
@@ -231,7 +234,7 @@ impl Workspace {
         known: &dyn Known,
     ) -> Result<(), StoreError> {
         let Some(before) = known.audience(name) else { return Ok(()) };
-        let mode = rules.decide(name, &before, meta.policy.diffusion, true, at.now);
+        let mode = rules.decide(name, &before, meta.policy.diffusion, Some(1), at.now);
         let last_life = Some((meta.head.epoch, meta.head.version));
         let mut after = Audience { last_life, ..before };
         let told = before.mode == Diffusion::Write && mode == Diffusion::Write;
@@ -407,11 +410,11 @@ impl Rules<'_> {
         name: &CollectionName,
         audience: &Audience,
         pinned: Option<Diffusion>,
-        moved: bool,
+        commits: Option<u64>,
         now: Timestamp,
     ) -> Diffusion {
-        if moved {
-            self.rates.entry(name.clone()).or_default().tick(now);
+        if let Some(commits) = commits {
+            self.rates.entry(name.clone()).or_default().tick(commits, now);
         }
         self.judge(name, audience, pinned, now)
     }
@@ -427,6 +430,8 @@ impl Rules<'_> {
     ) -> Diffusion {
         let moves_per_s = self.rates.get(name).map_or(0.0, |rate| rate.per_s(now));
         let Audience { count, mode, since, .. } = *audience;
+        // One that was read because it moved often is not calm because nobody has looked yet.
+        let since = if mode == Diffusion::Read { since.max(self.since) } else { since };
         let seen = Seen { mode, since, audience: count, moves_per_s, pinned };
         decide(&seen, now, self.limits)
     }

@@ -294,6 +294,18 @@ impl Working {
         self.meta.before != self.meta.now
     }
 
+    /// How many commits of the group changed it. Each has a version of its own.
+    pub(super) fn commits(&self) -> u64 {
+        let head = |meta: &Option<Meta>| meta.as_ref().map(|meta| meta.head);
+        match (head(&self.meta.before), head(&self.meta.now)) {
+            (Some(before), Some(now)) if before.epoch == now.epoch => {
+                now.version.get() - before.version.get()
+            }
+            (_, Some(now)) => now.version.get(),
+            (_, None) => 1,
+        }
+    }
+
     fn load_segment(
         &mut self,
         id: CollectionId,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sync_proto::types::{CollectionName, Diffusion, Epoch, Policy, Subject, Timestamp};
 
 use super::ledger::{Heads, Ledger, Writing};
+use crate::core::diffusion::Limits;
 use crate::core::inbox::{Known, Rates, Rules};
 use crate::core::plan::Moment;
 use crate::core::workspace::Workspace;
@@ -21,19 +22,22 @@ use crate::store::{Direction, Store, StoreError};
 #[cfg(test)]
 mod tests;
 
-/// Entries that one step of a sweep brings up to date. Few in tests, so that sweeps are met.
-const SWEEP_ENTRIES_MAX: usize = if cfg!(test) { 2 } else { 512 };
+/// Entries that one step of a sweep brings up to date: some milliseconds, which commits wait for.
+/// Few in tests, so that sweeps are met.
+const SWEEP_ENTRIES_MAX: usize = if cfg!(test) { 2 } else { 64 };
 
 /// Audiences that one step judges by what is known of them in memory.
 const LOOKS_MAX: usize = 4_096;
 
 /// Entries that one step writes because audiences are written to again; one audience may exceed it.
-const SWITCH_ENTRIES_MAX: u64 = if cfg!(test) { 4 } else { 1_024 };
+const SWITCH_ENTRIES_MAX: u64 = if cfg!(test) { 4 } else { 64 };
 
 /// What telling remembers between groups.
 #[derive(Debug, Default)]
 pub(super) struct Diffusing {
     rates: Rates,
+    /// Since when there are rates.
+    since: Option<Timestamp>,
     sweeps: BTreeMap<CollectionName, Sweep>,
     /// The sweep that was served last.
     swept: Option<CollectionName>,
@@ -98,6 +102,15 @@ impl Diffusing {
     /// How often a second a collection moved lately.
     pub(super) fn moves_per_s(&self, name: &CollectionName, now: Timestamp) -> f64 {
         self.rates.get(name).map_or(0.0, |rate| rate.per_s(now))
+    }
+
+    fn rules<'a>(
+        &'a mut self,
+        limits: &'a Limits,
+        now: Timestamp,
+    ) -> (Rules<'a>, &'a BTreeMap<CollectionName, Sweep>) {
+        let since = *self.since.get_or_insert(now);
+        (Rules { limits, rates: &mut self.rates, since }, &self.sweeps)
     }
 
     /// The sweep whose turn it is.
@@ -184,8 +197,7 @@ impl<S: Store> Ledger<S> {
         workspace: &mut Workspace,
         at: &mut Moment<'_>,
     ) -> Result<(), StoreError> {
-        let Diffusing { rates, sweeps, .. } = &mut writing.diffusing;
-        let mut rules = Rules { limits: &self.settings.diffusion, rates };
+        let (mut rules, sweeps) = writing.diffusing.rules(&self.settings.diffusion, at.now);
         workspace.diffuse(&mut rules, at, &Knowing { ledger: self, sweeps })
     }
 
@@ -196,8 +208,7 @@ impl<S: Store> Ledger<S> {
         now: Timestamp,
         plan: impl FnOnce(&mut Rules<'_>, &mut Moment<'_>, &dyn Known) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let Diffusing { rates, sweeps, .. } = &mut writing.diffusing;
-        let mut rules = Rules { limits: &self.settings.diffusion, rates };
+        let (mut rules, sweeps) = writing.diffusing.rules(&self.settings.diffusion, now);
         // Whoever follows has an inbox, so none is made here.
         let mut mint = || Epoch::new(1).expect("one is not zero");
         let (receipt_window, acks) = (self.settings.receipt_window, self.settings.acks);
@@ -211,7 +222,8 @@ impl<S: Store> Ledger<S> {
         std::mem::take(&mut self.writing.lock().diffusing.concerned)
     }
 
-    /// Does some of what is to be done for followers beside commits; whether more is left.
+    /// Does a little of what is to be done for followers beside commits: some milliseconds' worth,
+    /// and at most one audience beyond that. Whether more is left.
     pub fn tend_audiences(&self, now: Timestamp) -> Result<bool, StoreError> {
         let mut writing = self.writing.lock();
         match self.may_write(&writing) {
@@ -250,14 +262,14 @@ impl<S: Store> Ledger<S> {
         let full = |entries| entries >= SWITCH_ENTRIES_MAX;
         {
             let heads = self.heads.read();
-            let Diffusing { rates, looked, .. } = &mut writing.diffusing;
+            let looked = writing.diffusing.looked.clone();
+            let (rules, _) = writing.diffusing.rules(&self.settings.diffusion, now);
             let behind =
                 looked.as_ref().map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
             if looked.is_none() {
-                rates.retain(|_, rate| !rate.is_forgotten(now));
+                rules.rates.retain(|_, rate| !rate.is_forgotten(now));
             }
-            let rules = Rules { limits: &self.settings.diffusion, rates };
-            for name in heads.read_diffused.range::<str, _>((behind, Bound::Unbounded)) {
+            for (name, _) in heads.read_diffused.range::<str, _>((behind, Bound::Unbounded)) {
                 if looks == LOOKS_MAX || full(entries) {
                     break;
                 }
@@ -289,7 +301,7 @@ impl<S: Store> Ledger<S> {
             (heads.audiences.get(name).copied(), heads.policy(name))
         };
         let Some(audience) = audience else { return Ok(()) };
-        let rules = Rules { limits: &self.settings.diffusion, rates: &mut writing.diffusing.rates };
+        let (rules, _) = writing.diffusing.rules(&self.settings.diffusion, now);
         let mode = rules.judge(name, &audience, policy.diffusion, now);
         if mode != audience.mode {
             self.switch_all(writing, std::slice::from_ref(name), mode, now)?;

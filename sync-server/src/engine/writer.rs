@@ -121,6 +121,8 @@ struct Thread<S> {
     /// A job that did not fit into the last group.
     held: Option<Job>,
     last_purge: Instant,
+    /// When nothing was left to be done for followers; `None` = something may be.
+    tended: Option<Instant>,
     /// How long the next step of a purge may hold up commits.
     purge_step: Duration,
 }
@@ -209,6 +211,7 @@ impl Writer {
             runtime,
             held: None,
             last_purge: Instant::now(),
+            tended: None,
             purge_step: PURGE_STEP_MIN,
         };
         let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
@@ -253,6 +256,7 @@ impl<S: Store> Thread<S> {
                 Job::Commit(ticket) => self.commit(ticket)?,
                 Job::Delete(name, condition, reply) => {
                     self.delete(&name, condition.as_ref(), reply)?;
+                    self.tended = None;
                 }
                 Job::Administer(name, asked, reply) => self.administer(&name, &asked, reply)?,
                 Job::Stop => return self.finish(),
@@ -295,7 +299,8 @@ impl<S: Store> Thread<S> {
 
     /// Purges between two groups.
     fn purge_between(&mut self) -> Result<(), StoreError> {
-        self.tend()?;
+        let began = Instant::now();
+        self.tend(|_| began.elapsed() < PURGE_STEP_MIN)?;
         let (began, most) = (Instant::now(), self.purge_step);
         let rest = self.ledger.purge_step(Timestamp::now(), &mut || began.elapsed() < most)?;
         self.purge_step = match rest {
@@ -306,16 +311,25 @@ impl<S: Store> Thread<S> {
         Ok(())
     }
 
-    /// A step of the work for followers; whether there is more.
-    fn tend(&self) -> Result<bool, StoreError> {
-        let more = self.ledger.tend_audiences(Timestamp::now())?;
-        self.announce(None);
-        Ok(more)
+    /// Steps of the work for followers, one at least; whether there is more. When there was none,
+    /// it is looked for again after a while: that takes a look at every rate.
+    fn tend(&mut self, go_on: impl Fn(&Self) -> bool) -> Result<bool, StoreError> {
+        if self.tended.is_some_and(|at| at.elapsed() < PURGE_ROUND) {
+            return Ok(false);
+        }
+        loop {
+            let more = self.ledger.tend_audiences(Timestamp::now())?;
+            self.announce(None);
+            self.tended = (!more).then(Instant::now);
+            if !more || !go_on(self) {
+                return Ok(more);
+            }
+        }
     }
 
     /// Purges until somebody wants to write.
     fn purge_idle(&mut self) -> Result<Rest, StoreError> {
-        let more = self.tend()?;
+        let more = self.tend(|thread| thread.jobs.is_empty())?;
         let jobs = &self.jobs;
         let rest = self.ledger.purge_step(Timestamp::now(), &mut || jobs.is_empty())?;
         self.last_purge = Instant::now();

@@ -12,13 +12,12 @@ use sync_proto::convert::decode_inbox_entry;
 use sync_proto::types::{Commit, Head, InboxEntry, Key, Mutation, Op, Scope, Value, Version};
 
 use super::*;
-use crate::core::diffusion::Limits;
 use crate::core::inbox::{entry_key, truth};
 use crate::core::request::Request;
 use crate::core::retention::Retention;
 use crate::engine::administering::Administration;
 use crate::engine::ledger::Settings;
-use crate::engine::polling::Search;
+use crate::engine::polling::{Found, Search};
 use crate::store::disk::{DiskOptions, DiskStore};
 use crate::store::memory::{Fault, Faults, MemoryStore};
 
@@ -30,8 +29,8 @@ const STEPS: usize = 250;
 
 fn settings() -> Settings {
     let retention = Retention { tombstone_age_max: Duration::from_secs(20), tombstones_max: 6 };
-    let dwell = Duration::from_secs(3);
-    let diffusion = Limits { write_audience_max: 4, fan_out_per_s_max: 1, dwell };
+    let dwell = Duration::from_secs(1);
+    let diffusion = Limits { write_audience_max: 4, fan_out_per_s_max: 8, dwell };
     Settings { retention, diffusion, ..Settings::default() }
 }
 
@@ -94,6 +93,8 @@ struct Twins {
     epochs: u64,
     /// How often each mode was met with followers, and sweeps.
     met: [u64; 3],
+    /// Switches to writing and to reading, and sweeps that ended, in earlier lives.
+    done: [u64; 3],
 }
 
 impl Twins {
@@ -110,6 +111,7 @@ impl Twins {
             time: 1_000,
             epochs: 0,
             met: [0; 3],
+            done: [0; 3],
         }
     }
 
@@ -258,12 +260,19 @@ impl Twins {
     /// Rates are forgotten, everything else is as it was.
     fn reopen(&mut self) {
         let before = state(&self.memory);
+        self.done = self.done();
         self.memory = open(self.memory.store().crash());
         let elsewhere = tempfile::tempdir().unwrap();
         let beside = DiskStore::open(elsewhere.path(), &disk_options()).unwrap();
         std::mem::replace(&mut self.disk, open(beside)).into_store().close().unwrap();
         self.disk = open(DiskStore::open(self.dir.path(), &disk_options()).unwrap());
         assert_eq!(state(&self.memory), before);
+    }
+
+    fn done(&self) -> [u64; 3] {
+        let spread = self.memory.spread_totals();
+        let [write, read, sweeps] = self.done;
+        [write + spread.to_write, read + spread.to_read, sweeps + spread.sweeps]
     }
 
     fn check(&mut self) {
@@ -320,15 +329,18 @@ impl Twins {
                         scope: &Scope::All,
                         after: after.as_ref(),
                         only_moved: true,
+                        may_read: &|_| true,
                         most,
                     };
-                    let some = self.memory.hot_follows(&search, &mut 9, &AtomicBool::new(false));
-                    let some = some.unwrap();
-                    let page: Vec<_> = some.iter().map(|it| it.name.clone()).collect();
+                    // A search may end early: then it says where to go on.
+                    let looks = &mut usize::try_from(number % 3).unwrap();
+                    let some = self.memory.hot_follows(&search, looks, &AtomicBool::new(false));
+                    let Found { follows, rest } = some.unwrap();
+                    let page: Vec<_> = follows.iter().map(|it| it.name.clone()).collect();
                     assert!(page.is_sorted() && page.len() <= most, "{page:?}");
-                    after = page.last().cloned();
-                    let done = some.len() < most;
-                    polled.extend(some.into_iter().map(|it| (it.name, it.truth)));
+                    let done = follows.len() < most && rest.is_none();
+                    after = rest.map(|rest| rest.name).or(page.last().cloned());
+                    polled.extend(follows.into_iter().map(|it| (it.name, it.truth)));
                     if done {
                         break;
                     }
@@ -368,8 +380,7 @@ fn every_follower_is_told_the_truth() {
         for (sum, one) in met.iter_mut().zip(twins.met) {
             *sum += one;
         }
-        let spread = twins.memory.spread_totals();
-        for (sum, one) in totals.iter_mut().zip([spread.to_write, spread.to_read, spread.sweeps]) {
+        for (sum, one) in totals.iter_mut().zip(twins.done()) {
             *sum += one;
         }
     }
