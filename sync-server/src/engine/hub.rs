@@ -37,6 +37,9 @@ type ListenerId = u64;
 /// What a listener calls a collection.
 type Index = usize;
 
+/// From here on a listener names what it listens to for a while.
+pub const WATCHED_FROM: usize = 1 << 32;
+
 /// Which of a listener's collections moved since it last looked.
 #[derive(Debug, Default)]
 pub struct Mailbox {
@@ -89,13 +92,15 @@ impl Hub {
         }
     }
 
-    /// How many registrations there are for a collection.
+    /// How many registrations there are for a collection, without those for a while.
     #[must_use]
     pub fn listeners(&self, name: &CollectionName) -> usize {
         match self.state.lock().listeners.get(name) {
             None => 0,
-            Some(Registered::One(..)) => 1,
-            Some(Registered::Many(listeners)) => listeners.len(),
+            Some(Registered::One((_, index), _)) => usize::from(*index < WATCHED_FROM),
+            Some(Registered::Many(listeners)) => {
+                listeners.keys().filter(|(_, index)| *index < WATCHED_FROM).count()
+            }
         }
     }
 }
@@ -178,7 +183,7 @@ impl Listener {
 
     /// Listens to one more collection, under an index that is not in use.
     pub fn watch(&mut self, index: usize, name: CollectionName) {
-        assert!(index >= self.names.len(), "{index} is one of the first names");
+        assert!(index >= WATCHED_FROM, "{index} is for one of the first names");
         self.hub.state.lock().register(&name, (self.id, index), &self.mailbox);
         let clash = self.watched.insert(index, name);
         assert!(clash.is_none(), "{index} is in use");
@@ -251,12 +256,14 @@ mod tests {
     async fn a_name_can_be_watched_for_a_while() {
         let hub = Arc::new(Hub::default());
         let mut listener = hub.listen(vec![name("a")]);
-        listener.watch(7, name("b"));
-        listener.watch(8, name("a"));
+        let (seven, eight) = (WATCHED_FROM + 7, WATCHED_FROM + 8);
+        listener.watch(seven, name("b"));
+        listener.watch(eight, name("a"));
+        assert_eq!((hub.listeners(&name("a")), hub.listeners(&name("b"))), (1, 0));
         hub.announce(&[name("a"), name("b")]);
-        assert_eq!(listener.moved().await, [0, 7, 8].into());
-        listener.unwatch(8);
-        listener.unwatch(8);
+        assert_eq!(listener.moved().await, [0, seven, eight].into());
+        listener.unwatch(eight);
+        listener.unwatch(eight);
         hub.announce(&[name("a")]);
         assert_eq!(listener.moved().await, [0].into());
         drop(listener);

@@ -6,7 +6,7 @@
 //!            (readers between here ...................... and here see the undo)
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,8 +72,10 @@ pub(super) struct Heads {
     pub(super) by_name: BTreeMap<CollectionName, (CollectionId, Arc<Meta>)>,
     /// Those who follow, by name.
     pub(super) audiences: BTreeMap<CollectionName, Audience>,
-    /// Names whose followers are not written to.
-    pub(super) read_diffused: BTreeSet<CollectionName>,
+    /// Names whose followers are not written to, and which switch that was.
+    pub(super) read_diffused: BTreeMap<CollectionName, u64>,
+    /// The same by switch.
+    pub(super) read_since: BTreeMap<u64, CollectionName>,
     /// How often a name came into `read_diffused` or left it.
     pub(super) switches: u64,
     /// Cursors that are held for clients.
@@ -453,12 +455,15 @@ impl Heads {
             Some(audience) => self.audiences.insert(name.clone(), audience),
             None => self.audiences.remove(name),
         };
-        let changed = if is_read {
-            self.read_diffused.insert(name.clone())
-        } else {
-            self.read_diffused.remove(name)
-        };
-        self.switches += u64::from(changed);
+        if is_read != self.read_diffused.contains_key(name) {
+            self.switches += 1;
+            if is_read {
+                self.read_diffused.insert(name.clone(), self.switches);
+                self.read_since.insert(self.switches, name.clone());
+            } else if let Some(since) = self.read_diffused.remove(name) {
+                self.read_since.remove(&since);
+            }
+        }
         let (before, audience) = (before?, audience?);
         (before.mode != audience.mode).then_some(audience.mode)
     }

@@ -7,10 +7,14 @@
 //!   inbox caught up, or a switch somewhere, or entries that changed
 //!        │ look: which of its entries are read-diffused?
 //!        ▼
-//!   watched ──moved──► pending ──its time has come──► stands where it was told? ──no──► Notice
-//!      ▲  (first the shell listens to it, then it is pending: nothing falls between)
+//!   watched ──moved──► pending ──► stands where it was told? ──no──► Notice
+//!      ▲  ▲                                                            │ not listened to
+//!      │  └──────────── listened to, and looked at once more ◄── its time has come again
 //!      └── unwatched when it is not followed, or announces itself again
 //! ```
+//! Whoever was just told need not be woken: a commit to a busy collection wakes each of its live
+//! followers once in an interval, not once for each commit. First the shell listens to a collection,
+//! then it is looked at: nothing falls between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
@@ -22,8 +26,9 @@ use sync_proto::types::{
     AcceptedTarget, CollectionName, Delta, Event, InboxEntry, InboxNotice, Plan, Scope, Target,
 };
 
+use super::hub::WATCHED_FROM;
 use super::ledger::Ledger;
-use super::polling::{HotFollow, Search, name_of};
+use super::polling::{Found, HotFollow, Search, name_of};
 use crate::core::inbox::in_scope;
 use crate::store::{Store, StoreError};
 
@@ -33,10 +38,16 @@ mod tests;
 /// Collections that are watched for one inbox of a stream. Of more, pulls tell.
 pub const WATCHED_MAX: usize = 512;
 
+/// Collections that are watched for all inboxes of a stream. Of more, pulls tell.
+pub const STREAM_WATCHED_MAX: usize = 4_096;
+
+/// Looks into an inbox in one turn.
+const LOOKS: usize = 8;
+
 /// Notices of one turn.
 const NOTICES_MAX: usize = 256;
 
-/// What a stream calls a collection that it watches: behind the numbers of its targets.
+/// What a stream calls a collection that it watches, from [`WATCHED_FROM`] on.
 pub type WatchId = usize;
 
 /// Whom to listen to from now on, or no longer.
@@ -55,8 +66,8 @@ pub struct Noticing {
     interval: Duration,
     watched: BTreeMap<WatchId, Watched>,
     next_id: WatchId,
-    /// What may have moved, and when it may be told.
-    pending: BTreeMap<WatchId, Duration>,
+    /// What may have moved, by when it may be told.
+    pending: BTreeSet<(Duration, WatchId)>,
     /// Inboxes that are to be looked through.
     due: BTreeSet<usize>,
     changes: Vec<Watching>,
@@ -69,22 +80,23 @@ struct Inbox {
     /// Its subscriber has all of its entries.
     caught_up: bool,
     by_name: BTreeMap<CollectionName, WatchId>,
-    look: Look,
-    /// How many switches there had been when it was looked through.
+    /// All of it is to be looked through.
+    anew: bool,
+    /// It is being looked through.
+    through: Option<Through>,
+    /// Entries that changed, to be looked at.
+    changed: BTreeSet<CollectionName>,
+    /// How many switches there had been when it was looked at.
     switches: u64,
     /// There is more to watch than may be.
     cut: bool,
 }
 
-/// What of an inbox is to be looked at.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    /// All of it, if anything has been switched.
-    Switches,
-    /// Entries that changed.
-    Some(BTreeSet<CollectionName>),
-    /// All of it.
-    All,
+/// How far an inbox is looked through.
+#[derive(Debug, Default)]
+struct Through {
+    after: Option<CollectionName>,
+    found: BTreeMap<CollectionName, HotFollow>,
 }
 
 #[derive(Debug)]
@@ -94,6 +106,10 @@ struct Watched {
     told: InboxEntry,
     /// When the next notice may be sent.
     free: Duration,
+    /// When it is pending.
+    due: Option<Duration>,
+    /// The shell listens to it.
+    heard: bool,
 }
 
 // === impl Noticing ===
@@ -111,8 +127,8 @@ impl Noticing {
             inboxes: BTreeMap::new(),
             interval,
             watched: BTreeMap::new(),
-            next_id: accepted.len(),
-            pending: BTreeMap::new(),
+            next_id: WATCHED_FROM,
+            pending: BTreeSet::new(),
             due: BTreeSet::new(),
             changes: Vec::new(),
         };
@@ -128,9 +144,17 @@ impl Noticing {
                 Plan::CatchUp | Plan::Load | Plan::Absent => false,
                 Plan::Reset(_) | Plan::Denied => continue,
             };
-            let (by_name, look) = (BTreeMap::new(), Look::All);
-            let (switches, cut) = (0, false);
-            let inbox = Inbox { name, scope, caught_up, by_name, look, switches, cut };
+            let inbox = Inbox {
+                name,
+                scope,
+                caught_up,
+                by_name: BTreeMap::new(),
+                anew: true,
+                through: None,
+                changed: BTreeSet::new(),
+                switches: 0,
+                cut: false,
+            };
             noticing.inboxes.insert(index, inbox);
             if caught_up {
                 noticing.due.insert(index);
@@ -143,7 +167,7 @@ impl Noticing {
     pub fn mark(&mut self, moved: &BTreeSet<usize>, now: Duration) {
         for index in moved {
             if let Some(watched) = self.watched.get(index) {
-                self.pending.insert(*index, watched.free.max(now));
+                self.put_off(*index, watched.free.max(now));
             } else if self.inboxes.get(index).is_some_and(|inbox| inbox.caught_up) {
                 // Perhaps nothing of the inbox changed: something is switched to be read.
                 self.due.insert(*index);
@@ -185,7 +209,7 @@ impl Noticing {
     /// When the next notice may be sent that waits for its time.
     #[must_use]
     pub fn next_at(&self) -> Option<Duration> {
-        self.pending.values().min().copied()
+        self.pending.first().map(|(at, _)| *at)
     }
 
     /// Whom to listen to from now on, before the next step.
@@ -205,12 +229,19 @@ impl Noticing {
             self.look(index, ledger, now, &may_read)?;
             return Ok(Vec::new());
         }
-        let ready = self.pending.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id);
-        let ready: Vec<WatchId> = ready.take(NOTICES_MAX).collect();
+        let ready = self.pending.iter().take_while(|(at, _)| *at <= now);
+        let ready: Vec<_> = ready.take(NOTICES_MAX).copied().collect();
         let mut notices = Vec::new();
-        for id in ready {
-            self.pending.remove(&id);
+        for (at, id) in ready {
+            self.pending.remove(&(at, id));
             let Some(watched) = self.watched.get_mut(&id) else { continue };
+            watched.due = None;
+            if !watched.heard {
+                watched.heard = true;
+                self.changes.push(Watching::Begin(id, watched.name.clone()));
+                self.put_off(id, now);
+                continue;
+            }
             let Some((truth, head)) = ledger.stands_at(&watched.name) else {
                 // It announces itself again: the inbox tells.
                 let (index, name) = (watched.inbox, watched.name.clone());
@@ -222,8 +253,12 @@ impl Noticing {
             }
             watched.told = truth;
             watched.free = now + self.interval;
+            watched.heard = false;
+            let (free, collection) = (watched.free, watched.name.clone());
             let Some(inbox) = self.inboxes.get(&watched.inbox) else { continue };
-            let (inbox, collection) = (inbox.name.clone(), watched.name.clone());
+            let inbox = inbox.name.clone();
+            self.changes.push(Watching::End(id));
+            self.put_off(id, free);
             notices.push(Event::InboxNotice(InboxNotice { inbox, collection, head }));
         }
         Ok(notices)
@@ -232,7 +267,7 @@ impl Noticing {
     fn look_through(&mut self, name: &CollectionName) {
         self.set_caught_up(name, true);
         for (index, inbox) in self.inboxes.iter_mut().filter(|(_, inbox)| inbox.name == *name) {
-            inbox.look = Look::All;
+            inbox.anew = true;
             self.due.insert(*index);
         }
     }
@@ -244,18 +279,12 @@ impl Noticing {
         if !inbox.caught_up {
             return Ok(());
         }
-        let mut names = BTreeSet::new();
         for change in &delta.changes {
             let change = decode_change(change.clone()).map_err(|error| StoreError::Damaged {
                 place: "an inbox".to_owned(),
                 reason: error.to_string(),
             })?;
-            names.insert(name_of(&change.key)?);
-        }
-        match &mut inbox.look {
-            Look::All => {}
-            Look::Some(earlier) => earlier.extend(names),
-            Look::Switches => inbox.look = Look::Some(names),
+            inbox.changed.insert(name_of(&change.key)?);
         }
         self.due.insert(*index);
         Ok(())
@@ -287,17 +316,23 @@ impl Noticing {
         if !inbox.caught_up {
             return Ok(());
         }
-        // Before looking: what is switched meanwhile is looked for again.
-        let switches = ledger.switches();
-        let look = std::mem::replace(&mut inbox.look, Look::Switches);
-        let changed = switches != std::mem::replace(&mut inbox.switches, switches);
-        let names = match look {
-            Look::Some(names) if !changed && !inbox.cut => names,
-            Look::Switches if !changed => return Ok(()),
-            Look::Some(_) | Look::Switches | Look::All => {
-                return self.look_at_all(index, ledger, now, may_read);
-            }
+        if std::mem::take(&mut inbox.anew) {
+            // Before looking: what is switched meanwhile is looked for again.
+            inbox.switches = ledger.switches();
+            inbox.through = Some(Through::default());
+            inbox.changed.clear();
+        }
+        if inbox.through.is_some() {
+            return self.look_on(index, ledger, now, may_read);
+        }
+        let mut names = std::mem::take(&mut inbox.changed);
+        let before = std::mem::replace(&mut inbox.switches, ledger.switches());
+        let Some(switched) = ledger.switched_since(before) else {
+            inbox.anew = true;
+            self.due.insert(index);
+            return Ok(());
         };
+        names.extend(switched);
         for name in names {
             let Some(inbox) = self.inboxes.get(&index) else { return Ok(()) };
             let wanted = in_scope(&inbox.scope, &name) && may_read(&name);
@@ -308,10 +343,25 @@ impl Noticing {
                 (Some(_), Some(_)) | (None, None) => {}
             }
         }
+        self.fill(index);
         Ok(())
     }
 
-    fn look_at_all<S: Store>(
+    /// Looks for others if there is room for some of those that there was none for.
+    fn fill(&mut self, index: usize) {
+        let room = self.watched.len() < STREAM_WATCHED_MAX;
+        if let Some(inbox) = self.inboxes.get_mut(&index)
+            && inbox.cut
+            && room
+            && inbox.by_name.len() < WATCHED_MAX
+        {
+            inbox.anew = true;
+            self.due.insert(index);
+        }
+    }
+
+    /// Looks on through an inbox, a piece at a time.
+    fn look_on<S: Store>(
         &mut self,
         index: usize,
         ledger: &Ledger<S>,
@@ -319,39 +369,56 @@ impl Noticing {
         may_read: &impl Fn(&CollectionName) -> bool,
     ) -> Result<(), StoreError> {
         let Some(inbox) = self.inboxes.get_mut(&index) else { return Ok(()) };
+        let Some(mut through) = inbox.through.take() else { return Ok(()) };
         let search = Search {
             inbox: &inbox.name,
             scope: &inbox.scope,
-            after: None,
+            after: through.after.as_ref(),
             only_moved: false,
-            most: WATCHED_MAX + 1,
+            may_read,
+            most: WATCHED_MAX + 1 - through.found.len(),
         };
-        let mut found = ledger.hot_follows(&search, &mut 0, &AtomicBool::new(false))?;
-        inbox.cut = found.len() > WATCHED_MAX;
-        found.retain(|follow| may_read(&follow.name));
-        found.truncate(WATCHED_MAX);
-        let names: BTreeSet<&CollectionName> = found.iter().map(|follow| &follow.name).collect();
-        let gone: Vec<_> = inbox
-            .by_name
-            .iter()
-            .filter(|(name, _)| !names.contains(name))
-            .map(|(name, id)| (name.clone(), *id))
-            .collect();
+        let Found { follows, rest } =
+            ledger.hot_follows(&search, &mut { LOOKS }, &AtomicBool::new(false))?;
+        let room = WATCHED_MAX - through.found.len();
+        let cut = follows.len() > room;
+        let follows = follows.into_iter().take(room);
+        through.found.extend(follows.map(|follow| (follow.name.clone(), follow)));
+        if !cut && let Some(rest) = rest {
+            through.after = Some(rest.name);
+            inbox.through = Some(through);
+            self.due.insert(index);
+            return Ok(());
+        }
+        inbox.cut = cut;
+        let gone = inbox.by_name.iter().filter(|(name, _)| !through.found.contains_key(*name));
+        let gone: Vec<_> = gone.map(|(name, id)| (name.clone(), *id)).collect();
         for (name, id) in gone {
             self.unwatch(index, &name, id);
         }
-        for follow in found {
-            let known = self.inboxes.get(&index).map(|it| it.by_name.contains_key(&follow.name));
+        for (name, follow) in through.found {
+            let known = self.inboxes.get(&index).map(|it| it.by_name.contains_key(&name));
             if known == Some(false) {
                 self.begin(index, follow, now);
             }
         }
+        // What changed meanwhile, and what was switched.
+        self.due.insert(index);
         Ok(())
+    }
+
+    fn put_off(&mut self, id: WatchId, until: Duration) {
+        let Some(watched) = self.watched.get_mut(&id) else { return };
+        if let Some(due) = watched.due.replace(until) {
+            self.pending.remove(&(due, id));
+        }
+        self.pending.insert((until, id));
     }
 
     fn begin(&mut self, index: usize, follow: HotFollow, now: Duration) {
         let Some(inbox) = self.inboxes.get_mut(&index) else { return };
-        if inbox.by_name.len() == WATCHED_MAX {
+        let full = self.watched.len() == STREAM_WATCHED_MAX;
+        if full || inbox.by_name.len() == WATCHED_MAX {
             inbox.cut = true;
             return;
         }
@@ -360,9 +427,11 @@ impl Noticing {
         let HotFollow { name, entry, .. } = follow;
         inbox.by_name.insert(name.clone(), id);
         self.changes.push(Watching::Begin(id, name.clone()));
-        self.watched.insert(id, Watched { inbox: index, name, told: entry, free: now });
+        let watched =
+            Watched { inbox: index, name, told: entry, free: now, due: None, heard: true };
+        self.watched.insert(id, watched);
         // Looked at once more when it is listened to.
-        self.pending.insert(id, now);
+        self.put_off(id, now);
     }
 
     fn unwatch(&mut self, index: usize, name: &CollectionName, id: WatchId) {
@@ -373,8 +442,12 @@ impl Noticing {
     }
 
     fn end(&mut self, id: WatchId) {
-        self.watched.remove(&id);
-        self.pending.remove(&id);
-        self.changes.push(Watching::End(id));
+        let Some(watched) = self.watched.remove(&id) else { return };
+        if let Some(due) = watched.due {
+            self.pending.remove(&(due, id));
+        }
+        if watched.heard {
+            self.changes.push(Watching::End(id));
+        }
     }
 }

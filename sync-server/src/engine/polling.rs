@@ -1,8 +1,10 @@
 //! What inboxes do not announce: the collections that a subject follows and that are read by their
 //! followers, with where they stand and where the inbox says that they stand. Found by whichever is
 //! less: the names that are read, or the entries of the inbox. A look is bounded and of one durable
-//! state, heads and rows alike; a search takes as many looks as it needs.
+//! state, heads and rows alike; a search takes as many looks as it is given, and says where the next
+//! one goes on.
 
+use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,10 @@ const POLLED_OVERHEAD_BYTES: usize = 40;
 /// Names, or entries, of one look. Few in tests, so that searches take several.
 const LOOK_MAX: usize = if cfg!(test) { 2 } else { 512 };
 
+/// The names that are read are looked at if they are at most so many. Of more, the entries of the
+/// inbox are: a search goes on behind a name, and nobody is told a name that it does not follow.
+const READ_NAMES_MAX: usize = if cfg!(test) { 5 } else { 8_192 };
+
 /// A collection that a subject follows and that does not announce itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HotFollow {
@@ -41,7 +47,8 @@ pub struct HotFollow {
 }
 
 /// A search among what a subject follows.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
+#[allow(missing_debug_implementations, reason = "whether something may be told is a function")]
 pub struct Search<'a> {
     /// The inbox.
     pub inbox: &'a CollectionName,
@@ -51,8 +58,19 @@ pub struct Search<'a> {
     pub after: Option<&'a CollectionName>,
     /// Only those of which the inbox does not say where they stand.
     pub only_moved: bool,
+    /// Only what may be told.
+    pub may_read: &'a dyn Fn(&CollectionName) -> bool,
     /// End when this many are found.
     pub most: usize,
+}
+
+/// What a search found, by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What was sought, and it was seen to be so.
+    pub follows: Vec<HotFollow>,
+    /// The search ended early, behind this one, which may be one of them.
+    pub rest: Option<HotFollow>,
 }
 
 /// A name that may be what is sought: where it stands, and where its entry is, if that is known.
@@ -63,14 +81,29 @@ struct Candidate {
 }
 
 /// Live entries with their versions, and behind which name there may be more.
-type Entries = (Vec<(CollectionName, Version)>, Option<CollectionName>);
+type Entries = (Vec<Entry>, Option<CollectionName>);
 
-/// Candidates of one durable state: the inbox, them, behind which name there may be more, the rows.
-type Candidates<'v, S> = (CollectionId, Vec<Candidate>, Option<CollectionName>, View<'v, S>);
+/// A name that is followed, and the version of its entry.
+type Entry = (CollectionName, Version);
 
-/// What one look found, and behind which name to look next; `None`: that was all.
+/// Candidates of one durable state, in the inbox of this id.
+struct Candidates<'v, S> {
+    id: CollectionId,
+    candidates: Vec<Candidate>,
+    /// The last entry that was looked at, if entries were.
+    last: Option<Entry>,
+    /// Behind which name there may be more.
+    next: Option<CollectionName>,
+    view: View<'v, S>,
+}
+
+/// What one look found.
+#[derive(Default)]
 struct Looked {
     found: Vec<HotFollow>,
+    /// A place of the inbox behind which a search can go on, if it was looked at.
+    last: Option<HotFollow>,
+    /// Behind which name to look next; `None`: that was all.
     next: Option<CollectionName>,
 }
 
@@ -87,25 +120,41 @@ impl<S: Store> Ledger<S> {
         self.heads.read().switches
     }
 
-    /// Searches, by name. Takes its looks out of `looks`; stops when nobody waits any more.
+    /// Those that came to be read since there had been so many switches; `None`: too many to say.
+    pub fn switched_since(&self, switches: u64) -> Option<BTreeSet<CollectionName>> {
+        let heads = self.heads.read();
+        let behind = (Bound::Excluded(switches), Bound::Unbounded);
+        let since = heads.read_since.range(behind).map(|(_, name)| name.clone());
+        let since: BTreeSet<_> = since.take(READ_NAMES_MAX + 1).collect();
+        (since.len() <= READ_NAMES_MAX).then_some(since)
+    }
+
+    /// Searches, by name. Takes its looks out of `looks`, and takes one at least; looks on as long
+    /// as there is nothing behind which the next search could go on. Stops when nobody waits any
+    /// more.
     pub fn hot_follows(
         &self,
         search: &Search<'_>,
         looks: &mut usize,
         cancelled: &AtomicBool,
-    ) -> Result<Vec<HotFollow>, StoreError> {
-        let mut found = Vec::new();
+    ) -> Result<Found, StoreError> {
+        let mut found = Found::default();
         let mut after = search.after.cloned();
-        while found.len() < search.most && !cancelled.load(Ordering::Relaxed) {
+        while found.follows.len() < search.most && !cancelled.load(Ordering::Relaxed) {
+            if *looks == 0 && found.rest.is_some() {
+                return Ok(found);
+            }
             *looks = looks.saturating_sub(1);
             let looked = self.look_for_hot(search, after.as_ref())?;
-            found.extend(looked.found);
+            found.follows.extend(looked.found);
+            found.rest = looked.last.or(found.rest);
             if looked.next.is_none() {
                 break;
             }
             after = looked.next;
         }
-        found.truncate(search.most);
+        found.rest = None;
+        found.follows.truncate(search.most);
         Ok(found)
     }
 
@@ -155,23 +204,28 @@ impl<S: Store> Ledger<S> {
             scope: &target.scope,
             after: target.polled_after.as_ref(),
             only_moved: true,
+            // Where it stands is no more than the entry says that its subject reads anyway.
+            may_read: &|_| true,
             most: POLLED_MAX + 1,
         };
-        let found = self.hot_follows(&search, looks, cancelled)?;
-        let (count, mut bytes) = (found.len(), 0);
+        let Found { mut follows, rest } = self.hot_follows(&search, looks, cancelled)?;
+        let ends_early = rest.is_some();
+        // The place to go on from is told too: it says what the inbox says, or what was found.
+        follows.extend(rest.filter(|rest| follows.last().is_none_or(|it| it.name != rest.name)));
+        let (count, mut bytes) = (follows.len(), 0);
         let fits = |found: &HotFollow| {
             let size = POLLED_OVERHEAD_BYTES + found.name.as_str().len();
             let fits = bytes + size <= bytes_max || (some && bytes == 0);
             bytes += if fits { size } else { 0 };
             fits
         };
-        let heads: Vec<PolledHead> = found
+        let heads: Vec<PolledHead> = follows
             .into_iter()
             .take(POLLED_MAX)
             .take_while(fits)
             .map(|found| PolledHead { collection: found.name, entry: found.truth })
             .collect();
-        let more = heads.len() < count;
+        let more = heads.len() < count || ends_early;
         Ok((Polled { heads, more }, bytes))
     }
 
@@ -180,12 +234,11 @@ impl<S: Store> Ledger<S> {
         search: &Search<'_>,
         after: Option<&CollectionName>,
     ) -> Result<Looked, StoreError> {
-        let Some((id, candidates, next, view)) = self.candidates(search, after)? else {
-            return Ok(Looked { found: Vec::new(), next: None });
-        };
+        let Some(looked) = self.candidates(search, after)? else { return Ok(Looked::default()) };
+        let Candidates { id, candidates, last, next, view } = looked;
         let mut found = Vec::new();
         for candidate in candidates {
-            if !in_scope(search.scope, &candidate.name) {
+            if !in_scope(search.scope, &candidate.name) || !(search.may_read)(&candidate.name) {
                 continue;
             }
             if let Some(follow) = follow(id, candidate, &view)?
@@ -194,7 +247,15 @@ impl<S: Store> Ledger<S> {
                 found.push(follow);
             }
         }
-        Ok(Looked { found, next })
+        let last = match last.filter(|_| next.is_some()) {
+            Some((name, version)) => {
+                let entry = entry_at(id, &name, version, &view)?;
+                let told = found.last().filter(|told| told.name == name);
+                Some(told.cloned().unwrap_or(HotFollow { name, entry, truth: entry }))
+            }
+            None => None,
+        };
+        Ok(Looked { found, last, next })
     }
 
     fn candidate(
@@ -225,33 +286,38 @@ impl<S: Store> Ledger<S> {
             if heads.read_diffused.is_empty() {
                 return Ok(None);
             }
-            if heads.read_diffused.len() as u64 <= meta.head.items {
+            let read = heads.read_diffused.len();
+            if read <= READ_NAMES_MAX && read as u64 <= meta.head.items {
                 let bound = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
                 let names = heads.read_diffused.range::<str, _>((bound, Bound::Unbounded));
-                let names: Vec<_> = names.take(LOOK_MAX).cloned().collect();
+                let names: Vec<_> = names.map(|(name, _)| name).take(LOOK_MAX).cloned().collect();
                 let next = names.last().filter(|_| names.len() == LOOK_MAX).cloned();
                 let candidates = names.iter().filter_map(|name| heads.candidate(name, None));
-                return Ok(Some((*id, candidates.collect(), next, view)));
+                let candidates = candidates.collect();
+                return Ok(Some(Candidates { id: *id, candidates, last: None, next, view }));
             }
             (*id, view)
         };
-        self.candidates_of_inbox(id, after, view).map(Some)
+        self.candidates_of_inbox(id, search.scope, after, view).map(Some)
     }
 
     fn candidates_of_inbox<'v>(
         &'v self,
         id: CollectionId,
+        scope: &Scope,
         after: Option<&CollectionName>,
         mut view: View<'v, S>,
     ) -> Result<Candidates<'v, S>, StoreError> {
         loop {
-            let (entries, next) = entries(id, after, &view)?;
+            let (entries, next) = entries(id, scope, after, &view)?;
             let heads = self.heads.read();
             if view.belongs_to(&heads.undo) {
+                let last = entries.iter().rfind(|(name, _)| in_scope(scope, name)).cloned();
                 let candidates = entries
                     .into_iter()
                     .filter_map(|(name, version)| heads.candidate(&name, Some(version)));
-                return Ok((id, candidates.collect(), next, view));
+                let candidates = candidates.collect();
+                return Ok(Candidates { id, candidates, last, next, view });
             }
             // A batch has become durable meanwhile. No other is applied while the view lives, so
             // this happens once.
@@ -287,10 +353,19 @@ fn follow<S: Store>(
         let Some(row) = row.filter(|row| row.kind == RowKind::Live) else { return Ok(None) };
         row.version
     };
-    let log = view.get(&keys::log_key(id, version, &key))?;
-    let log = log.ok_or_else(|| no_entry("a key points to a log row that is not there"))?;
-    let entry = entry(&LogRow::decode(log)?)?;
+    let entry = entry_at(id, &name, version, view)?;
     Ok(Some(HotFollow { name, entry, truth }))
+}
+
+fn entry_at<S: Store>(
+    id: CollectionId,
+    name: &CollectionName,
+    version: Version,
+    view: &View<'_, S>,
+) -> Result<InboxEntry, StoreError> {
+    let log = view.get(&keys::log_key(id, version, &entry_key(name)))?;
+    let log = log.ok_or_else(|| no_entry("a key points to a log row that is not there"))?;
+    entry(&LogRow::decode(log)?)
 }
 
 fn entry(log: &LogRow) -> Result<InboxEntry, StoreError> {
@@ -308,15 +383,19 @@ fn entry(log: &LogRow) -> Result<InboxEntry, StoreError> {
 /// The next live entries of an inbox, and behind which name there may be more.
 fn entries<S: Store>(
     id: CollectionId,
+    scope: &Scope,
     after: Option<&CollectionName>,
     view: &View<'_, S>,
 ) -> Result<Entries, StoreError> {
-    let whole = keys::key_range(id, &[]);
+    let whole = match scope {
+        Scope::KeyPrefix(prefix) => keys::key_range(id, prefix),
+        Scope::All | Scope::Keys(_) | Scope::Order(_) => keys::key_range(id, &[]),
+    };
     let range = match after {
         Some(name) => {
             let mut start = keys::key_key(id, &entry_key(name));
             start.push(0);
-            KeyRange { start, ..whole }
+            KeyRange { start: start.max(whole.start), end: whole.end }
         }
         None => whole,
     };

@@ -115,12 +115,17 @@ impl<S: Store> Ledger<S> {
                 Ok(target) if spent => Ok(self.judge_all(target, limits, effort.look)).into(),
                 Ok(target) => {
                     let asked = request(target, limits, effort.look);
+                    let switches = self.switches();
                     let answered = self.page(&asked, &mut looks, cancelled);
                     let answered = answered.and_then(|(outcome, size)| {
                         left = left.saturating_sub(size);
                         let room = (left, nothing_yet && size == 0);
                         let polled = self.polled(target, &outcome, room, &mut looks, cancelled);
-                        let (polled, size) = polled?;
+                        let (mut polled, size) = polled?;
+                        // Switched after the page and before the poll: neither told of it.
+                        polled.more |= self.switches() != switches
+                            && target.collection.is_inbox()
+                            && self.has_moved_on(&target.collection, &outcome);
                         left = left.saturating_sub(size);
                         Ok(Answered { outcome: Ok(outcome), polled })
                     });
@@ -129,6 +134,21 @@ impl<S: Store> Ledger<S> {
             };
         }
         answers
+    }
+
+    /// Whether a collection stands behind what an outcome tells to its end.
+    fn has_moved_on(&self, collection: &CollectionName, outcome: &Outcome<Bytes>) -> bool {
+        let told = match outcome {
+            Outcome::Aligned(head) => head.cursor(),
+            Outcome::Delta(delta) if !delta.has_more => delta.to,
+            Outcome::Delta(_)
+            | Outcome::Reset(_)
+            | Outcome::Denied
+            | Outcome::NotFound
+            | Outcome::Deferred(_)
+            | Outcome::Failed(_) => return false,
+        };
+        self.head(collection).is_some_and(|head| head.cursor() != told)
     }
 
     /// What can be said of a target without a look. Of an inbox that is not enough: what it does

@@ -44,6 +44,7 @@ struct World {
     /// What the subscriber believes.
     believes: BTreeMap<CollectionName, InboxEntry>,
     last_notice: BTreeMap<CollectionName, Duration>,
+    last_id: BTreeMap<CollectionName, usize>,
     notices: u64,
 }
 
@@ -76,6 +77,7 @@ impl World {
             listening: HashMap::from([(0, me().inbox())]),
             believes: BTreeMap::new(),
             last_notice: BTreeMap::new(),
+            last_id: BTreeMap::new(),
             notices: 0,
         }
     }
@@ -97,6 +99,15 @@ impl World {
             }
             choice => self.commit(name, choice < 6),
         };
+        self.wake(&moved);
+    }
+
+    fn commit_all(&mut self, mutations: Vec<Mutation>) {
+        let moved = self.commit_of(mutations);
+        self.wake(&moved);
+    }
+
+    fn wake(&mut self, moved: &[CollectionName]) {
         let marks = self.listening.iter().filter(|(_, name)| moved.contains(name));
         let marks: BTreeSet<usize> = marks.map(|(index, _)| *index).collect();
         self.noticing.mark(&marks, self.now);
@@ -113,7 +124,11 @@ impl World {
             let value = Value::new(self.dice.random::<[u8; 4]>().to_vec()).unwrap();
             Op::Put { key: Key::new("k").unwrap(), value, sort_key: None }
         };
-        let commit = Commit { mutations: vec![Mutation { collection, op }], ..Commit::default() };
+        self.commit_of(vec![Mutation { collection, op }])
+    }
+
+    fn commit_of(&mut self, mutations: Vec<Mutation>) -> Vec<CollectionName> {
+        let commit = Commit { mutations, ..Commit::default() };
         let request = Request::Commit { commit, fingerprint: [0; 16] };
         let epochs = &mut self.epochs;
         let mut mint = || {
@@ -137,13 +152,13 @@ impl World {
         for change in self.noticing.take_changes() {
             match change {
                 Watching::Begin(id, name) => {
+                    // What is watched anew begins anew; what was told just now goes on.
+                    if self.last_id.insert(name.clone(), id) != Some(id) {
+                        self.last_notice.remove(&name);
+                    }
                     assert!(self.listening.insert(id, name).is_none(), "{id} is in use");
                 }
-                Watching::End(id) => {
-                    // What is watched anew begins anew.
-                    let name = self.listening.remove(&id).unwrap();
-                    self.last_notice.remove(&name);
-                }
+                Watching::End(id) => drop(self.listening.remove(&id)),
             }
         }
         for event in events {
@@ -226,7 +241,7 @@ impl World {
         // Nobody is woken by what it does not follow. What announces itself again, without having
         // moved, may still be watched.
         let watched: BTreeSet<_> = self.listening.values().filter(|it| !it.is_inbox()).collect();
-        let mut read = heads.read_diffused.iter().filter(|name| followed.contains(*name));
+        let mut read = heads.read_diffused.keys().filter(|name| followed.contains(*name));
         assert!(read.all(|name| watched.contains(name)), "not all of {watched:?}");
         assert!(watched.iter().all(|name| followed.contains(*name)), "{watched:?}");
     }
@@ -307,4 +322,76 @@ fn what_is_watched_is_bounded() {
         begun.iter().filter(|it| matches!(it, Watching::Begin(..))).count(),
         WATCHED_MAX + 5
     );
+}
+
+/// G8: whoever was just told of a collection is not woken by the commits of the next moment, and
+/// hears afterwards where it stands then.
+#[test]
+fn a_busy_collection_wakes_its_followers_once_in_an_interval() {
+    let mut world = World::new(7);
+    // More than are written to.
+    let followers = ["s9", "s10", "s11"].map(|name| Subject::new(name).unwrap());
+    let follow = |subject| Mutation { collection: name(0), op: Op::Follow { subject } };
+    let follows = followers.into_iter().chain([me()]).map(follow).collect();
+    world.commit_all(follows);
+    let put = |world: &mut World, value: u8| {
+        let (key, value) = (Key::new("k").unwrap(), Value::new(vec![value]).unwrap());
+        let op = Op::Put { key, value, sort_key: None };
+        world.commit_all(vec![Mutation { collection: name(0), op }]);
+    };
+    put(&mut world, 0);
+    world.quiet();
+    let listens = |world: &World| world.listening.values().any(|it| *it == name(0));
+    assert!(listens(&world));
+    world.now += INTERVAL;
+    let before = world.notices;
+    put(&mut world, 1);
+    world.turn();
+    assert_eq!(world.notices, before + 1);
+    assert!(!listens(&world), "it was told just now");
+    for value in 2..10 {
+        put(&mut world, value);
+        assert!(!world.noticing.is_due(world.now), "nothing wakes it");
+    }
+    world.check();
+    assert_eq!(world.notices, before + 2);
+    assert!(listens(&world));
+}
+
+/// G8: what is watched is bounded for a stream, too, however many inboxes it has.
+#[test]
+fn what_a_stream_watches_is_bounded() {
+    let ledger = Ledger::open(
+        MemoryStore::new(),
+        Settings {
+            diffusion: Limits { write_audience_max: 0, ..Limits::default() },
+            ..Settings::default()
+        },
+        &mut |_| {},
+    )
+    .unwrap();
+    let subjects: Vec<_> = (0..10).map(|n| Subject::new(&format!("t{n}")).unwrap()).collect();
+    for subject in &subjects {
+        let follow = |number| {
+            let op = Op::Follow { subject: subject.clone() };
+            Mutation { collection: name(number), op }
+        };
+        let commit = Commit { mutations: (0..500).map(follow).collect(), ..Commit::default() };
+        let mut mint = || Epoch::new(7).unwrap();
+        let request = Request::Commit { commit, fingerprint: [0; 16] };
+        ledger.commit(&[request], Timestamp::from_millis(1), &mut mint).unwrap();
+    }
+    let targets = subjects.iter().map(|subject| Target::all(subject.inbox(), None)).collect();
+    let (mut following, accepted) = Following::accept(&ledger, targets, PageLimits::FULL, |_| true);
+    let mut noticing = Noticing::new(following.targets(), &accepted, INTERVAL);
+    for _ in 0..10_000 {
+        if following.is_due() {
+            noticing.heard(&following.step(&ledger, false).unwrap()).unwrap();
+        }
+        if noticing.is_due(Duration::ZERO) {
+            noticing.step(&ledger, Duration::ZERO, |_| true).unwrap();
+        }
+    }
+    assert!(!noticing.is_due(Duration::ZERO), "it comes to rest");
+    assert_eq!(noticing.watched.len(), STREAM_WATCHED_MAX);
 }
