@@ -23,13 +23,14 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN};
 use sync_proto::types::{CollectionName, Event, Outcome, Pull, Scope, Subscribe};
 
 use crate::error::ClientError;
 use crate::store::{Applied, ReplicaStore, Standing, StoreError, Write};
 
+mod config;
 mod cost;
+mod held;
 mod line;
 mod mending;
 mod pulling;
@@ -48,6 +49,7 @@ use self::pulling::{Mends, Pulls};
 use self::track::Track;
 
 pub use crate::mending::work;
+pub use config::Config;
 pub use cost::Choice;
 pub use mending::{Done, MendFault, MendId, Task};
 pub(crate) use quiet::{Because, Completes, Fortune, Joining, Part};
@@ -73,23 +75,6 @@ pub struct Session {
     held_bytes: usize,
     /// What was written last is not on the disk; it is tried again then.
     unflushed_until: Option<Instant>,
-}
-
-/// How a session behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Names the device; empty = anonymous.
-    pub client_id: String,
-    /// Quiet time before the server gives a sign of life. Three times this long without a
-    /// message, and the stream is dead.
-    pub heartbeat: Duration,
-    /// How often everything is pulled although nothing seems to be missing; 1 s to 24 h.
-    pub safety_pull: Duration,
-    /// Longest wait between two attempts to open the stream or to pull; 100 ms to 1 h.
-    pub backoff_longest: Duration,
-    /// The first self-check comes within this, at random; up to 36 h. A self-check reads a whole
-    /// copy; the later ones are half a day to a day and a half apart.
-    pub first_check: Duration,
 }
 
 /// Which stream.
@@ -204,18 +189,9 @@ struct Context<'a> {
     compares: &'a mut bool,
 }
 
-/// Shortest and longest that [`Config::safety_pull`] can be.
-const SAFETY_PULL_LIMITS: (Duration, Duration) =
-    (Duration::from_secs(1), Duration::from_secs(24 * 60 * 60));
-/// Shortest and longest that [`Config::backoff_longest`] can be.
-const BACKOFF_LIMITS: (Duration, Duration) =
-    (Duration::from_millis(100), Duration::from_secs(60 * 60));
 /// Longest wait that a server can ask for. Longer ones are mistakes, and overflow clocks.
 const ASKED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
-/// A self-check reads a whole copy: seldom, and not everybody at once. The first one comes early:
-/// many programs do not run for a day, and damage happens while they do not run.
-const SELF_CHECK_FIRST: Duration = Duration::from_secs(60 * 60);
-const SELF_CHECK_FIRST_MAX: Duration = Duration::from_secs(36 * 60 * 60);
+/// A self-check reads a whole copy: seldom, and not everybody at once.
 const SELF_CHECK_HOURS: std::ops::Range<f64> = 12.0..36.0;
 /// Least wait after a fault that does not pass by itself.
 const LASTING_FAULT_WAIT: Duration = Duration::from_secs(5);
@@ -449,35 +425,6 @@ fn self_check_wait(dice: &mut StdRng) -> Duration {
     let spread = SELF_CHECK_HOURS.end - SELF_CHECK_HOURS.start;
     let hour = Duration::from_secs(60 * 60);
     hour.mul_f64(SELF_CHECK_HOURS.start) + crate::backoff::part_of(hour.mul_f64(spread), dice)
-}
-
-// === impl Config ===
-
-impl Config {
-    /// Without settings that would make a session busy or overflow a clock.
-    fn within_reason(self) -> Self {
-        let millis = |millis: u32| Duration::from_millis(millis.into());
-        let heartbeats = (millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
-        Self {
-            heartbeat: self.heartbeat.clamp(heartbeats.0, heartbeats.1),
-            safety_pull: self.safety_pull.clamp(SAFETY_PULL_LIMITS.0, SAFETY_PULL_LIMITS.1),
-            backoff_longest: self.backoff_longest.clamp(BACKOFF_LIMITS.0, BACKOFF_LIMITS.1),
-            first_check: self.first_check.min(SELF_CHECK_FIRST_MAX),
-            client_id: self.client_id,
-        }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            client_id: String::new(),
-            heartbeat: Duration::from_secs(15),
-            safety_pull: Duration::from_secs(15 * 60),
-            backoff_longest: Duration::from_secs(30),
-            first_check: SELF_CHECK_FIRST,
-        }
-    }
 }
 
 // === impl Fault ===

@@ -8,12 +8,13 @@ use sync_proto::types::{
     CollectionName, Cursor, Delta, Epoch, Head, ResetReason, Scope, Target, Version,
 };
 
+use super::held::Held;
 use super::line::{Line, Weather};
 use super::mending::Mending;
 use super::quiet::Part;
 use super::repairing::Repair;
 use super::status::{RepairReason, Status};
-use super::writing::{Held, Pending};
+use super::writing::Pending;
 use super::{ASKED_WAIT_MAX, Context, Report};
 use crate::backoff::{Backoff, part_of};
 use crate::store::Standing;
