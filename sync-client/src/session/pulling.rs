@@ -139,7 +139,8 @@ impl Session {
         }
         self.pulls.resume_at = None;
         while self.pulls.flying.len() < PULLS_MAX {
-            let asked = self.next_batch();
+            let id = PullId(self.pulls.next_id);
+            let asked = self.next_batch(id);
             if asked.is_empty() {
                 return;
             }
@@ -152,7 +153,6 @@ impl Session {
                 changes_max: PAGE_CHANGES_MAX,
                 client_id: self.config.client_id.clone(),
             };
-            let id = PullId(self.pulls.next_id);
             self.pulls.next_id += 1;
             self.stats.pulls += 1;
             self.actions.push_back(Action::Pull(id, pull));
@@ -166,15 +166,15 @@ impl Session {
 
     /// The collections that wait, as many as one pull takes. Those that go first share its budget
     /// with nobody else.
-    fn next_batch(&mut self) -> Vec<(CollectionName, Option<Cursor>)> {
-        let first = self.batch_of(Part::Streamed);
+    fn next_batch(&mut self, id: PullId) -> Vec<(CollectionName, Option<Cursor>)> {
+        let first = self.batch_of(Part::Streamed, id);
         if first.is_empty() && self.pulls.flying.len() + 1 < PULLS_MAX {
-            return self.batch_of(Part::Quiet);
+            return self.batch_of(Part::Quiet, id);
         }
         first
     }
 
-    fn batch_of(&mut self, part: Part) -> Vec<(CollectionName, Option<Cursor>)> {
+    fn batch_of(&mut self, part: Part, id: PullId) -> Vec<(CollectionName, Option<Cursor>)> {
         let mut asked = Vec::new();
         while asked.len() < PULL_TARGETS_MAX {
             let Some(name) = self.pulls.queue_of(part).pop_front() else { break };
@@ -187,7 +187,7 @@ impl Session {
                 break;
             }
             let shown = track.active();
-            track.pull = PullState::Flying(shown);
+            track.pull = PullState::Flying(id);
             let solo = track.solo;
             asked.push((name, shown));
             if solo {
@@ -204,7 +204,7 @@ impl Session {
         now: Instant,
     ) {
         let Some(flight) = self.pulls.flying.remove(&id) else { return };
-        let Flight { asked, page_bytes, since } = flight;
+        let Flight { mut asked, page_bytes, since } = flight;
         let slow = matches!(answer, Err(Fault::Slow));
         if slow || answer.is_ok() {
             self.pulls.learn(page_bytes, slow, now - since);
@@ -216,14 +216,27 @@ impl Session {
                 self.pulls.backoff.reset();
                 self.pulls.resume_at = None;
                 for ((name, shown), outcome) in asked.into_iter().zip(outcomes) {
+                    if !self.waits_for(&name, id) {
+                        continue;
+                    }
                     self.touch(&name, now, |track, cx| {
                         track.pull = PullState::Idle;
                         track.on_outcome(&name, shown, outcome, cx);
                     });
                 }
             }
-            Err(fault) => self.on_pull_failed(&asked, fault, now),
+            Err(fault) => {
+                let alone = asked.len() == 1;
+                asked.retain(|(name, _)| self.waits_for(name, id));
+                self.on_pull_failed(&asked, alone, fault, now);
+            }
         }
+    }
+
+    /// Whether a collection waits for the answer to this pull. One that has left meanwhile, and
+    /// come back, does not: what was read before it came back may be older than what brought it.
+    fn waits_for(&self, name: &CollectionName, id: PullId) -> bool {
+        self.tracks.get(name).is_some_and(|track| track.pull == PullState::Flying(id))
     }
 
     /// `known` or not: the server has said so by its answer, or by a refusal. Every collection
@@ -239,6 +252,7 @@ impl Session {
     fn on_pull_failed(
         &mut self,
         asked: &[(CollectionName, Option<Cursor>)],
+        alone: bool,
         fault: Fault,
         now: Instant,
     ) {
@@ -248,7 +262,6 @@ impl Session {
             wait += LASTING_WAIT;
             self.pulls.resume_at = Some(now + wait);
         }
-        let alone = asked.len() == 1;
         for (name, _) in asked {
             self.touch(name, now, |track, cx| {
                 track.pull = PullState::Idle;

@@ -114,6 +114,9 @@ impl Track {
     /// The stream says that there is no such collection. That is about the life of it that the
     /// stream was in; a copy that a pull brought of another life may be newer.
     fn on_absent(&mut self, name: &CollectionName, cx: &mut Context<'_>) {
+        if self.stream.is_none() {
+            return;
+        }
         let copy = self.standing.active().map(|at| at.epoch);
         if copy.is_none() || self.stream.is_some_and(|stream| stream.is_in(copy)) {
             self.vanish(name, cx);
@@ -125,6 +128,9 @@ impl Track {
 
     /// The stream carries this collection no further.
     fn on_stream_reset(&mut self, name: &CollectionName, reset: &Reset, cx: &mut Context<'_>) {
+        if self.stream.is_none() {
+            return;
+        }
         self.leave_stream(cx);
         self.sees(&reset.head);
         if self.is_concerned(reset) {

@@ -15,7 +15,7 @@ use super::quiet::Part;
 use super::repairing::Repair;
 use super::status::{RepairReason, Status};
 use super::writing::Pending;
-use super::{ASKED_WAIT_MAX, Context, Report};
+use super::{ASKED_WAIT_MAX, Context, PullId, Report};
 use crate::backoff::{Backoff, part_of};
 use crate::store::Standing;
 
@@ -93,8 +93,8 @@ pub(super) enum PullState {
     Due(Instant),
     /// Ready, waits for a free slot.
     Queued,
-    /// Sent with this cursor.
-    Flying(Option<Cursor>),
+    /// Sent with this pull. An answer to another one says nothing.
+    Flying(PullId),
     /// The copy is compared instead.
     Mending,
 }

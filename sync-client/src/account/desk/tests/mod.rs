@@ -14,6 +14,7 @@ use crate::session::StreamId;
 use crate::store::{MemoryStore, ReplicaStore as _};
 
 mod acked;
+mod races;
 mod taken;
 
 /// A desk with its store, and what it asked for so far.
@@ -23,6 +24,10 @@ struct Talk {
     now: Instant,
     stream: Option<(StreamId, Subscribe)>,
     pulls: Vec<(PullId, Vec<CollectionName>)>,
+    /// From where each was asked for last.
+    shown: BTreeMap<CollectionName, Option<Cursor>>,
+    /// So many notes are not taken by the store.
+    failing_notes: usize,
     polls: Vec<(PollId, Option<CollectionName>)>,
     acks: Vec<Cursor>,
     checks: Vec<CollectionName>,
@@ -97,6 +102,8 @@ impl Talk {
             now,
             stream: None,
             pulls: Vec::new(),
+            shown: BTreeMap::new(),
+            failing_notes: 0,
             polls: Vec::new(),
             acks: Vec::new(),
             checks: Vec::new(),
@@ -122,8 +129,10 @@ impl Talk {
                     self.stream = Some((id, subscribe));
                 }
                 Action::Session(session::Action::Pull(id, pull)) => {
-                    let names = pull.targets.iter().flatten().map(|t| t.collection.clone());
-                    self.pulls.push((id, names.collect()));
+                    let targets = || pull.targets.iter().flatten();
+                    let shown = targets().map(|t| (t.collection.clone(), t.cursor));
+                    self.shown.extend(shown);
+                    self.pulls.push((id, targets().map(|t| t.collection.clone()).collect()));
                 }
                 Action::Session(session::Action::SelfCheck(name)) => self.checks.push(name),
                 Action::Session(_) => {}
@@ -135,8 +144,12 @@ impl Talk {
                     );
                 }
                 Action::Note(notes) => {
-                    self.store.note(&notes).unwrap();
-                    self.desk.handle(Input::Noted(true), self.now);
+                    let fails = self.failing_notes > 0;
+                    self.failing_notes = self.failing_notes.saturating_sub(1);
+                    if !fails {
+                        self.store.note(&notes).unwrap();
+                    }
+                    self.desk.handle(Input::Noted(!fails), self.now);
                 }
                 Action::Scan => {
                     let held = Holdings::read(&self.store, &self.inbox()).unwrap();
@@ -176,8 +189,14 @@ impl Talk {
         }
     }
 
-    /// One page of the inbox that says this; `None` = not followed any more.
+    /// The stream brings one page of the inbox that says this; `None` = not followed any more.
     fn told(&mut self, entries: &[(usize, Option<InboxEntry>)]) {
+        let page = self.page(entries);
+        self.event(page);
+    }
+
+    /// The next page of the inbox.
+    fn page(&mut self, entries: &[(usize, Option<InboxEntry>)]) -> Event {
         let at = version(self.head + 1);
         let from = Cursor::at(epoch(), version(self.head));
         let mut changes = Vec::new();
@@ -208,7 +227,7 @@ impl Talk {
             unverified: false,
             head: head(self.head, self.digest),
         };
-        self.event(Event::Changes(self.inbox(), delta));
+        Event::Changes(self.inbox(), delta)
     }
 
     /// The stream tells of a collection that the inbox does not announce.
