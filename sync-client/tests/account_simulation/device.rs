@@ -44,8 +44,17 @@ pub(crate) struct Device {
     history: Vec<String>,
     /// What happens is told if somebody looks for a fault.
     telling: bool,
-    /// The store has changed since the books were compared with it.
+    /// The store has changed since the books were compared with it, and with the server.
     written: bool,
+    judged: bool,
+    /// The store fails now and then.
+    rough: bool,
+    /// A note was not taken, and not made since; what the rows of the inbox are the desk cannot
+    /// know, because a write of them failed.
+    unnoted: bool,
+    doubtful: bool,
+    /// Somebody who looks at something looks away then.
+    look_away_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -94,6 +103,11 @@ impl Device {
             history: Vec::new(),
             telling: std::env::var_os("DELTASYNC_SEED").is_some(),
             written: true,
+            judged: false,
+            rough: true,
+            unnoted: false,
+            doubtful: false,
+            look_away_at: None,
         }
     }
 
@@ -116,10 +130,14 @@ impl Device {
     pub(crate) fn reconnect(&mut self) {
         self.offline_until = self.now;
         self.kill_in = None;
+        self.rough = false;
     }
 
     pub(crate) fn look_at(&mut self, names: &[CollectionName], dice: &mut StdRng) {
         let some = names.iter().filter(|_| dice.random_bool(0.2)).cloned().collect();
+        // Not longer than a round trip, or so.
+        let glance = dice.random_bool(0.5).then(|| dice.random_range(1..300));
+        self.look_away_at = glance.map(|glance| self.now + Duration::from_millis(glance));
         self.input(Input::LookAt(some));
     }
 
@@ -139,12 +157,22 @@ impl Device {
             let (_, flight) = self.link.pop_first().unwrap();
             self.arrive(flight, world);
         }
-        if self.desk.deadline() <= self.now {
+        if self.look_away_at.is_some_and(|at| at <= self.now) {
+            self.look_away_at = None;
+            self.input(Input::LookAt(Vec::new()));
+        }
+        let mut turns = 0;
+        while self.desk.deadline() <= self.now {
             self.input(Input::Session(session::Input::Elapsed));
+            turns += 1;
+            assert!(turns < 100, "it never rests\n{}", self.tell());
         }
         if self.flush_at.is_some_and(|at| at <= self.now) {
             self.flush_at = None;
             self.input(Input::Flushed);
+        }
+        if !std::mem::replace(&mut self.judged, true) {
+            self.assert_nothing_is_claimed(world);
         }
     }
 
@@ -270,7 +298,10 @@ impl Device {
             outcome
         });
         let input = session::Input::Pulled(id, Ok(outcomes.collect()));
-        let wait = Duration::from_millis(self.dice.random_range(1..200));
+        // Some are answered when nobody waits any more.
+        let late = !world.calm && self.dice.random_bool(0.1);
+        let longest = if late { 4_000 } else { 200 };
+        let wait = Duration::from_millis(self.dice.random_range(1..longest));
         self.fly(wait, Flight::ToClient(Input::Session(input)));
         if let Some(polled) = polled {
             self.fly(wait, Flight::ToClient(Input::Polled(polled)));
@@ -355,22 +386,29 @@ impl Device {
         match action {
             Action::Session(action) => self.converse(action, wait),
             Action::Write(name, write, notes) => {
-                self.written = true;
+                (self.written, self.judged) = (true, false);
                 let input = self.write(&name, &write, &notes);
                 self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
                 self.desk.handle(Input::Session(input), self.now);
             }
             Action::Note(notes) => {
-                self.written = true;
-                self.store.note(&notes).unwrap();
+                (self.written, self.judged) = (true, false);
+                let fails = self.fails(0.1);
+                // Of what fails nobody knows whether it is done.
+                if !fails || self.dice.random_bool(0.5) {
+                    self.store.note(&notes).unwrap();
+                }
+                self.unnoted = fails;
                 self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
-                self.desk.handle(Input::Noted(true), self.now);
+                self.desk.handle(Input::Noted(!fails), self.now);
             }
             Action::Scan => {
-                self.written = true;
+                (self.written, self.judged) = (true, false);
+                let fails = self.fails(0.3);
                 let held = Holdings::read(&self.store, &self.inbox).unwrap();
+                self.doubtful &= fails;
                 self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
-                self.desk.handle(Input::Scanned(Some(held)), self.now);
+                self.desk.handle(Input::Scanned((!fails).then_some(held)), self.now);
             }
             Action::Poll(id, _, after) => self.fly(wait, Flight::Poll(id, after)),
             Action::Ack(cursor) => {
@@ -416,7 +454,21 @@ impl Device {
         }
     }
 
-    fn write(&self, name: &CollectionName, write: &Write, notes: &Notes) -> session::Input {
+    /// Whether the store fails this time.
+    fn fails(&mut self, often: f64) -> bool {
+        let fails = self.rough && self.dice.random_bool(often);
+        self.seen.store_failures += u64::from(fails);
+        fails
+    }
+
+    fn write(&mut self, name: &CollectionName, write: &Write, notes: &Notes) -> session::Input {
+        let fails = self.fails(0.02);
+        if *name == self.inbox {
+            self.doubtful = fails;
+        }
+        if fails && self.dice.random_bool(0.5) {
+            return session::Input::Written(name.clone(), Err(session::WriteFault::Failed));
+        }
         let result = match self.store.write_with(name, write, notes) {
             Ok(applied) => Ok(applied.standing),
             Err(StoreError::Conflict { standing }) => Err(session::WriteFault::Conflict(*standing)),
@@ -424,6 +476,7 @@ impl Device {
             Err(other) => panic!("{other:?}"),
         };
         assert!(check(&*self.store.snapshot(name).unwrap()).unwrap(), "the digest is kept");
+        let result = if fails { Err(session::WriteFault::Failed) } else { result };
         session::Input::Written(name.clone(), result)
     }
 
@@ -434,6 +487,7 @@ impl Device {
         self.history.push("killed".into());
         self.kill_in = None;
         (self.stream, self.flush_at, self.pulls) = (None, None, 0);
+        (self.unnoted, self.doubtful, self.look_away_at) = (false, false, None);
         self.link.clear();
         self.list.clear();
         let held = Holdings::read(&self.store, &self.inbox).unwrap();
@@ -445,7 +499,7 @@ impl Device {
 
     fn lived(&self) -> Seen {
         let repairs = repairs(self.desk.session_stats());
-        Seen { stats: *self.desk.stats(), repairs, kills: 0 }
+        Seen { stats: *self.desk.stats(), repairs, ..Seen::default() }
     }
 
     pub(crate) fn seen(&self) -> Seen {

@@ -56,6 +56,7 @@ struct Seen {
     stats: AccountStats,
     repairs: u64,
     kills: u64,
+    store_failures: u64,
 }
 
 #[test]
@@ -145,7 +146,11 @@ impl World {
         match dice.random_range(0..2_000) {
             0..300 => self.server.commit_to(&name, dice),
             300..330 => self.server.follow(&self.inbox, &name),
-            330..350 => self.server.unfollow(&self.inbox, &name),
+            330..345 => self.server.unfollow(&self.inbox, &name),
+            345..350 => {
+                self.server.unfollow(&self.inbox, &name);
+                self.server.follow(&self.inbox, &name);
+            }
             350..365 => self.server.delete_collection(&name),
             365..370 => self.server.new_life(&name),
             370..372 => self.server.new_life(&self.inbox.clone()),
@@ -206,6 +211,7 @@ impl Seen {
         ours.acks_accepted += theirs.acks_accepted;
         self.repairs += other.repairs;
         self.kills += other.kills;
+        self.store_failures += other.store_failures;
     }
 
     fn is_bad_enough(&self) -> bool {
@@ -217,6 +223,7 @@ impl Seen {
             && self.stats.acks_accepted > 0
             && self.repairs > 0
             && self.kills > 20
+            && self.store_failures > 100
     }
 }
 

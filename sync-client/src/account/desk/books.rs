@@ -73,10 +73,14 @@ impl Desk {
 
     /// Writes down what the store should remember and does not, all of it at once.
     pub(super) fn make_notes(&mut self, now: Instant) {
-        if self.unnoted.is_empty() || self.note_at.is_some_and(|at| now < at) {
+        if self.note_at.is_some_and(|at| now < at) {
             return;
         }
+        // Also if there is nothing left to note: nobody must be woken for that.
         self.note_at = None;
+        if self.unnoted.is_empty() {
+            return;
+        }
         let names: Vec<CollectionName> = std::mem::take(&mut self.unnoted).into_iter().collect();
         let mut notes = Notes::none(self.inbox.clone());
         for name in &names {

@@ -49,3 +49,25 @@ fn an_old_not_found_settles_nothing_either() {
     talk.answer(|_| empty(0, 6));
     assert_eq!(talk.state(1), FollowState::Current);
 }
+
+/// A note that was not taken is made once more; then there is nothing to wake up for.
+#[test]
+fn a_desk_rests_after_a_note_that_failed() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.failing_notes = 1;
+    talk.answer(|_| Outcome::Denied);
+    assert_eq!(talk.failing_notes, 0, "a note failed");
+    // What was to be noted is taken back before it is tried again.
+    talk.told(&[(1, None)]);
+    let mut turns = 0;
+    let until = talk.now + Duration::from_secs(30);
+    while talk.now < until {
+        let due = talk.desk.deadline();
+        talk.now = due.clamp(talk.now, until);
+        talk.input(Input::Session(session::Input::Elapsed));
+        turns += 1;
+        assert!(turns < 1_000, "it never rests: {:?} to go", until - talk.now);
+    }
+}
