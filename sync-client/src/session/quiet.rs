@@ -6,9 +6,9 @@ use std::time::Instant;
 use sync_proto::digest::Digest;
 use sync_proto::types::{CollectionName, Scope};
 
-use super::Session;
 use super::status::RepairReason;
 use super::track::{PullState, Track};
+use super::{Action, Session};
 use crate::store::Standing;
 
 /// How a collection takes part.
@@ -122,6 +122,9 @@ impl Session {
             track.held.clear(cx.held_bytes);
         });
         self.drop_from_stream(name, now);
+        if self.is_writing(name) {
+            self.actions.retain(|action| !matches!(action, Action::Write(of, _) if of == name));
+        }
         if let Some(track) = self.tracks.remove(name) {
             track.wake().map(|at| self.agenda.remove(&(at, name.clone())));
         }
@@ -144,6 +147,11 @@ impl Session {
 
     pub(crate) fn fortune(&self, name: &CollectionName, now: Instant) -> Option<Fortune> {
         self.tracks.get(name).map(|track| track.fortune(now))
+    }
+
+    /// Whether a write of a copy was given out, and not answered.
+    pub(crate) fn is_writing(&self, name: &CollectionName) -> bool {
+        self.tracks.get(name).is_some_and(|track| track.writing.is_some())
     }
 
     /// Where a copy stands, if the collection is in.

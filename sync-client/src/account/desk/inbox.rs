@@ -158,14 +158,9 @@ impl Desk {
     /// Takes in what was told, now that the page that told it is written and this noted. The entry
     /// may have moved since the page was planned.
     fn take_over(&mut self, name: &CollectionName, told: Told, note: Option<Note>, now: Instant) {
-        let Some(entry) = self.entry_after(name, told, now) else {
-            self.session.let_go(name, now);
-            self.put(name, None);
-            return;
-        };
-        if entry.is_dropping() {
-            self.session.let_go(name, now);
-        }
+        let entry = self.entry_after(name, told, now);
+        self.see_off(name, entry.as_ref(), now);
+        let Some(entry) = entry else { return self.put(name, None) };
         self.stats.asked += u64::from(entry.is_pending());
         self.put(name, Some(Entry { noted: note, ..entry }));
         if self.looked_at.contains(name) {

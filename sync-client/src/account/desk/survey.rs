@@ -89,9 +89,7 @@ impl Desk {
             let before = self.entries.get(&name).cloned();
             let entry =
                 self.surveyed(before, (note.clone(), row), standing.unwrap_or_default(), now);
-            if entry.as_ref().is_none_or(Entry::is_dropping) {
-                self.session.let_go(&name, now);
-            }
+            self.see_off(&name, entry.as_ref(), now);
             self.put(&name, entry.map(|entry| Entry { noted: note, ..entry }));
         }
         for name in self.looked_at.clone() {

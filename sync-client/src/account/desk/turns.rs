@@ -124,4 +124,20 @@ impl Desk {
         notes.edits.push((crate::account::note::Note::key(name), None));
         self.actions.push_back(Action::Write(name.clone(), write, notes));
     }
+
+    /// Sees a collection off that is not followed any more, or that comes back while its copy is
+    /// being dropped. A write that was given out and not carried out is of the plan before: it
+    /// would leave a copy that nobody knows of, or empty one that is believed to be there.
+    pub(super) fn see_off(&mut self, name: &CollectionName, after: Option<&Entry>, now: Instant) {
+        let before = self.entries.get(name).map(|entry| entry.stage);
+        let dropped = before == Some(Stage::Dropping(None));
+        let leaves = after.is_none_or(Entry::is_dropping);
+        if dropped || leaves && self.session.is_writing(name) {
+            self.actions.retain(|action| !matches!(action, Action::Write(of, ..) if of == name));
+            self.carried.remove(name);
+        }
+        if leaves {
+            self.session.let_go(name, now);
+        }
+    }
 }

@@ -71,3 +71,82 @@ fn a_desk_rests_after_a_note_that_failed() {
         assert!(turns < 1_000, "it never rests: {:?} to go", until - talk.now);
     }
 }
+
+/// A copy that is to be dropped is followed again before that is done: the list is not taken for
+/// empty, it is the server's.
+#[test]
+fn a_copy_that_is_followed_again_while_it_is_dropped_is_right() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(5)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| filled(0, 5));
+    assert_eq!(talk.state(1), FollowState::Current);
+    // The later page waits for the one before it, which unfollows: both are written in one go.
+    let (gone, again) = (talk.page(&[(1, None)]), talk.page(&[(1, Some(exists(5)))]));
+    talk.event(again);
+    talk.event(gone);
+    talk.pass(GATHER * 2);
+    let from = talk.shown[&name(1)].map_or(0, |at| at.version.get());
+    talk.answer(|_| if from == 5 { aligned(5) } else { filled(0, 5) });
+    let standing = talk.store.standing(&name(1)).unwrap();
+    assert_eq!((standing.tally.items, talk.list[&name(1)].items), (1, 1));
+    assert_eq!(talk.state(1), FollowState::Current);
+    assert_eq!(talk.store.notes(&talk.inbox()).unwrap().len(), 1, "it is known");
+}
+
+/// One answer brings the inbox, which unfollows a collection, and that collection's first page:
+/// no copy is left that nobody knows of.
+#[test]
+fn a_page_of_what_was_unfollowed_leaves_no_copy() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(5)))]);
+    talk.input(Input::LookAt(vec![name(1)]));
+    let (inbox, now) = (talk.inbox(), talk.now);
+    talk.desk.session.pull_now(&inbox, now);
+    talk.input(Input::Session(session::Input::Elapsed));
+    let failure = Failure { code: 13, message: String::new(), retry_after: None };
+    talk.answer(|_| Outcome::Failed(failure.clone()));
+    talk.answer(|_| Outcome::Deferred(None));
+    talk.now += Duration::from_secs(11);
+    talk.input(Input::Session(session::Input::Elapsed));
+    assert_eq!(talk.pulls[0].1, [inbox.clone(), name(1)], "in one pull");
+    let Event::Changes(_, gone) = talk.page(&[(1, None)]) else { panic!() };
+    let page = |of: &CollectionName| {
+        if *of == inbox { Outcome::Delta(gone.clone()) } else { first_page(3, 5) }
+    };
+    talk.answer(page);
+    talk.pass(GATHER * 2);
+    assert!(!talk.list.contains_key(&name(1)));
+    assert_eq!(talk.store.standing(&name(1)).unwrap(), Standing::default(), "no copy");
+    assert!(talk.store.notes(&talk.inbox()).unwrap().is_empty());
+    assert_eq!(talk.desk.summary().pending, 0);
+}
+
+/// The first page of a load of a list that stands at `head`.
+fn first_page(at: u64, head_at: u64) -> Outcome {
+    let Outcome::Delta(delta) = filled(0, at) else { panic!() };
+    let to = delta.to.between_pages(version(at));
+    let head = head(head_at, Digest::EMPTY);
+    Outcome::Delta(Delta { to, has_more: true, digest: None, head, ..delta })
+}
+
+/// The digest of a list into which version `at` put its one item.
+fn digest_of(at: u64) -> Digest {
+    let key = Key::new("a".to_owned()).unwrap();
+    Digest::of_item(&key, version(at), &SortKey::default(), &[1])
+}
+
+fn aligned(at: u64) -> Outcome {
+    Outcome::Aligned(Head { items: 1, ..head(at, digest_of(at)) })
+}
+
+/// A list into which version `at` put its one item.
+fn filled(from: u64, at: u64) -> Outcome {
+    let Outcome::Delta(delta) = empty(from, at) else { panic!() };
+    let value = Some(sync_proto::types::Value::new(vec![1]).unwrap());
+    let kind = ChangeKind::Put { value, sort_key: SortKey::default(), value_version: version(at) };
+    let key = Key::new("a".to_owned()).unwrap();
+    let changes = vec![Change { key, version: version(at), created: version(at), kind }];
+    let head = Head { items: 1, ..head(at, digest_of(at)) };
+    Outcome::Delta(Delta { changes, digest: Some(digest_of(at)), head, ..delta })
+}
