@@ -239,6 +239,11 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_s: Option<u64>,
+    /// Who may do what (TOML): grants, tokens, who is revoked. Checked at the start, and taken up
+    /// again within a second when it changes. Default: none.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_file: Option<PathBuf>,
     /// Offer gRPC reflection. Default true.
     #[arg(long, value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]

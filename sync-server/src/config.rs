@@ -9,7 +9,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{Access, TokenConfig};
+use crate::auth::{Rules, TokenConfig};
 use crate::budget::{Budget, Budgets};
 use crate::core::acks::AckRetention;
 use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
@@ -66,6 +66,7 @@ pub struct Config {
     pub goodbye_jitter_ms: u64,
     pub grace_s: u64,
     pub reflection: bool,
+    pub policy_file: Option<PathBuf>,
     pub log: String,
     pub log_format: LogFormat,
     /// Who may do what; only in the file. None = everybody may do everything.
@@ -159,6 +160,7 @@ impl Default for Config {
             goodbye_jitter_ms: 5_000,
             grace_s: 10,
             reflection: true,
+            policy_file: None,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             tokens: Vec::new(),
@@ -229,7 +231,7 @@ impl Config {
                 return invalid(setting, &format!("{value}, must be {min} to {max}"));
             }
         }
-        if let Err(error) = Access::new(&self.tokens) {
+        if let Err(error) = Rules::of_tokens(&self.tokens) {
             return invalid("tokens", &error.to_string());
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {

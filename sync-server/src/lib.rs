@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod offline;
 pub mod program;
 pub mod rpc;
+pub mod security;
 pub mod server;
 pub mod status;
 pub mod store;

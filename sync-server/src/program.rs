@@ -18,6 +18,7 @@ use crate::engine::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::offline;
 use crate::rpc::READS_MAX;
+use crate::security::Security;
 use crate::server::{Measuring, ServeError, serve_measured};
 use crate::store::disk::DiskStore;
 use crate::store::measured::Measured;
@@ -89,6 +90,10 @@ pub fn main() -> ExitCode {
 pub(crate) type Ended = (Exit, Box<dyn Error>);
 
 fn run(config: &Config) -> Result<(), Ended> {
+    // Before the store is opened, which can take long. What is in force is read again then.
+    if let Err(error) = Security::load(config) {
+        return Err((Exit::Configuration, ServeError::Config(error).into()));
+    }
     let refused = |error| refused(&config.data_dir, error);
     let store = DiskStore::open(&config.data_dir, &config.store()).map_err(refused)?;
     let metrics = if config.metrics_listen.is_some() { Metrics::on() } else { Metrics::off() };
@@ -126,7 +131,7 @@ async fn listen_and_serve<S: Store>(
         stop_signal().await;
         signals.cancel();
     });
-    if config.tokens.is_empty() {
+    if config.tokens.is_empty() && config.policy_file.is_none() {
         tracing::warn!("no tokens are configured: everybody who connects may do everything");
     }
     if !address.ip().is_loopback() {

@@ -37,6 +37,7 @@ use crate::rpc::places::Places;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
 use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings};
+use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
 
 use self::calls::CallsLayer;
@@ -95,9 +96,9 @@ const WHOLE: &str = "";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The tokens of the configuration make no sense.
+    /// What the configuration says of access makes no sense.
     #[error("configuration")]
-    Config(#[source] crate::auth::BadToken),
+    Config(#[source] SecurityError),
     /// The network or the system failed.
     #[error("the server could not {doing}")]
     System {
@@ -146,7 +147,8 @@ pub async fn serve_measured<S: Store>(
     measuring: Measuring,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let access = Access::new(&config.tokens).map_err(ServeError::Config)?;
+    let security = Security::load(config).map_err(ServeError::Config)?;
+    let access = security.access();
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
@@ -160,7 +162,6 @@ pub async fn serve_measured<S: Store>(
         reads: Arc::new(Semaphore::new(READS_MAX)),
         backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
         writes,
-        access,
         metrics,
         streams: streams(config),
         loads: LoadBreaker::default(),
@@ -168,7 +169,11 @@ pub async fn serve_measured<S: Store>(
         drain: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
-    let served = serve_calls(listener, Arc::new(context), page, &fatal, config, stop).await;
+    // Files are looked at until the server drains, or ends however else.
+    let unwatch = context.drain.child_token();
+    let _unwatched = unwatch.clone().drop_guard();
+    context.tasks.spawn(security.watch(context.metrics.clone(), unwatch));
+    let served = serve_calls(listener, Arc::new(context), access, page, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others.
     stop_writer(thread, WRITER_STOP_MAX).await.and(served)
@@ -178,6 +183,7 @@ pub async fn serve_measured<S: Store>(
 async fn serve_calls<S: Store>(
     listener: TcpListener,
     context: Arc<Context<S>>,
+    access: Access,
     page: Option<TcpListener>,
     fatal: &CancellationToken,
     config: &Config,
@@ -187,7 +193,8 @@ async fn serve_calls<S: Store>(
     let grace = Duration::from_secs(config.grace_s);
     let calls = CallsLayer {
         open: TaskTracker::new(),
-        access: context.access.clone(),
+        access,
+        metrics: context.metrics.clone(),
         uploads: UploadBounds {
             patience: Duration::from_secs(config.upload_timeout_s),
             drain: context.drain.clone(),

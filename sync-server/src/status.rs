@@ -37,7 +37,9 @@ pub fn malformed(error: &Malformed) -> Status {
 #[must_use]
 pub fn access(error: AccessError) -> Status {
     match error {
-        AccessError::Unauthenticated => Status::unauthenticated(error.to_string()),
+        AccessError::Unauthenticated | AccessError::Expired => {
+            Status::unauthenticated(error.to_string())
+        }
         AccessError::Denied => Status::permission_denied(error.to_string()),
     }
 }

@@ -9,7 +9,7 @@
 //!            |              v                   |                         v
 //!  Accepted: Behind ----> Behind --page--> CaughtUp(head) --head moved--> due again
 //!            Absent --created--> due (a first load)       --epoch, floor--> Ended (Reset)
-//!            Ended (Reset, Denied)
+//!            Ended (Reset, Denied, Revoked)
 //! ```
 
 use std::collections::{BTreeSet, VecDeque};
@@ -149,6 +149,18 @@ impl Following {
                 })
             }
         }
+    }
+
+    /// Ends the targets that may not be read any more, and says which: nothing of them follows.
+    pub fn revoke(&mut self, may_read: impl Fn(&CollectionName) -> bool) -> Vec<CollectionName> {
+        let live = self.targets.iter_mut().filter(|one| one.state != State::Ended);
+        let revoked = live.filter(|one| !may_read(&one.target.collection)).map(|one| {
+            one.state = State::Ended;
+            one.name()
+        });
+        let revoked = revoked.collect();
+        self.due.retain(|index| self.targets[*index].state != State::Ended);
+        revoked
     }
 
     /// Where the caught-up targets stand.

@@ -200,6 +200,19 @@ impl Noticing {
         Ok(())
     }
 
+    /// The caller's rights have changed, and these targets have ended: what is watched for others
+    /// is looked through before anything else is told.
+    pub fn revoked(&mut self, ended: &[CollectionName]) {
+        for name in ended {
+            self.forget(name);
+            self.inboxes.retain(|_, inbox| inbox.name != *name);
+        }
+        for (index, inbox) in self.inboxes.iter_mut().filter(|(_, inbox)| inbox.caught_up) {
+            inbox.look = Look::All;
+            self.due.insert(*index);
+        }
+    }
+
     /// Whether there is something to look at now.
     #[must_use]
     pub fn is_due(&self, now: Duration) -> bool {

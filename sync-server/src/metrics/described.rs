@@ -71,6 +71,18 @@ pub const ALL: &[Described] = &[
         "Resets by call (pull, subscribe) and reason (epoch_changed, ahead_of_head, below_floor, \
          too_large, forced).",
     ),
+    counter(
+        "deltasync_calls_refused_total",
+        "Calls refused by reason: unauthenticated, denied, unknown (there is no such call).",
+    ),
+    counter(
+        "deltasync_revocations_total",
+        "What ended because a right did: target (of a stream), stream (its caller is nobody).",
+    ),
+    counter(
+        "deltasync_reloads_total",
+        "Files that had changed: what (policy), and result: done, refused (the old one stays).",
+    ),
     gauge("deltasync_streams", "Live subscription streams."),
     gauge("deltasync_targets", "Targets on live subscription streams."),
     gauge("deltasync_connections", "Open connections."),

@@ -16,12 +16,16 @@ use sync_proto::types::{Outcome, ResetReason};
 use crate::engine::diffusing::SpreadTotals;
 
 use self::described::{ALL, Kind};
+use self::labels::{Labelled, PullOutcome, Refused};
 
 pub mod described;
+mod labels;
 pub mod page;
 
 #[cfg(test)]
 mod tests;
+
+pub use self::labels::{CommitResult, Reload, Reloaded, Revoked};
 
 /// What is looked at when somebody asks, all at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,6 +72,9 @@ struct Handles {
     pulls: ByLabel<PullOutcome, 7>,
     pull_resets: ByLabel<ResetReason, 5>,
     stream_resets: ByLabel<ResetReason, 5>,
+    refusals: ByLabel<Refused, 3>,
+    revocations: ByLabel<Revoked, 2>,
+    policy_reloads: ByLabel<Reload, 2>,
     page_hits: Counter,
     page_misses: Counter,
     notices: Counter,
@@ -96,36 +103,6 @@ struct Handles {
 
 /// One counter for each value of a label.
 struct ByLabel<L, const N: usize>(Vec<(L, Counter)>);
-
-/// How a commit, or an ack, ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommitResult {
-    /// It is durable.
-    Done,
-    /// It was refused; nothing changed.
-    Refused,
-    /// The disk is almost full; nothing changed.
-    Full,
-    /// Storage failed; nobody knows.
-    Unknown,
-}
-
-/// How a target of a pull was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PullOutcome {
-    Aligned,
-    Delta,
-    Reset,
-    Denied,
-    NotFound,
-    Deferred,
-    Failed,
-}
-
-/// A label of ours: every value it can have.
-trait Labelled: Copy + PartialEq + 'static {
-    const ALL: &'static [(Self, &'static str)];
-}
 
 // === impl Metrics ===
 
@@ -210,6 +187,25 @@ impl Metrics {
         self.handles.stream_resets.count(reason);
     }
 
+    /// A call was answered with this status; those that refuse the caller are counted.
+    pub fn refused(&self, code: i32) {
+        if let Some(reason) = Refused::of(code) {
+            self.handles.refusals.count(reason);
+        }
+    }
+
+    /// Something ended because a right did.
+    pub fn revoked(&self, what: Revoked) {
+        self.handles.revocations.count(what);
+    }
+
+    /// A file had changed and was looked at.
+    pub fn reloaded(&self, what: Reloaded, result: Reload) {
+        match what {
+            Reloaded::Policy => self.handles.policy_reloads.count(result),
+        }
+    }
+
     /// A stream of an inbox was told of what the inbox does not announce.
     pub fn noticed(&self) {
         self.handles.notices.increment(1);
@@ -278,6 +274,10 @@ impl Handles {
         let page = |result| {
             counter(recorder, "deltasync_page_cache_total", vec![Label::new("result", result)])
         };
+        let reloads = |what| {
+            let what = Label::new("what", what);
+            ByLabel::new(recorder, "deltasync_reloads_total", "result", Some(&what))
+        };
         Self {
             group_commits: histogram(recorder, "deltasync_commit_group_commits"),
             sync_seconds: histogram(recorder, "deltasync_sync_seconds"),
@@ -297,6 +297,9 @@ impl Handles {
                 "reason",
                 Some(&reset("subscribe")),
             ),
+            refusals: ByLabel::new(recorder, "deltasync_calls_refused_total", "reason", None),
+            revocations: ByLabel::new(recorder, "deltasync_revocations_total", "what", None),
+            policy_reloads: reloads("policy"),
             page_hits: page("hit"),
             page_misses: page("miss"),
             notices: counter(recorder, "deltasync_inbox_notices_total", Vec::new()),
@@ -347,37 +350,6 @@ impl<L: Labelled, const N: usize> ByLabel<L, N> {
             counter.increment(1);
         }
     }
-}
-
-impl Labelled for CommitResult {
-    const ALL: &'static [(Self, &'static str)] = &[
-        (Self::Done, "done"),
-        (Self::Refused, "refused"),
-        (Self::Full, "full"),
-        (Self::Unknown, "unknown"),
-    ];
-}
-
-impl Labelled for PullOutcome {
-    const ALL: &'static [(Self, &'static str)] = &[
-        (Self::Aligned, "aligned"),
-        (Self::Delta, "delta"),
-        (Self::Reset, "reset"),
-        (Self::Denied, "denied"),
-        (Self::NotFound, "not_found"),
-        (Self::Deferred, "deferred"),
-        (Self::Failed, "failed"),
-    ];
-}
-
-impl Labelled for ResetReason {
-    const ALL: &'static [(Self, &'static str)] = &[
-        (Self::EpochChanged, "epoch_changed"),
-        (Self::AheadOfHead, "ahead_of_head"),
-        (Self::BelowFloor, "below_floor"),
-        (Self::TooLarge, "too_large"),
-        (Self::Forced, "forced"),
-    ];
 }
 
 const METADATA: Metadata<'static> = Metadata::new("deltasync", Level::INFO, None);

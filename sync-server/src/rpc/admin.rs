@@ -1,4 +1,5 @@
-//! `AdminService`. Every call needs the right to administer; what this server does not offer says so.
+//! `AdminService`. A call about a collection needs the right to administer it, any other that to
+//! administer everything; what this server does not offer says so.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Context, backup, clients};
-use crate::auth::AccessError;
+use crate::auth::policy::Verb;
+use crate::auth::{AccessError, Caller};
 use crate::core::window;
 use crate::engine::administering::{Administered, Administration};
 use crate::status;
@@ -32,15 +34,16 @@ impl<S: Store> AdminRpc<S> {
         Self { context }
     }
 
-    /// Lets only those in that may administer.
-    fn may<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let caller = self.context.caller(request)?;
-        if caller.may_administer() { Ok(()) } else { Err(status::access(AccessError::Denied)) }
+    /// Lets only those in that may administer everything.
+    fn may_all<T>(request: &Request<T>) -> Result<Caller, Status> {
+        let caller = Context::<S>::caller(request)?;
+        let rights = caller.rights().map_err(status::access)?;
+        if rights.allows_all(Verb::Admin) { Ok(caller) } else { Err(denied()) }
     }
 
     /// The answer to a call that is not offered.
-    fn not_offered<T, R>(&self, request: &Request<T>) -> Result<Response<R>, Status> {
-        self.may(request)?;
+    fn not_offered<T, R>(request: &Request<T>) -> Result<Response<R>, Status> {
+        Self::may_all(request)?;
         Err(Status::unimplemented("this server does not offer the call"))
     }
 
@@ -88,6 +91,16 @@ fn collection(name: &str) -> Result<CollectionName, Status> {
     CollectionName::new(name).map_err(|error| status::malformed(&error))
 }
 
+/// The name of a collection that the caller may administer.
+fn administered(caller: &Caller, name: &str) -> Result<CollectionName, Status> {
+    let name = collection(name)?;
+    if caller.may_administer(&name) { Ok(name) } else { Err(denied()) }
+}
+
+fn denied() -> Status {
+    status::access(AccessError::Denied)
+}
+
 #[tonic::async_trait]
 impl<S: Store> AdminService for AdminRpc<S> {
     type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
@@ -97,8 +110,8 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::InspectCollectionRequest>,
     ) -> Result<Response<v1::InspectCollectionResponse>, Status> {
-        self.may(&request)?;
-        let name = collection(&request.into_inner().collection)?;
+        let caller = Context::<S>::caller(&request)?;
+        let name = administered(&caller, &request.into_inner().collection)?;
         let asked = name.clone();
         let found =
             self.context.read(move |ledger| ledger.inspect(&asked, Timestamp::now())).await?;
@@ -112,9 +125,9 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::SetPolicyRequest>,
     ) -> Result<Response<v1::SetPolicyResponse>, Status> {
-        self.may(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
-        let name = collection(&wire.collection)?;
+        let name = administered(&caller, &wire.collection)?;
         let change = convert::policy_change(wire.policy, &wire.clear);
         let change = change.map_err(|error| status::malformed(&error))?;
         match self.administer(&name, Administration::SetPolicy(change)).await? {
@@ -131,9 +144,9 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::PurgeRequest>,
     ) -> Result<Response<v1::PurgeResponse>, Status> {
-        self.may(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
-        let name = collection(&wire.collection)?;
+        let name = administered(&caller, &wire.collection)?;
         let up_to = Version::new(wire.up_to_version)
             .map_err(|error| status::malformed(&Malformed::new("up_to_version", error.reason)))?;
         let (purged, head) = self.purge_all(&name, up_to).await?;
@@ -144,8 +157,8 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::RotateEpochRequest>,
     ) -> Result<Response<v1::RotateEpochResponse>, Status> {
-        self.may(&request)?;
-        let name = collection(&request.into_inner().collection)?;
+        let caller = Context::<S>::caller(&request)?;
+        let name = administered(&caller, &request.into_inner().collection)?;
         match self.administer(&name, Administration::RotateEpoch).await? {
             Administered::Rotated(head) => {
                 Ok(Response::new(v1::RotateEpochResponse { head: Some(head.into()) }))
@@ -160,22 +173,22 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        self.may(&request)?;
-        Ok(Response::new(ReceiverStream::new(backup::start(&self.context)?)))
+        let caller = Self::may_all(&request)?;
+        Ok(Response::new(ReceiverStream::new(backup::start(&self.context, caller)?)))
     }
 
     async fn verify(
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        self.not_offered(&request)
+        Self::not_offered(&request)
     }
 
     async fn list_clients(
         &self,
         request: Request<v1::ListClientsRequest>,
     ) -> Result<Response<v1::ListClientsResponse>, Status> {
-        self.may(&request)?;
+        Self::may_all(&request)?;
         let wire = request.into_inner();
         let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
         let listed = clients::list(&self.context, wire.prefix, &wire.page_token, most).await?;
@@ -188,16 +201,16 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::ExplainClientRequest>,
     ) -> Result<Response<v1::ExplainClientResponse>, Status> {
-        self.not_offered(&request)
+        Self::not_offered(&request)
     }
 
     async fn list_audience(
         &self,
         request: Request<v1::ListAudienceRequest>,
     ) -> Result<Response<v1::ListAudienceResponse>, Status> {
-        self.may(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
-        let name = collection(&wire.collection)?;
+        let name = administered(&caller, &wire.collection)?;
         let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
         let question = window::audience_question(&name);
         let after = window::subject_position(&wire.page_token, question);
@@ -222,9 +235,12 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::ListFollowsRequest>,
     ) -> Result<Response<v1::ListFollowsResponse>, Status> {
-        self.may(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
         let subject = Subject::new(&wire.subject).map_err(|e| status::malformed(&e))?;
+        if !caller.may_administer(&subject.inbox()) {
+            return Err(denied());
+        }
         let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
         let token = wire.page_token;
         let listed = self.context.read(move |ledger| ledger.list_follows(&subject, most, token));
@@ -237,6 +253,6 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
-        self.not_offered(&request)
+        Self::not_offered(&request)
     }
 }

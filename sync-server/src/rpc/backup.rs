@@ -11,6 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 
 use super::Context;
+use crate::auth::Caller;
+use crate::auth::policy::Verb;
 use crate::engine::backing_up::Backup;
 use crate::status;
 use crate::store::Store;
@@ -29,6 +31,7 @@ type Message = Result<v1::BackupResponse, Status>;
 /// Starts the task of a backup and returns its pieces.
 pub(super) fn start<S: Store>(
     context: &Arc<Context<S>>,
+    caller: Caller,
 ) -> Result<mpsc::Receiver<Message>, Status> {
     if context.drain.is_cancelled() {
         return Err(stopping());
@@ -36,12 +39,13 @@ pub(super) fn start<S: Store>(
     let turn = Arc::clone(&context.backups).try_acquire_owned();
     let turn = turn.map_err(|_| Status::resource_exhausted("another backup is being taken"))?;
     let (outbox, pieces) = mpsc::channel(OUTBOX_LEN);
-    context.tasks.spawn(run(Arc::clone(context), outbox, turn));
+    context.tasks.spawn(run(Arc::clone(context), caller, outbox, turn));
     Ok(pieces)
 }
 
 async fn run<S: Store>(
     context: Arc<Context<S>>,
+    caller: Caller,
     outbox: mpsc::Sender<Message>,
     _turn: OwnedSemaphorePermit,
 ) {
@@ -49,6 +53,7 @@ async fn run<S: Store>(
         biased;
         () = context.drain.cancelled() => Err(stopping()),
         () = outbox.closed() => return,
+        error = caller.loses(|rights| rights.allows_all(Verb::Admin)) => Err(status::access(error)),
         ended = send_all(&context, &outbox) => ended,
     };
     if let Err(status) = ended

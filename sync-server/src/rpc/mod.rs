@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 use self::clients::ClientRegistry;
 use self::loads::{ConnectionNumber, LoadBreaker};
 use self::places::Places;
-use crate::auth::{Access, Caller};
+use crate::auth::{AccessError, Caller};
 use crate::core::loads::Who;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
@@ -28,6 +28,7 @@ pub(crate) mod outbox;
 pub mod places;
 mod subscribe;
 pub mod sync;
+mod withholding;
 pub mod write;
 
 /// Reads of the store at once. They wait for the disk, not for each other.
@@ -50,8 +51,6 @@ pub struct Context<S> {
     pub hub: Arc<Hub>,
     /// Writes.
     pub writes: Writes,
-    /// Who may what.
-    pub access: Access,
     /// What is counted.
     pub metrics: Metrics,
     /// Bounds of streams.
@@ -82,11 +81,10 @@ pub struct StreamSettings {
 // === impl Context ===
 
 impl<S: Store> Context<S> {
-    /// Who calls.
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let header = request.metadata().get("authorization");
-        let header = header.and_then(|value| value.to_str().ok());
-        self.access.identify(header).map_err(status::access)
+    /// Who calls, as `server::calls` found. Who came another way is nobody.
+    fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        caller.ok_or_else(|| status::access(AccessError::Unauthenticated))
     }
 
     /// Who calls, as far as loops of loads are concerned: its name, or its connection.

@@ -22,7 +22,8 @@ use super::Context;
 use super::clients::OpenStream;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
-use crate::auth::Caller;
+use super::withholding::withhold;
+use crate::auth::{Caller, RulesSeen};
 use crate::budget::{Account, Claim};
 use crate::core::loads::Who;
 use crate::core::page::PageLimits;
@@ -30,6 +31,7 @@ use crate::engine::following::Following;
 use crate::engine::hub::Listener;
 use crate::engine::ledger::Ledger;
 use crate::engine::noticing::{Noticing, Watching};
+use crate::metrics::Revoked;
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
@@ -44,6 +46,8 @@ const GOODBYE_RETRY_AFTER: Duration = Duration::from_millis(500);
 struct Stream<S> {
     context: Arc<Context<S>>,
     caller: Caller,
+    /// The rules that the targets have been judged by.
+    rules: RulesSeen,
     outbox: Outbox,
     listener: Listener,
     began: Instant,
@@ -51,7 +55,7 @@ struct Stream<S> {
     end_of_age: Instant,
     /// What is to be said before the targets have their turn: that they were accepted, or where
     /// they stand.
-    first: Vec<v1::SubscribeResponse>,
+    first: Vec<Event<Bytes>>,
     /// The wait for room that is under way.
     room: Option<BoxFuture<'static, Claim>>,
     /// Since when a target has been due and the subscriber has not made room.
@@ -91,6 +95,8 @@ enum Wake {
     Room(Claim),
     /// A notice that had to wait may be sent.
     Time,
+    /// What the caller may do may have changed.
+    Rights,
 }
 
 /// What a stream says, and how far it has come.
@@ -116,6 +122,8 @@ pub(super) fn start<S: Store>(
     let place = context.streams.places.take(holder, asked.targets.len());
     let place = place.map_err(|error| status::no_place(&error))?;
     let (outbox, outgoing) = outbox::open(account.pages.clone());
+    // Before any right is judged: what changes meanwhile is judged again.
+    let rules = caller.seen();
     let may_read = |name: &_| caller.may_read(name);
     let (targets, held_up) = hold_up(context, who, asked.targets, may_read);
     // Listen before looking: a head that moves in between is looked at again, not missed.
@@ -140,20 +148,18 @@ pub(super) fn start<S: Store>(
     }
     first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     let client = client.map(|client| context.clients.open_stream(client));
-    for event in &first {
-        says(client.as_ref(), event);
-    }
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {
         context: Arc::clone(context),
         caller: caller.clone(),
+        rules,
         outbox,
         listener,
         began: Instant::now(),
         heartbeat: asked.heartbeat,
         end_of_age: Instant::now() + age,
-        first: first.into_iter().map(v1::SubscribeResponse::from).collect(),
+        first,
         room: None,
         waiting_since: None,
         client,
@@ -161,13 +167,6 @@ pub(super) fn start<S: Store>(
     };
     context.tasks.spawn(stream.run(Halves { following, noticing }));
     Ok(outgoing)
-}
-
-/// Before it is sent: a client may acknowledge it as soon as it has it.
-fn says(client: Option<&OpenStream>, event: &Event<Bytes>) {
-    if let Some(client) = client {
-        client.says(event);
-    }
 }
 
 /// A target whose load may not begin now: its place among the targets, what it is told, and why.
@@ -232,11 +231,14 @@ impl<S: Store> Stream<S> {
                 }
                 Ok(Wake::Heartbeat) => beats = true,
                 Ok(Wake::Time) => {}
+                Ok(Wake::Rights) => {
+                    if let Err(end) = self.judge(&mut halves) {
+                        return end;
+                    }
+                }
                 Ok(Wake::Room(room)) => {
                     if std::mem::take(&mut beats) && self.first.is_empty() {
-                        let bookmark = halves.following.bookmark(Timestamp::now());
-                        says(self.client.as_ref(), &bookmark);
-                        self.first.push(bookmark.into());
+                        self.first.push(halves.following.bookmark(Timestamp::now()));
                     }
                     match self.step(halves, room).await {
                         Ok(stepped) => halves = stepped,
@@ -284,6 +286,7 @@ impl<S: Store> Stream<S> {
                 return Err(End::Goodbye(GoodbyeReason::Draining));
             }
             () = self.outbox.closed() => return Err(End::Gone),
+            () = self.caller.moved(&mut self.rules) => return Ok(Wake::Rights),
             () = tokio::time::sleep_until(self.end_of_age) => {
                 return Err(End::Goodbye(GoodbyeReason::MaxAge));
             }
@@ -298,7 +301,6 @@ impl<S: Store> Stream<S> {
 
     /// Gives the next target its turn and sends what there is to say.
     async fn step(&mut self, mut halves: Halves, room: Claim) -> Result<Halves, End> {
-        let mut messages = std::mem::take(&mut self.first);
         let now = self.began.elapsed();
         if halves.following.is_due() || halves.noticing.is_due(now) {
             let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
@@ -312,30 +314,57 @@ impl<S: Store> Stream<S> {
             halves = stepped;
             let events = events.map_err(|error| End::Failed(status::storage(&error)))?;
             self.listen(&mut halves.noticing);
-            let metrics = self.context.metrics.clone();
-            let counted = |event: &Event<Bytes>| match event {
-                Event::Reset(_, reset) => metrics.stream_reset(reset.reason),
-                Event::InboxNotice(_) => metrics.noticed(),
-                Event::Accepted(..)
-                | Event::Changes(..)
-                | Event::Notice(..)
-                | Event::Bookmark(..)
-                | Event::Lagging(..)
-                | Event::CaughtUp(..)
-                | Event::Absent(_)
-                | Event::Revoked(_)
-                | Event::Failed(..)
-                | Event::Goodbye(_) => {}
-            };
-            let said = |event: &Event<Bytes>| says(self.client.as_ref(), event);
-            let events = events.into_iter().inspect(counted).inspect(said);
-            messages.extend(events.map(v1::SubscribeResponse::from));
+            self.first.extend(events);
         }
-        if messages.is_empty() {
+        // The last moment: what was read under other rules is not said under these.
+        if self.rules.take_exchanged() || self.caller.rights().is_err() {
+            self.judge(&mut halves)?;
+        }
+        let said = std::mem::take(&mut self.first);
+        if said.is_empty() {
             return Ok(halves);
         }
+        for event in &said {
+            self.count(event);
+            // Before it is sent: a client may acknowledge it as soon as it has it.
+            if let Some(client) = &self.client {
+                client.says(event);
+            }
+        }
+        let messages: Vec<_> = said.into_iter().map(v1::SubscribeResponse::from).collect();
         self.outbox.send(&messages, room).map_err(|()| End::Gone)?;
         Ok(halves)
+    }
+
+    /// Judges the caller and all targets by the rules in force: ends what may not be read any more,
+    /// and takes back what was about to be said of it.
+    fn judge(&mut self, halves: &mut Halves) -> Result<(), End> {
+        if self.caller.rights().is_err() {
+            self.context.metrics.revoked(Revoked::Stream);
+            return Err(End::Goodbye(GoodbyeReason::CredentialsExpired));
+        }
+        let revoked = halves.revoke(|name| self.caller.may_read(name));
+        self.first = withhold(std::mem::take(&mut self.first), &revoked);
+        self.first.extend(revoked.into_iter().map(Event::Revoked));
+        Ok(())
+    }
+
+    fn count(&self, event: &Event<Bytes>) {
+        let metrics = &self.context.metrics;
+        match event {
+            Event::Reset(_, reset) => metrics.stream_reset(reset.reason),
+            Event::InboxNotice(_) => metrics.noticed(),
+            Event::Revoked(_) => metrics.revoked(Revoked::Target),
+            Event::Accepted(..)
+            | Event::Changes(..)
+            | Event::Notice(..)
+            | Event::Bookmark(..)
+            | Event::Lagging(..)
+            | Event::CaughtUp(..)
+            | Event::Absent(_)
+            | Event::Failed(..)
+            | Event::Goodbye(_) => {}
+        }
     }
 
     /// Listens to what is to be watched, before it is looked at once more.
@@ -352,6 +381,13 @@ impl<S: Store> Stream<S> {
 // === impl Halves ===
 
 impl Halves {
+    /// Ends what may not be read any more, and says which targets that were.
+    fn revoke(&mut self, may_read: impl Fn(&CollectionName) -> bool) -> BTreeSet<CollectionName> {
+        let revoked = self.following.revoke(may_read);
+        self.noticing.revoked(&revoked);
+        revoked.into_iter().collect()
+    }
+
     fn step<S: Store>(
         &mut self,
         ledger: &Ledger<S>,

@@ -79,14 +79,18 @@ impl<S: Store> SyncRpc<S> {
     /// Gives those targets that ask for it the cursors that are held for the client.
     async fn resume(
         &self,
+        caller: &Caller,
         client: Option<&ClientKey>,
         targets: Vec<Result<Target, Malformed>>,
     ) -> Result<Vec<Result<Target, Malformed>>, Status> {
         let asks = targets.iter().flatten().any(|target| target.from_last_ack);
         let Some(client) = client.filter(|_| asks).cloned() else { return Ok(targets) };
         let mut resumed = targets;
+        let caller = caller.clone();
         let resumed = self.context.read(move |ledger| {
-            let mut targets = resumed.iter_mut().flatten();
+            // What is not the caller's to read is not looked up, so it takes no longer either.
+            let targets = resumed.iter_mut().flatten();
+            let mut targets = targets.filter(|target| caller.may_read(&target.collection));
             targets.try_for_each(|target| ledger.resume(&client, target))?;
             Ok(resumed)
         });
@@ -138,11 +142,11 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::PullRequest>,
     ) -> Result<Response<v1::PullResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
         let mut pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let client = clients::key(&caller, &pull.client_id);
-        pull.targets = self.resume(client.as_ref(), pull.targets).await?;
+        pull.targets = self.resume(&caller, client.as_ref(), pull.targets).await?;
         let held_up = self.hold_up(&who, &caller, &mut pull);
         let answered = if pull.targets.is_empty() {
             Vec::new()
@@ -167,7 +171,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
         let account = request.extensions().get::<Account>().cloned();
         let account = account.expect("every call of a connection has its account");
@@ -175,7 +179,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
             Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let client = clients::key(&caller, &asked.client_id);
         let targets = asked.targets.into_iter().map(Ok).collect();
-        let targets = self.resume(client.as_ref(), targets).await?;
+        let targets = self.resume(&caller, client.as_ref(), targets).await?;
         asked.targets = targets.into_iter().flatten().collect();
         let reader = Reader { caller: &caller, who: &who, client, account: &account };
         let outgoing = subscribe::start(&self.context, reader, asked)?;
@@ -189,7 +193,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::ListItemsRequest>,
     ) -> Result<Response<v1::ListItemsResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let asked = ListItems::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         may_read(&caller, &asked.collection)?;
         let window = self.context.read(move |ledger| ledger.list_items(&asked)).await?;
@@ -206,7 +210,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::GetItemsRequest>,
     ) -> Result<Response<v1::GetItemsResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
         let name = collection(&wire.collection)?;
         let keys = keys(wire.keys).map_err(|error| status::malformed(&error))?;
@@ -230,7 +234,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::GetCollectionRequest>,
     ) -> Result<Response<v1::GetCollectionResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let name = collection(&request.into_inner().collection)?;
         may_read(&caller, &name)?;
         let head = self.context.ledger.head(&name);
@@ -244,7 +248,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::ListCollectionsRequest>,
     ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
         let most = convert::page_size(wire.page_size).map_err(|e| status::malformed(&e))?;
         let question = window::names_question(&wire.prefix);
@@ -274,7 +278,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let asked = Reconcile::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         may_read(&caller, &asked.collection)?;
         let client = clients::key(&caller, &asked.client_id);
@@ -294,7 +298,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         &self,
         request: Request<v1::AckRequest>,
     ) -> Result<Response<v1::AckResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let ack = Ack::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let denied = ack.acked.iter().position(|one| !caller.may_read(&one.collection));
         if let Some(index) = denied {

@@ -59,7 +59,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         &self,
         request: Request<v1::CommitRequest>,
     ) -> Result<Response<v1::CommitResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
         // Only a retry is compared with what it repeats; hashing megabytes costs milliseconds.
         let retryable = !wire.idempotency_key.is_empty();
@@ -68,10 +68,9 @@ impl<S: Store> WriteService for WriteRpc<S> {
         if !commit.idempotency_key.is_empty() {
             commit.idempotency_key = owned_by(&caller, &commit.idempotency_key);
         }
-        let named = commit.mutations.iter().map(|mutation| &mutation.collection);
-        let judged = commit.preconditions.iter().map(|precondition| &precondition.collection);
-        may_write_all(&caller, "mutations", named)?;
-        may_write_all(&caller, "preconditions", judged)?;
+        let judged = commit.preconditions.iter();
+        allowed("mutations", commit.mutations.iter().map(|one| caller.may_change(one)))?;
+        allowed("preconditions", judged.map(|one| caller.may_write(&one.collection)))?;
         let commit = request::Request::Commit { commit, fingerprint };
         let answer = self.context.writes.commit(commit).await.map_err(|e| status::write(&e))?;
         Ok(Response::new(v1::CommitResponse {
@@ -84,7 +83,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         &self,
         request: Request<Streaming<v1::ImportRequest>>,
     ) -> Result<Response<v1::ImportResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let mut messages = request.into_inner();
         let mut import = Import {
             context: &self.context,
@@ -94,9 +93,14 @@ impl<S: Store> WriteService for WriteRpc<S> {
             told: v1::ImportResponse::default(),
         };
         let draining = self.context.drain.clone();
+        let caller = import.caller.clone();
         loop {
             let message = tokio::select! {
                 biased;
+                error = caller.ended() => {
+                    import.settle(0).await?;
+                    return Err(status::access(error));
+                }
                 () = draining.cancelled() => {
                     import.settle(0).await?;
                     return Err(Status::unavailable("the server is stopping; resume the import"));
@@ -122,7 +126,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         &self,
         request: Request<v1::GetImportRequest>,
     ) -> Result<Response<v1::GetImportResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let import_id = request.into_inner().import_id;
         check_import_id(&import_id).map_err(|error| status::malformed(&error))?;
         let import_id = owned_by(&caller, &import_id);
@@ -140,7 +144,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         &self,
         request: Request<v1::DeleteCollectionRequest>,
     ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
-        let caller = self.context.caller(&request)?;
+        let caller = Context::<S>::caller(&request)?;
         let wire = request.into_inner();
         let malformed = |error: Malformed| status::malformed(&error);
         let name = CollectionName::new(&wire.collection).map_err(malformed)?;
@@ -174,8 +178,7 @@ impl<S: Store> Import<'_, S> {
         }
         let mutations: Vec<Mutation> = convert::mutations(message.mutations)
             .map_err(|error| malformed(error.within(&format!("commit {}", message.sequence))))?;
-        let named = mutations.iter().map(|mutation| &mutation.collection);
-        may_write_all(&self.caller, "mutations", named)?;
+        allowed("mutations", mutations.iter().map(|one| self.caller.may_change(one)))?;
         self.settle(IMPORT_WINDOW - 1).await?;
 
         let count = u64::try_from(mutations.len()).expect("a commit is bounded");
@@ -245,13 +248,9 @@ fn may_write(caller: &Caller, name: &CollectionName) -> Result<(), Status> {
     }
 }
 
-/// Names the first element of `list` that the caller may not write; not whether it exists.
-fn may_write_all<'n>(
-    caller: &Caller,
-    list: &str,
-    names: impl IntoIterator<Item = &'n CollectionName>,
-) -> Result<(), Status> {
-    match names.into_iter().position(|name| !caller.may_write(name)) {
+/// Names the first element of `list` that is not allowed; not whether what it names exists.
+fn allowed(list: &str, mut verdicts: impl Iterator<Item = bool>) -> Result<(), Status> {
+    match verdicts.position(|allowed| !allowed) {
         None => Ok(()),
         Some(index) => {
             let denied = AccessError::Denied;

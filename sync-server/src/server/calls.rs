@@ -14,11 +14,13 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response, header};
 use tower::{Layer, Service};
 
-use super::SERVICES;
 use super::connections::Peer;
 use super::reply::Reply;
 use super::upload::{Held, Shape, Upload, UploadBounds};
-use crate::auth::Access;
+use crate::auth::methods::{Rule, rule_of};
+use crate::auth::principal::Credentials;
+use crate::auth::{Access, AccessError, Caller};
+use crate::metrics::Metrics;
 use crate::rpc::outbox::Outgoing;
 use crate::status;
 
@@ -32,6 +34,8 @@ pub(super) struct CallsLayer {
     pub(super) access: Access,
     /// How requests must arrive.
     pub(super) uploads: UploadBounds,
+    /// Counts what is refused.
+    pub(super) metrics: Metrics,
 }
 
 /// All services, behind a [`CallsLayer`].
@@ -68,21 +72,27 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Health is told to the end, and those who watch it or reflect have nothing to lose.
-        let ours = is_of_ours(request.uri().path());
+        let rule = rule_of(request.uri().path());
         let peer = request.extensions().get::<Peer>().cloned();
         if let Some(peer) = &peer {
             peer.asks();
             request.extensions_mut().insert(peer.number());
         }
+        // Count first, ask then: a call that is not refused is waited for.
+        let open = self.layer.open.token();
+        match self.layer.admit(rule, &request) {
+            Ok(Some(caller)) => drop(request.extensions_mut().insert(caller)),
+            Ok(None) => {}
+            Err(refusal) => {
+                self.layer.metrics.refused(refusal.code().into());
+                return Box::pin(std::future::ready(Ok(refusal.into_http())));
+            }
+        }
+        // Health is told to the end, and those who watch it or reflect have nothing to lose.
+        let ours = !matches!(rule, Some(Rule::Open | Rule::Known));
         let Some(peer) = peer.filter(|_| ours) else {
             return Box::pin(self.inner.call(request));
         };
-        // Count first, ask then: a call that is not refused is waited for.
-        let open = self.layer.open.token();
-        if let Err(refusal) = self.layer.admit(&request) {
-            return Box::pin(std::future::ready(Ok(refusal.into_http())));
-        }
         let account = peer.account().clone();
         let shape = Shape::of(request.uri().path());
         let held = Arc::new(Mutex::new(Held::default()));
@@ -92,9 +102,13 @@ where
             Body::new(Upload::new(body, shape, account.clone(), Arc::clone(&held), uploads))
         });
         let call = self.inner.call(request);
+        let metrics = self.layer.metrics.clone();
         Box::pin(async move {
             let mut answer = call.await?;
             drop(open);
+            if let Some(status) = Status::from_header_map(answer.headers()) {
+                metrics.refused(status.code().into());
+            }
             let claim = held.lock().answer.take();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
                 return Ok(answer.map(|_| outgoing.into_body()));
@@ -113,18 +127,29 @@ where
 // === impl CallsLayer ===
 
 impl CallsLayer {
-    /// Whether the call may begin, judged by its head alone.
-    fn admit(&self, request: &Request<Body>) -> Result<(), Status> {
+    /// Whether the call may begin, judged by its head alone, and who makes it; nobody in
+    /// particular if that does not matter.
+    fn admit(&self, rule: Option<Rule>, request: &Request<Body>) -> Result<Option<Caller>, Status> {
+        if rule == Some(Rule::Open) {
+            return Ok(None);
+        }
         if self.uploads.drain.is_cancelled() {
             return Err(Status::unavailable("the server is stopping"));
         }
-        let shown = request.headers().get(header::AUTHORIZATION);
-        let shown = shown.and_then(|value| value.to_str().ok());
-        self.access.identify(shown).map(|_| ()).map_err(status::access)
+        let caller = self.access.identify(shown(request)).map_err(status::access)?;
+        // Also what the services may offer beyond the rules is not there.
+        let rule = rule.ok_or_else(|| Status::unimplemented("there is no such call"))?;
+        let rights = caller.rights().map_err(status::access)?;
+        if !rule.lets_begin(&rights) {
+            return Err(status::access(AccessError::Denied));
+        }
+        Ok(Some(caller))
     }
 }
 
-fn is_of_ours(path: &str) -> bool {
-    let service = path.trim_start_matches('/').split('/').next();
-    service.is_some_and(|service| SERVICES.contains(&service))
+/// What a request shows of its caller.
+fn shown(request: &Request<Body>) -> Credentials {
+    let header = request.headers().get(header::AUTHORIZATION);
+    // A header that is no text is shown all the same: it is not as if there were none.
+    Credentials::of_header(header.map(|value| value.to_str().unwrap_or_default()))
 }

@@ -1,0 +1,137 @@
+//! The labels of metrics: every value that each can have. No name, key or subject of a user ever
+//! becomes one.
+
+use sync_proto::types::ResetReason;
+
+/// Codes of `google.rpc.Code` that refuse a caller.
+const PERMISSION_DENIED: i32 = 7;
+const UNIMPLEMENTED: i32 = 12;
+const UNAUTHENTICATED: i32 = 16;
+
+/// How a commit, or an ack, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitResult {
+    /// It is durable.
+    Done,
+    /// It was refused; nothing changed.
+    Refused,
+    /// The disk is almost full; nothing changed.
+    Full,
+    /// Storage failed; nobody knows.
+    Unknown,
+}
+
+/// Why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Unauthenticated,
+    Denied,
+    Unknown,
+}
+
+/// What ended because a right did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// A target of a stream; the others went on.
+    Target,
+    /// A stream: its caller is nobody any more.
+    Stream,
+}
+
+/// What became of a file that had changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// It is in force.
+    Done,
+    /// It makes no sense; the one before stays in force.
+    Refused,
+}
+
+/// A file that may change while the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The policy.
+    Policy,
+}
+
+/// How a target of a pull was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PullOutcome {
+    Aligned,
+    Delta,
+    Reset,
+    Denied,
+    NotFound,
+    Deferred,
+    Failed,
+}
+
+/// A label of ours: every value it can have.
+pub(super) trait Labelled: Copy + PartialEq + 'static {
+    const ALL: &'static [(Self, &'static str)];
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// Whether an answer with this code refuses its caller, and why.
+    pub(super) fn of(code: i32) -> Option<Self> {
+        match code {
+            UNAUTHENTICATED => Some(Self::Unauthenticated),
+            PERMISSION_DENIED => Some(Self::Denied),
+            UNIMPLEMENTED => Some(Self::Unknown),
+            _ => None,
+        }
+    }
+}
+
+// === impl Labelled ===
+
+impl Labelled for CommitResult {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Done, "done"),
+        (Self::Refused, "refused"),
+        (Self::Full, "full"),
+        (Self::Unknown, "unknown"),
+    ];
+}
+
+impl Labelled for Refused {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Unauthenticated, "unauthenticated"),
+        (Self::Denied, "denied"),
+        (Self::Unknown, "unknown"),
+    ];
+}
+
+impl Labelled for Revoked {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Target, "target"), (Self::Stream, "stream")];
+}
+
+impl Labelled for Reload {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Done, "done"), (Self::Refused, "refused")];
+}
+
+impl Labelled for PullOutcome {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Aligned, "aligned"),
+        (Self::Delta, "delta"),
+        (Self::Reset, "reset"),
+        (Self::Denied, "denied"),
+        (Self::NotFound, "not_found"),
+        (Self::Deferred, "deferred"),
+        (Self::Failed, "failed"),
+    ];
+}
+
+impl Labelled for ResetReason {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::EpochChanged, "epoch_changed"),
+        (Self::AheadOfHead, "ahead_of_head"),
+        (Self::BelowFloor, "below_floor"),
+        (Self::TooLarge, "too_large"),
+        (Self::Forced, "forced"),
+    ];
+}

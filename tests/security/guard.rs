@@ -1,0 +1,70 @@
+//! Guarded servers: their policies, and the tokens that go with them.
+
+use std::path::PathBuf;
+
+use sha2::{Digest as _, Sha256};
+use sync_proto::types::{Mutation, Op, Subject};
+use sync_tests::compose::name;
+use sync_tests::data::hex;
+use sync_tests::server::TestServer;
+use sync_tests::wire::Wire;
+use tempfile::TempDir;
+
+/// Who shows which token: each subject's is its name with this behind it.
+const SECRET: &str = "-0123456789-secret";
+
+/// A server with a policy file that can be exchanged.
+pub(crate) struct Guarded {
+    pub(crate) server: TestServer,
+    dir: TempDir,
+}
+
+/// The token of a subject.
+pub(crate) fn token(subject: &str) -> String {
+    format!("{subject}{SECRET}")
+}
+
+/// The lines of a policy that let these subjects in.
+pub(crate) fn tokens(subjects: &[&str]) -> String {
+    let entry = |subject: &&str| {
+        let hash = hex(&Sha256::digest(token(subject)));
+        format!("[[tokens]]\nsubject = \"{subject}\"\nsha256 = \"{hash}\"\n")
+    };
+    subjects.iter().map(entry).collect()
+}
+
+/// A subject follows a collection.
+pub(crate) fn follows(collection: &str, subject: &str) -> Mutation {
+    let subject = Subject::new(subject).unwrap();
+    Mutation { collection: name(collection), op: Op::Follow { subject } }
+}
+
+// === impl Guarded ===
+
+impl Guarded {
+    /// A server with this policy.
+    pub(crate) async fn start(policy: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, policy).unwrap();
+        let server = TestServer::with(|config| config.policy_file = Some(path)).await;
+        Self { server, dir }
+    }
+
+    /// Exchanges the policy, as an editor or an operator does.
+    pub(crate) fn exchange(&self, policy: &str) {
+        let new = self.dir.path().join("policy.new");
+        std::fs::write(&new, policy).unwrap();
+        std::fs::rename(new, self.path()).unwrap();
+    }
+
+    /// Where the policy is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+
+    /// The connection of a subject.
+    pub(crate) fn wire(&self, subject: &str) -> Wire {
+        self.server.wire().showing(&token(subject))
+    }
+}

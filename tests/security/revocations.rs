@@ -1,0 +1,187 @@
+//! What becomes of open streams and long calls when a right ends while they last.
+
+use std::time::{Duration, Instant};
+
+use sync_proto::types::{Event, Goodbye, GoodbyeReason, Outcome, Plan, Subscribe};
+use sync_proto::v1;
+use sync_tests::compose::{commit, put, scratch};
+use sync_tests::stream::Events;
+use sync_tests::wait::{until_true, within};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+
+use crate::guard::{Guarded, follows, tokens};
+
+/// From the exchange of a policy to the last word of whatever it ends. The promise is a second;
+/// the machine of a test may be busy with twenty others.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+const EVERYBODY: [&str; 3] = ["root", "alice", "bob"];
+
+/// `root` may everything, the others what `lines` say.
+fn policy(lines: &str) -> String {
+    let root =
+        "[[grants]]\nsubjects = [\"root\"]\nread = [\"*\"]\nwrite = [\"*\"]\nadmin = [\"*\"]\n";
+    format!("{lines}\n{root}{}", tokens(&EVERYBODY))
+}
+
+fn reads(subject: &str, names: &[&str]) -> String {
+    format!("[[grants]]\nsubjects = [\"{subject}\"]\nread = {names:?}\n")
+}
+
+/// The next message but bookmarks, which must not be about `gone`.
+async fn news(events: &mut Events, gone: &str) -> Event {
+    loop {
+        let event = events.next().await;
+        let Event::Bookmark(positions, _) = &event else { return event };
+        let told = positions.iter().any(|one| one.collection.as_str() == gone);
+        assert!(!told, "{gone} is told in a bookmark");
+    }
+}
+
+/// G10: a right that ends with a new policy ends the target within a second: `Revoked`, and nothing
+/// of it after; the other targets go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_ends_with_its_right_and_the_others_go_on() {
+    let guarded = Guarded::start(&policy(&reads("alice", &["kept", "gone"]))).await;
+    let (root, alice) = (guarded.wire("root"), guarded.wire("alice"));
+    root.commit(vec![put("kept", "a", "1")]).await;
+    root.commit(vec![put("gone", "a", "1")]).await;
+    let mut events = alice.subscribe(vec![scratch("kept"), scratch("gone")]).await;
+    assert!(events.accepted().await.iter().all(|target| target.plan == Plan::Load));
+    let mut caught_up = 0;
+    while caught_up < 2 {
+        caught_up += usize::from(matches!(events.next().await, Event::CaughtUp(..)));
+    }
+
+    let begun = Instant::now();
+    guarded.exchange(&policy(&reads("alice", &["kept"])));
+    let event = events.next_news().await;
+    let took = begun.elapsed();
+    let Event::Revoked(name) = event else { panic!("{event:?}") };
+    assert_eq!(name.as_str(), "gone");
+    assert!(took < AT_ONCE, "it took {took:?}");
+    root.commit(vec![put("gone", "b", "2")]).await;
+    root.commit(vec![put("kept", "b", "2")]).await;
+    let event = news(&mut events, "gone").await;
+    assert!(matches!(&event, Event::Changes(name, _) if name.as_str() == "kept"), "{event:?}");
+    // A heartbeat later there is still nothing of it.
+    assert!(matches!(events.next().await, Event::Bookmark(positions, _) if positions.len() == 1));
+    assert!(matches!(alice.pull_one(scratch("gone")).await, Outcome::Denied));
+    drop(events);
+    guarded.server.stop().await;
+}
+
+/// G10: who is revoked is told goodbye on the stream, hears nothing after, and is let in no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_its_caller() {
+    let guarded = Guarded::start(&policy(&reads("alice", &["list"]))).await;
+    let (root, alice) = (guarded.wire("root"), guarded.wire("alice"));
+    root.commit(vec![put("list", "a", "1")]).await;
+    let mut events = alice.subscribe(vec![scratch("list")]).await;
+    while !matches!(events.next().await, Event::CaughtUp(..)) {}
+    let begun = Instant::now();
+    guarded.exchange(&(policy(&reads("alice", &["list"])) + "[revoked]\nsubjects = [\"alice\"]\n"));
+    let event = events.next_news().await;
+    let took = begun.elapsed();
+    let Event::Goodbye(Goodbye { reason, .. }) = event else { panic!("{event:?}") };
+    assert_eq!(reason, GoodbyeReason::CredentialsExpired);
+    assert!(took < AT_ONCE, "it took {took:?}");
+    root.commit(vec![put("list", "b", "2")]).await;
+    assert_eq!(events.try_next().await.unwrap(), None, "nothing comes after");
+    let request = v1::PullRequest { targets: vec![scratch("list").into()], ..Default::default() };
+    let refused = alice.pull_raw(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let again = Subscribe {
+        targets: vec![scratch("list")],
+        heartbeat: Duration::from_secs(1),
+        client_id: String::new(),
+    };
+    let refused = alice.try_subscribe(again).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    guarded.server.stop().await;
+}
+
+/// G10: an import and a backup end with the right to them, although nothing is sent meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_calls_end_with_their_caller() {
+    let writes = "[[grants]]\nsubjects = [\"alice\"]\nwrite = [\"list\"]\n";
+    let guarded = Guarded::start(&policy(writes)).await;
+    let alice = guarded.wire("alice");
+    let (sender, messages) = mpsc::channel(1);
+    let mutations = vec![put("list", "a", "1").into()];
+    let first = v1::ImportRequest { import_id: "one".to_owned(), sequence: 1, mutations };
+    sender.send(first).await.unwrap();
+    let mut calls = alice.write();
+    let import =
+        TaskTracker::new().spawn(async move { calls.import(ReceiverStream::new(messages)).await });
+    let root = guarded.wire("root");
+    until_true("the first commit", async || {
+        matches!(root.pull_one(scratch("list")).await, Outcome::Delta(_))
+    })
+    .await;
+    guarded.exchange(&(policy(writes) + "[revoked]\nsubjects = [\"alice\"]\n"));
+    let refused = within("the end of the import", import).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    assert_eq!(root.load("list").await.copy.rows.len(), 1, "what was done stays done");
+    drop(sender);
+    guarded.server.stop().await;
+}
+
+/// G10: a policy that makes no sense is not taken up: rights stay as they were, in both directions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_policy_changes_nothing() {
+    let guarded = Guarded::start(&policy(&reads("alice", &["list"]))).await;
+    let (root, alice, bob) = (guarded.wire("root"), guarded.wire("alice"), guarded.wire("bob"));
+    root.commit(vec![put("list", "a", "1")]).await;
+    guarded.exchange("[[grants]]\nanyone = true\nread = [\"list//\"]\n");
+    let mut events = alice.subscribe(vec![scratch("list")]).await;
+    events.accepted().await;
+    // So many heartbeats are far longer than a good policy takes.
+    let mut beats = 0;
+    while beats < 5 {
+        let event = events.next().await;
+        beats += usize::from(matches!(event, Event::Bookmark(..)));
+        assert!(!matches!(event, Event::Revoked(_) | Event::Goodbye(_)), "{event:?}");
+    }
+    assert!(matches!(bob.pull_one(scratch("list")).await, Outcome::Denied));
+    // And a good one after it is.
+    guarded.exchange(&policy(&(reads("alice", &["list"]) + &reads("bob", &["list"]))));
+    until_true("the new right", async || {
+        matches!(bob.pull_one(scratch("list")).await, Outcome::Delta(_))
+    })
+    .await;
+    drop(events);
+    guarded.server.stop().await;
+}
+
+/// G10: a user reaches the inbox of the user's own, follows for nobody else, and nobody reads it
+/// along.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_is_its_subjects_own() {
+    let everybody = "[[grants]]\nanyone = true\nread = [\"inbox/{subject}\", \"groups\"]\n\
+                     follow = [\"groups\"]\n";
+    let guarded = Guarded::start(&policy(everybody)).await;
+    let (root, alice, bob) = (guarded.wire("root"), guarded.wire("alice"), guarded.wire("bob"));
+    alice.commit(vec![follows("groups/1", "alice")]).await;
+    for refused in
+        [follows("groups/1", "bob"), follows("teams/1", "alice"), put("groups/1", "a", "1")]
+    {
+        let refused = alice.try_commit(commit(vec![refused])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    // Below alice's inbox is that of another subject.
+    root.commit(vec![follows("groups/1", "alice/phone")]).await;
+    let inboxes = ["inbox/alice", "inbox/bob", "inbox/alice/phone", "inbox/nobody"].map(scratch);
+    let outcomes = alice.pull(inboxes.to_vec()).await;
+    assert!(matches!(outcomes[0], Outcome::Delta(_)), "{:?}", outcomes[0]);
+    assert!(outcomes[1..].iter().all(|outcome| matches!(outcome, Outcome::Denied)), "{outcomes:?}");
+    assert!(matches!(bob.pull_one(scratch("inbox/alice")).await, Outcome::Denied));
+    let mut events = bob.subscribe(inboxes.to_vec()).await;
+    let plans: Vec<Plan> = events.accepted().await.into_iter().map(|one| one.plan).collect();
+    assert_eq!(plans, [Plan::Denied, Plan::Absent, Plan::Denied, Plan::Denied]);
+    drop(events);
+    guarded.server.stop().await;
+}
