@@ -16,11 +16,13 @@ RUN useradd --system --uid 10001 --user-group --home-dir /data deltasync \
     && install -d -o deltasync -g deltasync -m 0750 /data
 COPY --from=build /out/ /usr/local/bin/
 USER deltasync
-# In a container loopback is nobody else; publish the port only where you trust the network.
+# In a container loopback is nobody else. So a start needs SYNC_SERVER_TLS_CERT_FILE and
+# SYNC_SERVER_TLS_KEY_FILE, or, on a network that can be trusted, SYNC_SERVER_PLAINTEXT_ANYWHERE=true.
 ENV SYNC_SERVER_DATA_DIR=/data \
     SYNC_SERVER_LISTEN=0.0.0.0:7411
 VOLUME /data
 EXPOSE 7411
+# With TLS the check below needs SYNCCTL_SERVER=https://…, SYNCCTL_CA_FILE and SYNCCTL_SERVER_NAME.
 # A start reads and checks the whole store (about 1 s per 400,000 rows) before it listens.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["syncctl", "--timeout", "3s", "health"]

@@ -16,12 +16,18 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use sync_proto::types::{CollectionName, Mutation, Op};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use self::chain::{Authority, Chain};
+use self::jwt::{JwtRules, NotGood, Verified};
+use self::keys::KeySet;
 use self::policy::{Policy, Rights, Verb};
-use self::principal::{Credentials, Principal, Via};
+use self::principal::{Credentials, Principal, Via, check_subject};
 use self::tokens::{Token, TokenHash};
 
+pub mod chain;
+pub mod jwt;
+pub mod keys;
 pub mod methods;
 pub mod pattern;
 pub mod policy;
@@ -45,18 +51,34 @@ pub struct Rules {
     pub(crate) tokens: HashMap<TokenHash, Token>,
     /// The policy file.
     pub(crate) policy: Policy,
+    /// How signed tokens are judged; `None` = there are none.
+    pub(crate) jwt: Option<SignedTokens>,
+    /// Who says who clients with certificates are; `None` = nobody.
+    pub(crate) authority: Option<Authority>,
+}
+
+/// How signed tokens are judged.
+#[derive(Debug, Clone)]
+pub(crate) struct SignedTokens {
+    pub(crate) rules: JwtRules,
+    /// `None`: they have not been fetched yet.
+    pub(crate) keys: Option<KeySet>,
 }
 
 /// The rules in force. Cheap to clone.
 #[derive(Clone)]
 pub struct Access {
     rules: watch::Receiver<Arc<Rules>>,
+    /// Told when a token names a key that is not known.
+    unknown_keys: Arc<Notify>,
 }
 
 /// The only way to change the rules in force.
 #[derive(Debug)]
 pub struct AccessControl {
     rules: watch::Sender<Arc<Rules>>,
+    /// Told when a token names a key that is not known.
+    pub(crate) unknown_keys: Arc<Notify>,
 }
 
 /// Somebody who was let in. Cheap to clone; clones are judged together.
@@ -87,6 +109,12 @@ pub enum AccessError {
     /// No credentials, or none that are known.
     #[error("credentials that this server knows are needed")]
     Unauthenticated,
+    /// They are signed by a key that this server does not know, or not yet.
+    #[error("credentials that this server knows are needed")]
+    UnknownKey,
+    /// They are signed, and this server has not got the keys yet.
+    #[error("the keys that verify credentials have not been fetched yet")]
+    NotReady,
     /// They were good, and their time is over.
     #[error("the credentials have expired")]
     Expired,
@@ -101,7 +129,7 @@ impl Rules {
     /// Those of tokens alone; none = everybody may do everything.
     pub fn of_tokens(tokens: &[TokenConfig]) -> Result<Self, BadToken> {
         let known = tokens::check(tokens)?;
-        Ok(Self { guarded: !known.is_empty(), tokens: known, policy: Policy::default() })
+        Ok(Self { guarded: !known.is_empty(), tokens: known, ..Self::default() })
     }
 
     /// Who shows this, and what that one may do.
@@ -113,17 +141,60 @@ impl Rules {
         if !self.guarded {
             return Ok((Principal::anybody(), Rights::Everything));
         }
-        // Credentials that are shown and not good are no reason to look for others.
-        if shown.authorization.is_none() {
+        match (&shown.authorization, &shown.certificates) {
+            // Credentials that are shown and not good are no reason to look for others.
+            (Some(_), _) => {
+                self.of_bearer(shown.bearer().ok_or(AccessError::Unauthenticated)?, now)
+            }
+            (None, Some(chain)) => self.admit(self.of_chain(chain, now)?, None, None, now),
+            (None, None) => Err(AccessError::Unauthenticated),
+        }
+    }
+
+    fn of_bearer(&self, bearer: &str, now: SystemTime) -> Result<(Principal, Rights), AccessError> {
+        let hash = tokens::hash(bearer);
+        if let Some(token) = self.tokens.get(&hash).or_else(|| self.policy.tokens.get(&hash)) {
+            let subject = token.subject.clone();
+            let principal = Principal { subject, groups: Vec::new(), via: Via::Token, until: None };
+            return self.admit(principal, Some(token), None, now);
+        }
+        let signed = self.jwt.as_ref().ok_or(AccessError::Unauthenticated)?;
+        let keys = signed.keys.as_ref().ok_or(AccessError::NotReady)?;
+        let verified = jwt::verify(bearer, keys, &signed.rules, now);
+        let Verified { principal, id } = verified.map_err(|why| {
+            tracing::debug!(?why, "a signed token is not good");
+            match why {
+                NotGood::Expired => AccessError::Expired,
+                NotGood::UnknownKey => AccessError::UnknownKey,
+                NotGood::Malformed
+                | NotGood::Header
+                | NotGood::Forged
+                | NotGood::Claims
+                | NotGood::Audience
+                | NotGood::Issuer
+                | NotGood::NotYet => AccessError::Unauthenticated,
+            }
+        })?;
+        self.admit(principal, None, id.as_deref(), now)
+    }
+
+    fn of_chain(&self, chain: &Chain, now: SystemTime) -> Result<Principal, AccessError> {
+        let authority = self.authority.as_ref().ok_or(AccessError::Unauthenticated)?;
+        if !chain.is_trusted_by(authority, now) {
             return Err(AccessError::Unauthenticated);
         }
-        let bearer = shown.bearer().ok_or(AccessError::Unauthenticated)?;
-        let hash = tokens::hash(bearer);
-        let token = self.tokens.get(&hash).or_else(|| self.policy.tokens.get(&hash));
-        let token = token.ok_or(AccessError::Unauthenticated)?;
-        let subject = token.subject.clone();
-        let principal = Principal { subject, groups: Vec::new(), via: Via::Token, until: None };
-        self.admit(principal, Some(token), None, now)
+        let (via, until) = (Via::Certificate, Some(chain.until()));
+        let mut known = chain.names().filter_map(|name| self.policy.identity(name));
+        let (subject, groups) = match (known.next(), chain.only_name()) {
+            (Some(first), _) if known.all(|other| other == first) => {
+                (first.subject.clone(), first.groups.clone())
+            }
+            (None, Some(name)) => (name.to_owned(), Vec::new()),
+            // More than one name, or none, does not say who it is.
+            (Some(_), _) | (None, None) => return Err(AccessError::Unauthenticated),
+        };
+        check_subject(&subject).map_err(|_| AccessError::Unauthenticated)?;
+        Ok(Principal { subject, groups, via, until })
     }
 
     fn admit(
@@ -151,7 +222,9 @@ impl Access {
     #[must_use]
     pub fn new(rules: Rules) -> (Self, AccessControl) {
         let (sender, receiver) = watch::channel(Arc::new(rules));
-        (Self { rules: receiver }, AccessControl { rules: sender })
+        let unknown_keys = Arc::<Notify>::default();
+        let control = AccessControl { rules: sender, unknown_keys: Arc::clone(&unknown_keys) };
+        (Self { rules: receiver, unknown_keys }, control)
     }
 
     /// Whether everybody may do everything.
@@ -163,7 +236,11 @@ impl Access {
     /// Who shows these credentials.
     pub fn identify(&self, credentials: Credentials) -> Result<Caller, AccessError> {
         let rules = Arc::clone(&self.rules.borrow());
-        let (principal, rights) = rules.identify(&credentials, SystemTime::now())?;
+        let found = rules.identify(&credentials, SystemTime::now());
+        if matches!(found, Err(AccessError::UnknownKey)) {
+            self.unknown_keys.notify_one();
+        }
+        let (principal, rights) = found?;
         let verdict = Ok(Known { rights: Arc::new(rights), until: principal.until });
         Ok(Caller(Arc::new(Inner {
             access: self.clone(),

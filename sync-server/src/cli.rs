@@ -244,10 +244,85 @@ struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    security: SecurityFlags,
     /// Offer gRPC reflection. Default true.
     #[arg(long, value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     reflection: Option<bool>,
+}
+
+/// Settings of credentials and of encryption. Files are taken up again within a second when they
+/// change; one that makes no sense is refused, and what was in force stays.
+#[derive(Debug, Default, Args, Serialize)]
+struct SecurityFlags {
+    /// Let in who shows a JWT that is signed by one of these public keys: a JWK set, or PEM. Needs
+    /// `--jwt-audience` and `--policy-file`. Default: none.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_keys_file: Option<PathBuf>,
+    /// Likewise, signed with this shared secret of at least 32 bytes (HS256, HS384, HS512).
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_secret_file: Option<PathBuf>,
+    /// Likewise, signed by one of the keys that this address shows as a JWK set. Fetched in the
+    /// background, again and again; those fetched last stay in force while that fails.
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_keys_url: Option<String>,
+    /// Whom to trust to be that address (PEM). Default: whom the system trusts.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_keys_ca_file: Option<PathBuf>,
+    /// Fetch the keys so often, in seconds, give or take a tenth. 1..86400, default 300.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_keys_refresh_s: Option<u64>,
+    /// Whom a JWT must be for (`aud`).
+    #[arg(long, value_name = "AUDIENCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_audience: Option<String>,
+    /// Who must have issued a JWT (`iss`). Default: whoever has the keys.
+    #[arg(long, value_name = "ISSUER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_issuer: Option<String>,
+    /// How far clocks may be apart, in seconds. 0..300, default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_leeway_s: Option<u64>,
+    /// The claim of a JWT that names its groups. Default groups.
+    #[arg(long, value_name = "CLAIM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_groups_claim: Option<String>,
+    /// The server's certificate and those that lead to an authority (PEM). With `--tls-key-file` the
+    /// server speaks TLS, 1.2 and 1.3. Default: none, it speaks plain text.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert_file: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key_file: Option<PathBuf>,
+    /// Let in who shows a certificate of these authorities (PEM), under the URI or DNS name in it.
+    /// Needs `--policy-file`. Default: none.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_ca_file: Option<PathBuf>,
+    /// Refuse connections without such a certificate; if false, they may show a token instead.
+    /// Default true.
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_required: Option<bool>,
+    /// Give up a TLS handshake that takes longer, in seconds. 1..60, default 5.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_handshake_timeout_s: Option<u64>,
+    /// Speak plain text also where others than this machine can listen: tokens and contents can be
+    /// read on the way. Default false.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plaintext_anywhere: Option<bool>,
 }
 
 /// Settings that concern the store and the program around it.

@@ -17,6 +17,7 @@ use crate::core::retention::Retention;
 use crate::engine::ledger::Settings;
 use crate::flight::CALL_BYTES;
 use crate::rpc::places::Limits;
+use crate::security::fetching::Source;
 use crate::store::disk::DiskOptions;
 
 /// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
@@ -67,6 +68,21 @@ pub struct Config {
     pub grace_s: u64,
     pub reflection: bool,
     pub policy_file: Option<PathBuf>,
+    pub jwt_keys_file: Option<PathBuf>,
+    pub jwt_secret_file: Option<PathBuf>,
+    pub jwt_keys_url: Option<String>,
+    pub jwt_keys_ca_file: Option<PathBuf>,
+    pub jwt_keys_refresh_s: u64,
+    pub jwt_audience: Option<String>,
+    pub jwt_issuer: Option<String>,
+    pub jwt_leeway_s: u64,
+    pub jwt_groups_claim: String,
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
+    pub tls_client_ca_file: Option<PathBuf>,
+    pub tls_client_required: bool,
+    pub tls_handshake_timeout_s: u64,
+    pub plaintext_anywhere: bool,
     pub log: String,
     pub log_format: LogFormat,
     /// Who may do what; only in the file. None = everybody may do everything.
@@ -161,6 +177,21 @@ impl Default for Config {
             grace_s: 10,
             reflection: true,
             policy_file: None,
+            jwt_keys_file: None,
+            jwt_secret_file: None,
+            jwt_keys_url: None,
+            jwt_keys_ca_file: None,
+            jwt_keys_refresh_s: 300,
+            jwt_audience: None,
+            jwt_issuer: None,
+            jwt_leeway_s: 10,
+            jwt_groups_claim: "groups".to_owned(),
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_client_ca_file: None,
+            tls_client_required: true,
+            tls_handshake_timeout_s: 5,
+            plaintext_anywhere: false,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             tokens: Vec::new(),
@@ -225,11 +256,20 @@ impl Config {
             ("stream_age_max_s", self.stream_age_max_s, 1, 365 * 24 * 60 * 60),
             ("goodbye_jitter_ms", self.goodbye_jitter_ms, 0, 600_000),
             ("grace_s", self.grace_s, 1, 300),
+            ("jwt_keys_refresh_s", self.jwt_keys_refresh_s, 1, 24 * 60 * 60),
+            ("jwt_leeway_s", self.jwt_leeway_s, 0, 300),
+            ("tls_handshake_timeout_s", self.tls_handshake_timeout_s, 1, 60),
         ];
         for (setting, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
                 return invalid(setting, &format!("{value}, must be {min} to {max}"));
             }
+        }
+        // Before it could be printed: an address may hold a password, and this one must not.
+        if let Some(url) = &self.jwt_keys_url
+            && let Err(reason) = Source::parse(url, None)
+        {
+            return invalid("jwt_keys_url", reason);
         }
         if let Err(error) = Rules::of_tokens(&self.tokens) {
             return invalid("tokens", &error.to_string());
@@ -326,7 +366,13 @@ mod tests {
     fn settings_out_of_range_are_named() {
         type Break = fn(&mut Config);
         valid().check().unwrap();
-        let cases: [(&str, Break); 34] = [
+        let cases: [(&str, Break); 38] = [
+            ("jwt_keys_url: must not hold credentials", |config| {
+                config.jwt_keys_url = Some("https://me:word@issuer/keys".to_owned());
+            }),
+            ("jwt_keys_refresh_s: 0, must be 1", |config| config.jwt_keys_refresh_s = 0),
+            ("jwt_leeway_s: 301, must be 0", |config| config.jwt_leeway_s = 301),
+            ("tls_handshake_timeout_s: 61", |config| config.tls_handshake_timeout_s = 61),
             ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
             ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
             ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),

@@ -131,12 +131,7 @@ async fn listen_and_serve<S: Store>(
         stop_signal().await;
         signals.cancel();
     });
-    if config.tokens.is_empty() && config.policy_file.is_none() {
-        tracing::warn!("no tokens are configured: everybody who connects may do everything");
-    }
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "traffic is not encrypted, and the address is not loopback");
-    }
+    warn_of_danger(config, address);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
     let measuring = Measuring { metrics, page };
     serve_measured(listener, ledger, config, measuring, stop).await.map_err(|error| {
@@ -151,6 +146,22 @@ async fn listen_and_serve<S: Store>(
     })?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says loudly what is only good for development.
+fn warn_of_danger(config: &Config, address: SocketAddr) {
+    if config.tokens.is_empty() && config.policy_file.is_none() {
+        tracing::warn!(
+            "no tokens and no policy are configured: everybody who connects may do everything"
+        );
+    }
+    if config.tls_cert_file.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "PLAINTEXT ANYWHERE: traffic is not encrypted, and the address is not loopback: \
+             everybody on the way can read tokens and contents"
+        );
+    }
 }
 
 async fn bind(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), Ended> {

@@ -42,12 +42,14 @@ use crate::store::{Store, StoreError};
 
 use self::calls::CallsLayer;
 use self::connections::Bounds;
+use self::line::Tls;
 use self::measuring::Shown;
 use self::upload::UploadBounds;
 
 mod calls;
 mod connections;
 mod framing;
+pub(crate) mod line;
 mod measuring;
 mod reply;
 mod upload;
@@ -149,6 +151,7 @@ pub async fn serve_measured<S: Store>(
 ) -> Result<(), ServeError> {
     let security = Security::load(config).map_err(ServeError::Config)?;
     let access = security.access();
+    let tls = security.tls();
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
@@ -173,17 +176,24 @@ pub async fn serve_measured<S: Store>(
     let unwatch = context.drain.child_token();
     let _unwatched = unwatch.clone().drop_guard();
     context.tasks.spawn(security.watch(context.metrics.clone(), unwatch));
-    let served = serve_calls(listener, Arc::new(context), access, page, &fatal, config, stop).await;
+    let door = Door { listener, access, tls };
+    let served = serve_calls(door, Arc::new(context), page, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others.
     stop_writer(thread, WRITER_STOP_MAX).await.and(served)
 }
 
+/// Where callers come in, and who is let in.
+struct Door {
+    listener: TcpListener,
+    access: Access,
+    tls: Option<Tls>,
+}
+
 /// Serves calls until `stop` or `fatal` is cancelled, then drains them.
 async fn serve_calls<S: Store>(
-    listener: TcpListener,
+    door: Door,
     context: Arc<Context<S>>,
-    access: Access,
     page: Option<TcpListener>,
     fatal: &CancellationToken,
     config: &Config,
@@ -193,7 +203,7 @@ async fn serve_calls<S: Store>(
     let grace = Duration::from_secs(config.grace_s);
     let calls = CallsLayer {
         open: TaskTracker::new(),
-        access,
+        access: door.access,
         metrics: context.metrics.clone(),
         uploads: UploadBounds {
             patience: Duration::from_secs(config.upload_timeout_s),
@@ -209,12 +219,14 @@ async fn serve_calls<S: Store>(
         slots: Arc::new(Semaphore::new(config.connections_max)),
         first_request_within: Duration::from_secs(config.first_request_timeout_s),
         cut: CancellationToken::new(),
+        tls: door.tls,
+        metrics: context.metrics.clone(),
         budgets: config.budgets(),
     };
     // However this ends, and also if it is dropped: no connection outlives it.
     let cut = bounds.cut.clone().drop_guard();
     let shown = page.map(|page| Shown::start(page, &context, &bounds));
-    let incoming = connections::accept_all(listener, bounds);
+    let incoming = connections::accept_all(door.listener, bounds);
     let closing = CancellationToken::new();
     let closed = closing.clone().cancelled_owned();
     let mut serving = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));

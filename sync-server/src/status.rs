@@ -37,7 +37,8 @@ pub fn malformed(error: &Malformed) -> Status {
 #[must_use]
 pub fn access(error: AccessError) -> Status {
     match error {
-        AccessError::Unauthenticated | AccessError::Expired => {
+        AccessError::NotReady => Status::unavailable(error.to_string()),
+        AccessError::Unauthenticated | AccessError::UnknownKey | AccessError::Expired => {
             Status::unauthenticated(error.to_string())
         }
         AccessError::Denied => Status::permission_denied(error.to_string()),

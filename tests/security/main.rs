@@ -3,11 +3,17 @@
 //! of many settings.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod authority;
+mod certificates;
+mod clients;
 mod guard;
+mod issuer;
 mod matrix;
 mod raw_calls;
 mod revocations;
 mod secrets;
+mod signed;
+mod tls;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

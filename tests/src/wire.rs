@@ -56,6 +56,12 @@ impl Wire {
         Self { channel, token: Bearer::default() }
     }
 
+    /// A connection that was made another way.
+    #[must_use]
+    pub fn over(channel: Channel) -> Self {
+        Self { channel, token: Bearer::default() }
+    }
+
     /// The same connection with a token.
     #[must_use]
     pub fn showing(&self, token: &str) -> Self {

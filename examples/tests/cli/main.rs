@@ -7,4 +7,5 @@ mod items;
 mod live;
 mod operators;
 mod programs;
+mod secure;
 mod server;

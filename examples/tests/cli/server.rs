@@ -16,20 +16,32 @@ pub(crate) struct Server {
     address: SocketAddr,
     running: Option<(CancellationToken, JoinHandle<()>)>,
     data: TempDir,
+    change: Box<dyn Fn(&mut Config)>,
 }
 
 // === impl Server ===
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// The same with other settings.
+    pub(crate) fn start_with(change: impl Fn(&mut Config) + 'static) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { address, running: None, data: tempfile::tempdir().unwrap() };
+        let (data, change) = (tempfile::tempdir().unwrap(), Box::new(change));
+        let mut server = Self { address, running: None, data, change };
         server.start_again();
         server
     }
 
     pub(crate) fn uri(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Its address for those who speak TLS.
+    pub(crate) fn secure_uri(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
     }
 
     pub(crate) fn stop(&mut self) {
@@ -42,13 +54,14 @@ impl Server {
     /// At the same address, with the same data.
     pub(crate) fn start_again(&mut self) {
         assert!(self.running.is_none(), "it runs");
-        let config = Config {
+        let mut config = Config {
             data_dir: self.data.path().join("data"),
             free_disk_min_mib: 1,
             grace_s: 1,
             goodbye_jitter_ms: 10,
             ..Config::default()
         };
+        (self.change)(&mut config);
         let (address, stop) = (self.address, CancellationToken::new());
         let stopping = stop.clone();
         let (told, ready) = std::sync::mpsc::sync_channel(1);

@@ -38,7 +38,7 @@ impl SyncClient {
     /// Begins a backup of everything that the server holds; needs the right to administer.
     /// Attempted once; the deadline of a call covers the beginning only.
     pub async fn backup(&self) -> Result<BackupStream, ClientError> {
-        let request = self.request(v1::BackupRequest {});
+        let request = self.request(v1::BackupRequest {}).await;
         let mut rpc = AdminServiceClient::new(self.shared.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         match tokio::time::timeout(self.call_timeout(), rpc.backup(request)).await {

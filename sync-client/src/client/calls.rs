@@ -248,7 +248,7 @@ impl SyncClient {
             sequence,
             mutations: mutations.into_iter().map(Into::into).collect(),
         });
-        let sent = self.writer().import(self.request(messages)).await;
+        let sent = self.writer().import(self.request(messages).await).await;
         let reply = sent.map_err(|status| ClientError::from_status(&status))?.into_inner();
         Ok(ImportReply {
             sequence: reply.sequence,

@@ -2,19 +2,20 @@
 //! are in `calls`, the stream in `stream`.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use rand::RngExt as _;
 use sync_proto::limits::{ID_LEN_MAX, MESSAGE_BYTES_MAX};
 use sync_proto::v1::sync_service_client::SyncServiceClient;
 use sync_proto::v1::write_service_client::WriteServiceClient;
 use tokio::time::{Instant, timeout_at};
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use self::credentials::Credentials;
+use self::tls::Tls;
 use self::traffic::Traffic;
 use crate::backoff::Backoff;
 use crate::error::ClientError;
@@ -24,9 +25,13 @@ mod acks;
 mod admin;
 mod backup;
 mod calls;
+mod credentials;
+#[cfg(feature = "cli")]
+mod health;
 mod inbox;
 mod status;
 mod stream;
+mod tls;
 mod traffic;
 
 pub use backup::{BackupPiece, BackupStream};
@@ -63,6 +68,8 @@ pub struct SyncClient {
 pub struct ClientBuilder {
     uri: String,
     bearer_token: Option<String>,
+    token_file: Option<PathBuf>,
+    tls: Tls,
     client_id: String,
     call_timeout: Duration,
     retry_for: Duration,
@@ -71,14 +78,15 @@ pub struct ClientBuilder {
 struct Shared {
     channel: Channel,
     traffic: Traffic,
-    credentials: RwLock<Option<MetadataValue<Ascii>>>,
+    credentials: Arc<Credentials>,
     settings: ClientBuilder,
 }
 
 // === impl SyncClient ===
 
 impl SyncClient {
-    /// A client of the server at `uri`, e.g. `http://127.0.0.1:7411`, without credentials. Must
+    /// A client of the server at `uri`, e.g. `http://127.0.0.1:7411`, or `https://sync.example.com`
+    /// with whom the system trusts, without credentials. Must
     /// be called within a tokio runtime. Does not wait for the connection.
     pub fn connect(uri: impl Into<String>) -> Result<Self, ClientError> {
         Self::builder(uri).build()
@@ -89,6 +97,8 @@ impl SyncClient {
         ClientBuilder {
             uri: uri.into(),
             bearer_token: None,
+            token_file: None,
+            tls: Tls::default(),
             client_id: String::new(),
             call_timeout: CALL_TIMEOUT,
             retry_for: RETRY_FOR,
@@ -98,8 +108,7 @@ impl SyncClient {
     /// Uses another bearer token from the next call on; `None` = none. A running replica takes
     /// it up when its stream is opened again.
     pub fn set_bearer_token(&self, token: Option<&str>) -> Result<(), ClientError> {
-        *self.shared.credentials.write() = token.map(bearer).transpose()?;
-        Ok(())
+        self.shared.credentials.set(token)
     }
 
     /// The name of this device; empty = anonymous.
@@ -126,9 +135,9 @@ impl SyncClient {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    async fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        if let Some(bearer) = self.shared.credentials.read().clone() {
+        if let Some(bearer) = self.shared.credentials.current().await {
             request.metadata_mut().insert("authorization", bearer);
         }
         request
@@ -148,7 +157,7 @@ impl SyncClient {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let mut request = self.request(message);
+        let mut request = self.request(message).await;
         request.set_timeout(pace::LONGEST.max(self.call_timeout()));
         match self.while_it_moves(send(request)).await? {
             Ok(response) => Ok(response.into_inner()),
@@ -219,6 +228,41 @@ impl ClientBuilder {
         self
     }
 
+    /// Credentials from a file, read again when calls are made, at most once a second: a new token
+    /// counts from the next call on, and for a running replica when its stream is opened again. A
+    /// file that cannot be read leaves what was in it.
+    #[must_use]
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token_file = Some(path.into());
+        self
+    }
+
+    /// Whom to trust to be the server of an `https` address (PEM); whom the system trusts when not
+    /// said. Read for every connection, like the client's own certificate.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.ca_file = Some(path.into());
+        self
+    }
+
+    /// The certificate that the client shows to the server, and its key (PEM).
+    #[must_use]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.tls.own_files = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the server's certificate must bear; that in the address when not said.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
+        self
+    }
+
     /// Names the device, for acknowledgements and for operators. At most 128 bytes.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
@@ -252,10 +296,7 @@ impl ClientBuilder {
             let reason = format!("client_id is longer than {ID_LEN_MAX} bytes");
             return Err(ClientError::Setting(reason));
         }
-        if !self.uri.starts_with("http://") {
-            let reason = format!("{:?} is not an address like http://host:port", self.uri);
-            return Err(ClientError::Setting(reason));
-        }
+        let tls = self.tls()?;
         let endpoint = Endpoint::from_shared(self.uri.clone())
             .map_err(|error| ClientError::Setting(format!("{:?}: {error}", self.uri)))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -264,24 +305,35 @@ impl ClientBuilder {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        let credentials = self.bearer_token.as_deref().map(bearer).transpose()?;
+        let token = self.bearer_token.as_deref();
+        let credentials = Arc::new(Credentials::new(token, self.token_file.as_deref())?);
         let traffic = Traffic::default();
         let shared = Shared {
-            channel: traffic.channel(&endpoint),
+            channel: traffic.channel(&endpoint, tls),
             traffic,
-            credentials: RwLock::new(credentials),
+            credentials,
             settings: Self { bearer_token: None, ..self },
         };
         Ok(SyncClient { shared: Arc::new(shared) })
     }
-}
 
-fn bearer(token: &str) -> Result<MetadataValue<Ascii>, ClientError> {
-    let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
-        .parse()
-        .map_err(|_| ClientError::Setting("the bearer token holds forbidden characters".into()))?;
-    value.set_sensitive(true);
-    Ok(value)
+    /// How to encrypt, if the address says so; the files must make sense now.
+    fn tls(&self) -> Result<Option<Tls>, ClientError> {
+        if self.uri.starts_with("https://") {
+            self.tls.config().map_err(ClientError::Setting)?;
+            return Ok(Some(self.tls.clone()));
+        }
+        if !self.uri.starts_with("http://") {
+            let reason = format!("{:?} is not an address like http://host:port", self.uri);
+            return Err(ClientError::Setting(reason));
+        }
+        if self.tls != Tls::default() {
+            let reason =
+                format!("{:?} is not encrypted: certificates are of no use there", self.uri);
+            return Err(ClientError::Setting(reason));
+        }
+        Ok(None)
+    }
 }
 
 /// A name that nobody else picks.

@@ -29,7 +29,7 @@ impl SyncClient {
     /// Opens a stream: catch-up, then live changes, without a seam. Attempted once; the
     /// deadline of a call covers the opening only.
     pub async fn subscribe(&self, subscribe: Subscribe) -> Result<EventStream, ClientError> {
-        let request = self.request(v1::SubscribeRequest::from(subscribe));
+        let request = self.request(v1::SubscribeRequest::from(subscribe)).await;
         let mut rpc = self.reader();
         match self.while_it_moves(rpc.subscribe(request)).await? {
             Ok(response) => Ok(EventStream { messages: response.into_inner(), bytes: 0 }),

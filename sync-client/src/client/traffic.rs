@@ -11,8 +11,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::ServiceExt as _;
+
+use super::tls::Tls;
 
 /// Bytes received over all connections of a client, one after the other.
 #[derive(Debug, Clone, Default)]
@@ -35,19 +38,24 @@ impl Traffic {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// A channel that is connected when it is first needed, and counted here.
-    pub(super) fn channel(&self, endpoint: &Endpoint) -> Channel {
+    /// A channel that is connected when it is first needed, and counted here: with TLS, what is
+    /// counted is what is sent.
+    pub(super) fn channel(&self, endpoint: &Endpoint, tls: Option<Tls>) -> Channel {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
+        http.enforce_http(false);
         let traffic = self.clone();
         endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
-            let (http, traffic) = (http.clone(), traffic.clone());
+            let (http, traffic, tls) = (http.clone(), traffic.clone(), tls.clone());
             async move {
-                let socket = http.oneshot(uri).await?.into_inner();
-                Ok::<_, <HttpConnector as tower::Service<Uri>>::Error>(TokioIo::new(Counted {
-                    socket,
-                    traffic,
-                }))
+                let host = uri.host().unwrap_or_default().to_owned();
+                let socket = http.oneshot(uri).await.map_err(io::Error::other)?.into_inner();
+                let counted = Counted { socket, traffic };
+                let line = match tls {
+                    None => Either::Left(counted),
+                    Some(tls) => Either::Right(tls.secure(&host, counted).await?),
+                };
+                Ok::<_, io::Error>(TokioIo::new(line))
             }
         }))
     }

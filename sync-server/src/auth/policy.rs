@@ -64,7 +64,16 @@ pub struct Policy {
     of_anyone: Vec<usize>,
     revoked_subjects: HashSet<String>,
     revoked_ids: HashSet<String>,
+    /// Names of certificates, and who they are.
+    identities: HashMap<String, Identity>,
     pub(crate) tokens: HashMap<TokenHash, Token>,
+}
+
+/// Who the owner of a certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) subject: String,
+    pub(crate) groups: Vec<String>,
 }
 
 /// A policy file that cannot be used.
@@ -94,11 +103,13 @@ pub enum BadPolicy {
     Token(#[from] tokens::BadToken),
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[derive(Default)]
 struct FileWire {
     grants: Vec<Spanned<GrantWire>>,
     tokens: Vec<TokenConfig>,
+    identities: Vec<IdentityWire>,
     revoked: RevokedWire,
 }
 
@@ -113,6 +124,15 @@ struct GrantWire {
     write: Vec<Spanned<String>>,
     follow: Vec<Spanned<String>>,
     admin: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityWire {
+    name: Spanned<String>,
+    subject: Spanned<String>,
+    #[serde(default)]
+    groups: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -136,6 +156,9 @@ impl Policy {
         policy.revoked_ids = wire.revoked.token_ids.into_iter().collect();
         for (index, grant) in wire.grants.into_iter().enumerate() {
             policy.grant(text, index, grant)?;
+        }
+        for (index, identity) in wire.identities.into_iter().enumerate() {
+            policy.identify(text, index, identity)?;
         }
         Ok(policy)
     }
@@ -165,6 +188,11 @@ impl Policy {
     pub fn is_revoked(&self, subject: &str, token_id: Option<&str>) -> bool {
         self.revoked_subjects.contains(subject)
             || token_id.is_some_and(|id| self.revoked_ids.contains(id))
+    }
+
+    /// Who the owner of a certificate with this name is, if the policy says so.
+    pub(crate) fn identity(&self, name: &str) -> Option<&Identity> {
+        self.identities.get(name)
     }
 
     fn grant(
@@ -216,6 +244,25 @@ impl Policy {
         }
         if wire.anyone {
             self.of_anyone.push(place);
+        }
+        Ok(())
+    }
+
+    fn identify(&mut self, text: &str, index: usize, wire: IdentityWire) -> Result<(), BadPolicy> {
+        let bad = |place: &Spanned<String>, field: &str, reason: String| BadPolicy::Field {
+            line: line_of(text, place.span().start),
+            field: format!("identities[{index}].{field}"),
+            reason,
+        };
+        check_subject(wire.subject.get_ref())
+            .map_err(|reason| bad(&wire.subject, "subject", reason))?;
+        if wire.name.get_ref().is_empty() {
+            return Err(bad(&wire.name, "name", "must not be empty".to_owned()));
+        }
+        let identity = Identity { subject: wire.subject.into_inner(), groups: wire.groups };
+        let name = wire.name.get_ref().clone();
+        if self.identities.insert(name, identity).is_some() {
+            return Err(bad(&wire.name, "name", "stands in an earlier entry too".to_owned()));
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::chain::Chain;
+
 /// Bytes of a subject: it becomes part of what is stored under idempotency keys.
 const SUBJECT_LEN_MAX: usize = 256;
 
@@ -15,8 +17,8 @@ const SUBJECT_LEN_MAX: usize = 256;
 pub struct Credentials {
     /// The `authorization` header, as it came.
     pub authorization: Option<Arc<str>>,
-    /// The certificates that its connection has proven to own: the first is its own. DER.
-    pub certificates: Option<Arc<[Vec<u8>]>>,
+    /// What its connection has proven.
+    pub certificates: Option<Arc<Chain>>,
 }
 
 /// Somebody who is known.
@@ -60,7 +62,7 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("authorization", &self.authorization.is_some())
-            .field("certificates", &self.certificates.as_ref().map(|chain| chain.len()))
+            .field("certificates", &self.certificates.is_some())
             .finish()
     }
 }

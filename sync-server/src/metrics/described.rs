@@ -81,7 +81,13 @@ pub const ALL: &[Described] = &[
     ),
     counter(
         "deltasync_reloads_total",
-        "Files that had changed: what (policy), and result: done, refused (the old one stays).",
+        "Files that had changed: what (policy, keys, certificate, authority), and result: done, \
+         refused (the old one stays).",
+    ),
+    counter("deltasync_tls_handshakes_total", "TLS handshakes by result: done, failed, late."),
+    gauge(
+        "deltasync_tls_certificate_end_seconds",
+        "When the server's certificate ends, in seconds since 1970; 0 without TLS.",
     ),
     gauge("deltasync_streams", "Live subscription streams."),
     gauge("deltasync_targets", "Targets on live subscription streams."),

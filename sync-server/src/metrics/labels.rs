@@ -52,6 +52,23 @@ pub enum Reload {
 pub enum Reloaded {
     /// The policy.
     Policy,
+    /// The keys that sign tokens.
+    Keys,
+    /// The server's certificate.
+    Certificate,
+    /// Who says who clients are.
+    Authority,
+}
+
+/// How a TLS handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// Well.
+    Done,
+    /// One side did not like the other.
+    Failed,
+    /// Not in time.
+    Late,
 }
 
 /// How a target of a pull was answered.
@@ -112,6 +129,11 @@ impl Labelled for Revoked {
 impl Labelled for Reload {
     const ALL: &'static [(Self, &'static str)] =
         &[(Self::Done, "done"), (Self::Refused, "refused")];
+}
+
+impl Labelled for Handshake {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Done, "done"), (Self::Failed, "failed"), (Self::Late, "late")];
 }
 
 impl Labelled for PullOutcome {

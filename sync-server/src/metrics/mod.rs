@@ -25,7 +25,7 @@ pub mod page;
 #[cfg(test)]
 mod tests;
 
-pub use self::labels::{CommitResult, Reload, Reloaded, Revoked};
+pub use self::labels::{CommitResult, Handshake, Reload, Reloaded, Revoked};
 
 /// What is looked at when somebody asks, all at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,6 +75,11 @@ struct Handles {
     refusals: ByLabel<Refused, 3>,
     revocations: ByLabel<Revoked, 2>,
     policy_reloads: ByLabel<Reload, 2>,
+    key_reloads: ByLabel<Reload, 2>,
+    certificate_reloads: ByLabel<Reload, 2>,
+    authority_reloads: ByLabel<Reload, 2>,
+    handshakes: ByLabel<Handshake, 3>,
+    certificate_end: Gauge,
     page_hits: Counter,
     page_misses: Counter,
     notices: Counter,
@@ -203,7 +208,21 @@ impl Metrics {
     pub fn reloaded(&self, what: Reloaded, result: Reload) {
         match what {
             Reloaded::Policy => self.handles.policy_reloads.count(result),
+            Reloaded::Keys => self.handles.key_reloads.count(result),
+            Reloaded::Certificate => self.handles.certificate_reloads.count(result),
+            Reloaded::Authority => self.handles.authority_reloads.count(result),
         }
+    }
+
+    /// A TLS handshake ended.
+    pub fn shook_hands(&self, how: Handshake) {
+        self.handles.handshakes.count(how);
+    }
+
+    /// The server's certificate ends then.
+    pub fn certificate_ends(&self, when: SystemTime) {
+        let since = when.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.handles.certificate_end.set(since.as_secs_f64());
     }
 
     /// A stream of an inbox was told of what the inbox does not announce.
@@ -300,6 +319,11 @@ impl Handles {
             refusals: ByLabel::new(recorder, "deltasync_calls_refused_total", "reason", None),
             revocations: ByLabel::new(recorder, "deltasync_revocations_total", "what", None),
             policy_reloads: reloads("policy"),
+            key_reloads: reloads("keys"),
+            certificate_reloads: reloads("certificate"),
+            authority_reloads: reloads("authority"),
+            handshakes: ByLabel::new(recorder, "deltasync_tls_handshakes_total", "result", None),
+            certificate_end: gauge(recorder, "deltasync_tls_certificate_end_seconds"),
             page_hits: page("hit"),
             page_misses: page("miss"),
             notices: counter(recorder, "deltasync_inbox_notices_total", Vec::new()),

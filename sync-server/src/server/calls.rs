@@ -80,7 +80,7 @@ where
         }
         // Count first, ask then: a call that is not refused is waited for.
         let open = self.layer.open.token();
-        match self.layer.admit(rule, &request) {
+        match self.layer.admit(rule, &request, peer.as_ref()) {
             Ok(Some(caller)) => drop(request.extensions_mut().insert(caller)),
             Ok(None) => {}
             Err(refusal) => {
@@ -129,14 +129,19 @@ where
 impl CallsLayer {
     /// Whether the call may begin, judged by its head alone, and who makes it; nobody in
     /// particular if that does not matter.
-    fn admit(&self, rule: Option<Rule>, request: &Request<Body>) -> Result<Option<Caller>, Status> {
+    fn admit(
+        &self,
+        rule: Option<Rule>,
+        request: &Request<Body>,
+        peer: Option<&Peer>,
+    ) -> Result<Option<Caller>, Status> {
         if rule == Some(Rule::Open) {
             return Ok(None);
         }
         if self.uploads.drain.is_cancelled() {
             return Err(Status::unavailable("the server is stopping"));
         }
-        let caller = self.access.identify(shown(request)).map_err(status::access)?;
+        let caller = self.access.identify(shown(request, peer)).map_err(status::access)?;
         // Also what the services may offer beyond the rules is not there.
         let rule = rule.ok_or_else(|| Status::unimplemented("there is no such call"))?;
         let rights = caller.rights().map_err(status::access)?;
@@ -148,8 +153,10 @@ impl CallsLayer {
 }
 
 /// What a request shows of its caller.
-fn shown(request: &Request<Body>) -> Credentials {
+fn shown(request: &Request<Body>, peer: Option<&Peer>) -> Credentials {
     let header = request.headers().get(header::AUTHORIZATION);
     // A header that is no text is shown all the same: it is not as if there were none.
-    Credentials::of_header(header.map(|value| value.to_str().unwrap_or_default()))
+    let header = header.map(|value| value.to_str().unwrap_or_default());
+    let certificates = peer.and_then(Peer::certificates);
+    Credentials { certificates, ..Credentials::of_header(header) }
 }

@@ -2,8 +2,9 @@
 //! all of them end with the server. HTTP/2 itself bounds none of this.
 //!
 //! ```text
-//! accepted ─► asks for something in time ─► lives until its peer or the server ends it
-//!     │ └───► is silent ─► closed
+//! accepted ─► shakes hands in time (TLS) ─► asks for something in time ─► lives until its peer or
+//!     │ │          └───► closed                  │                        the server ends it
+//!     │ └───► is silent ─► closed  ◄─────────────┘
 //!     └─────► one too many ─► closed at once
 //! ```
 
@@ -24,7 +25,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::line::{Line, Proven, Tls};
+use crate::auth::chain::Chain;
 use crate::budget::{Account, Budgets};
+use crate::metrics::{Handshake, Metrics};
 use crate::rpc::loads::ConnectionNumber;
 
 /// The pause after an accept that failed for a reason of ours, such as too many open files: it
@@ -44,6 +48,10 @@ pub(super) struct Bounds {
     pub(super) first_request_within: Duration,
     /// Cuts all connections when cancelled.
     pub(super) cut: CancellationToken,
+    /// How they are secured; `None` = they are not.
+    pub(super) tls: Option<Tls>,
+    /// Counts handshakes.
+    pub(super) metrics: Metrics,
     /// What they may hold.
     pub(super) budgets: Budgets,
 }
@@ -61,7 +69,7 @@ struct Acceptor {
 
 /// A connection that ends in time.
 pub(super) struct Connection {
-    stream: TcpStream,
+    line: Line,
     peer: Peer,
     /// Resolves when the server has a reason to close the connection.
     end: BoxFuture<'static, io::ErrorKind>,
@@ -73,6 +81,8 @@ pub(super) struct Connection {
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     has_asked: Arc<AtomicBool>,
+    /// `None`: there is no handshake.
+    proven: Option<Proven>,
     account: Arc<Account>,
 }
 
@@ -149,9 +159,11 @@ impl Connection {
         // one can be cut alone.
         let cut = bounds.cut.child_token();
         let account = Arc::new(bounds.budgets.account(number, &cut));
-        let peer = Peer { has_asked: Arc::default(), account };
-        let end = Box::pin(end(peer.clone(), bounds.first_request_within, cut));
-        Self { stream, peer, end, ended: None, _slot: slot }
+        let (line, proven) = Line::open(stream, bounds.tls.as_ref(), bounds.metrics.clone());
+        let proven = bounds.tls.is_some().then_some(proven);
+        let peer = Peer { has_asked: Arc::default(), proven, account };
+        let end = Box::pin(end(peer.clone(), bounds.clone(), cut));
+        Self { line, peer, end, ended: None, _slot: slot }
     }
 
     /// Fails when the connection is to be closed; otherwise wakes the task when it will be.
@@ -166,9 +178,16 @@ impl Connection {
 }
 
 /// Resolves when the server closes the connection, with the reason.
-async fn end(peer: Peer, first_request_within: Duration, cut: CancellationToken) -> io::ErrorKind {
+async fn end(peer: Peer, bounds: Bounds, cut: CancellationToken) -> io::ErrorKind {
+    let late = async {
+        let Some(tls) = &bounds.tls else { return std::future::pending().await };
+        tokio::time::sleep(tls.handshake_within).await;
+        if peer.has_proven() {
+            std::future::pending::<()>().await;
+        }
+    };
     let silent = async {
-        tokio::time::sleep(first_request_within).await;
+        tokio::time::sleep(bounds.first_request_within).await;
         if peer.has_asked.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -176,6 +195,11 @@ async fn end(peer: Peer, first_request_within: Duration, cut: CancellationToken)
     tokio::select! {
         biased;
         () = cut.cancelled() => io::ErrorKind::ConnectionAborted,
+        () = late => {
+            bounds.metrics.shook_hands(Handshake::Late);
+            tracing::debug!("a connection did not finish its handshake in time");
+            io::ErrorKind::TimedOut
+        }
         () = silent => {
             tracing::debug!("a connection made no request in time");
             io::ErrorKind::TimedOut
@@ -198,7 +222,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(&mut self.line).poll_read(context, buffer)
     }
 }
 
@@ -209,7 +233,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.line).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -218,26 +242,35 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        Pin::new(&mut self.line).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.line.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.line).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.line).poll_shutdown(context)
     }
 }
 
 // === impl Peer ===
 
 impl Peer {
+    /// What it has proven by its handshake; that is over before it can ask for anything.
+    pub(super) fn certificates(&self) -> Option<Arc<Chain>> {
+        self.proven.as_ref()?.get()?.clone()
+    }
+
+    fn has_proven(&self) -> bool {
+        self.proven.as_ref().is_none_or(|proven| proven.get().is_some())
+    }
+
     /// It has made a request, so its connection is of use.
     pub(super) fn asks(&self) {
         self.has_asked.store(true, Ordering::Relaxed);

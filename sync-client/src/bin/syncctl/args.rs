@@ -46,6 +46,33 @@ pub(crate) struct Connection {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// File of a bearer token; read again, so that a new one counts.
+    #[arg(
+        long, global = true, value_name = "FILE", env = "SYNCCTL_TOKEN_FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Whom to trust to be an https server (PEM). Default: whom the system trusts.
+    #[arg(
+        long, global = true, value_name = "FILE", env = "SYNCCTL_CA_FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Certificate to show to an https server (PEM), with --key-file.
+    #[arg(
+        long, global = true, value_name = "FILE", env = "SYNCCTL_CERT_FILE",
+        requires = "key_file", value_hint = ValueHint::FilePath
+    )]
+    pub(crate) cert_file: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    #[arg(
+        long, global = true, value_name = "FILE", env = "SYNCCTL_KEY_FILE",
+        requires = "cert_file", value_hint = ValueHint::FilePath
+    )]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The name that the server's certificate must bear. Default: that in the address.
+    #[arg(long, global = true, value_name = "NAME", env = "SYNCCTL_SERVER_NAME")]
+    pub(crate) server_name: Option<String>,
     /// Longest wait for one answer, e.g. 10, 500ms, 2m. "replica --once": for the whole catch-up.
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,

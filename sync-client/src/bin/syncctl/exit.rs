@@ -101,7 +101,7 @@ impl Failure {
                     .into(),
             ),
             Self::Client(ClientError::Unauthenticated(_)) => {
-                Some("pass a token with --token or SYNCCTL_TOKEN".into())
+                Some("pass a token with --token-file, SYNCCTL_TOKEN or --token, or a certificate with --cert-file".into())
             }
             Self::Client(ClientError::Denied(_)) => {
                 Some("use a token that covers this collection and this call".into())

@@ -4,10 +4,7 @@
 use std::time::Instant;
 
 use serde_json::json;
-use sync_client::ClientError;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
+use sync_client::{ClientError, SyncClient};
 
 use crate::Context;
 use crate::exit::{Exit, Failure};
@@ -16,10 +13,12 @@ use crate::output::{Colour, table};
 /// The empty name is the server as a whole.
 const SERVICES: [&str; 3] = ["", "deltasync.v1.SyncService", "deltasync.v1.WriteService"];
 
+/// What a service says that serves.
+const SERVING: &str = "SERVING";
+
 pub(crate) async fn health(context: &mut Context) -> Result<Exit, Failure> {
     let asked = Instant::now();
-    let checks =
-        tokio::time::timeout(context.connection.timeout, check(&context.connection.server));
+    let checks = tokio::time::timeout(context.connection.timeout, check(&context.client));
     let found = checks.await.map_err(|_| ClientError::Deadline)??;
     let round_trip_ms = asked.elapsed().as_millis() / (SERVICES.len() as u128);
 
@@ -27,10 +26,10 @@ pub(crate) async fn health(context: &mut Context) -> Result<Exit, Failure> {
     for (service, status) in SERVICES.iter().zip(&found) {
         let service = if service.is_empty() { "(server)" } else { service };
         if context.output.json() {
-            let object = json!({ "service": service, "status": status.as_str_name() });
+            let object = json!({ "service": service, "status": status });
             context.output.object(&object)?;
         } else {
-            services.add_row([service, status.as_str_name()]);
+            services.add_row([service, status]);
         }
     }
     if !context.output.json() {
@@ -38,23 +37,16 @@ pub(crate) async fn health(context: &mut Context) -> Result<Exit, Failure> {
         let answered = format!("answered in about {round_trip_ms} ms");
         context.output.coloured_line(Colour::Dim, &answered)?;
     }
-    if found.iter().all(|status| *status == ServingStatus::Serving) {
+    if found.iter().all(|status| *status == SERVING) {
         return Ok(Exit::Done);
     }
     Err(Failure::NotServing("the server is up but does not serve".into()))
 }
 
-async fn check(server: &str) -> Result<Vec<ServingStatus>, ClientError> {
-    let unavailable = |error: &dyn std::error::Error| ClientError::Unavailable(error.to_string());
-    let endpoint = tonic::transport::Endpoint::from_shared(server.to_owned())
-        .map_err(|error| ClientError::Setting(format!("{server:?}: {error}")))?;
-    let channel = endpoint.connect().await.map_err(|error| unavailable(&error))?;
-    let mut rpc = HealthClient::new(channel);
+async fn check(client: &SyncClient) -> Result<Vec<&'static str>, ClientError> {
     let mut found = Vec::new();
     for service in SERVICES {
-        let request = HealthCheckRequest { service: service.to_owned() };
-        let reply = rpc.check(request).await.map_err(|status| unavailable(&status))?;
-        found.push(reply.into_inner().status());
+        found.push(client.health(service).await?);
     }
     Ok(found)
 }

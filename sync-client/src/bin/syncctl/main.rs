@@ -140,6 +140,18 @@ fn client(connection: &Connection, client_id: &str) -> Result<SyncClient, Failur
     if let Some(token) = &connection.token {
         builder = builder.bearer_token(token);
     }
+    if let Some(file) = &connection.token_file {
+        builder = builder.token_file(file);
+    }
+    if let Some(file) = &connection.ca_file {
+        builder = builder.ca_file(file);
+    }
+    if let (Some(certificate), Some(key)) = (&connection.cert_file, &connection.key_file) {
+        builder = builder.client_certificate(certificate, key);
+    }
+    if let Some(name) = &connection.server_name {
+        builder = builder.server_name(name);
+    }
     Ok(builder.build()?)
 }
 

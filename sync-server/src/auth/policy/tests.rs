@@ -22,6 +22,11 @@ admin = ["*"]
 groups = ["keepers"]
 admin = ["groups"]
 
+[[identities]]
+name = "spiffe://prod/edge"
+subject = "edge"
+groups = ["operators"]
+
 [revoked]
 subjects = ["mallory"]
 token_ids = ["7"]
@@ -69,6 +74,8 @@ fn a_grant_counts_only_for_the_proof_that_it_names() {
     assert!(!rights("operators", Via::Jwt).allows_any(Verb::Admin));
     let keeper = rights("keepers", Via::Jwt);
     assert!(allows(&keeper, Verb::Admin, "groups/1") && !keeper.allows_all(Verb::Admin));
+    assert!(policy.identity("spiffe://prod/edge").is_some());
+    assert!(policy.identity("spiffe://prod/edge2").is_none());
 }
 
 #[test]
@@ -93,6 +100,8 @@ fn what_makes_no_sense_is_named_with_its_line() {
         ("[[grants]]\nsubjects = [\"\"]\nread = [\"a\"]", "line 2: grants[0].subjects[0]: 0 bytes"),
         ("[[grants]]\nanyone = true\nvia = []\nread = [\"a\"]", "line 1: grants[0].via: names no"),
         ("[[grants]]\nanyone = true\nvia = [\"guess\"]\nread = [\"a\"]", "line 3: unknown variant"),
+        ("[[identities]]\nname = \"\"\nsubject = \"a\"", "line 2: identities[0].name: must not"),
+        ("[[identities]]\nname = \"a\"", "line 1: missing field"),
         ("[[tokens]]\nsha256 = \"zz\"\nsubject = \"a\"", "tokens[0].sha256: must be 64"),
         ("[revoked]\nsubject = [\"a\"]", "line 2: unknown field"),
         ("secret", "line 1: "),

@@ -1,0 +1,108 @@
+//! What a configuration may say, and what becomes of changes.
+
+use std::time::Instant;
+
+use super::*;
+use crate::metrics::Sample;
+
+const TOKEN: &str = "[[tokens]]\nsubject = \"a\"\nsha256 = \"";
+
+fn config(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config { data_dir: "unused".into(), ..Config::default() };
+    change(&mut config);
+    config
+}
+
+fn refused(config: &Config) -> String {
+    said(&Security::load(config).map(|_| ()).unwrap_err())
+}
+
+fn policy() -> String {
+    format!("{TOKEN}{}\"\n", "0a".repeat(32))
+}
+
+/// G11: plain text for others than this machine is refused unless it is asked for.
+#[test]
+fn plain_text_stays_on_this_machine() {
+    let anywhere = |plaintext| {
+        config(|config| {
+            config.listen = ([0, 0, 0, 0], 7411).into();
+            config.plaintext_anywhere = plaintext;
+        })
+    };
+    let text = refused(&anywhere(false));
+    assert!(text.contains("tls_cert_file") && text.contains("plaintext_anywhere"), "{text}");
+    Security::load(&anywhere(true)).unwrap();
+    Security::load(&config(|config| config.listen = "[::1]:0".parse().unwrap())).unwrap();
+}
+
+/// G11: settings that do not go together are refused, and the one to change is named.
+#[test]
+fn settings_that_do_not_go_together_are_named() {
+    type Break = fn(&mut Config, &Path);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    file("policy", &policy());
+    file("empty", "");
+    file("secret", &"s".repeat(32));
+    let cases: [(&str, Break); 11] = [
+        ("policy_file: nobody could", |config, dir| config.policy_file = Some(dir.join("empty"))),
+        ("policy_file: ", |config, dir| config.policy_file = Some(dir.join("none"))),
+        ("policy_file: ", |config, dir| config.policy_file = Some(dir.join("secret"))),
+        ("jwt_audience: must be set", |config, dir| {
+            config.jwt_secret_file = Some(dir.join("secret"));
+        }),
+        ("policy_file: is needed", |config, dir| {
+            config.jwt_secret_file = Some(dir.join("secret"));
+            config.jwt_audience = Some("a".to_owned());
+        }),
+        ("jwt_keys_file: set one of", |config, dir| {
+            config.jwt_secret_file = Some(dir.join("secret"));
+            config.jwt_keys_file = Some(dir.join("secret"));
+        }),
+        ("jwt_keys_url: must begin", |config, _| {
+            config.jwt_keys_url = Some("http://issuer/keys".to_owned());
+            config.jwt_audience = Some("a".to_owned());
+        }),
+        ("jwt_audience: is of no use", |config, _| config.jwt_audience = Some("a".to_owned())),
+        ("tls_key_file: must be set", |config, dir| config.tls_cert_file = Some(dir.join("a"))),
+        ("tls_client_ca_file: is of no", |config, dir| {
+            config.tls_client_ca_file = Some(dir.join("a"));
+        }),
+        ("tls_cert_file: ", |config, dir| {
+            config.tls_cert_file = Some(dir.join("policy"));
+            config.tls_key_file = Some(dir.join("policy"));
+        }),
+    ];
+    for (expected, spoil) in cases {
+        let text = refused(&config(|config| spoil(config, dir.path())));
+        assert!(text.starts_with(expected), "{expected}: {text}");
+    }
+}
+
+/// G10: a change that makes no sense is counted and changes nothing; a good one after it counts.
+#[tokio::test]
+async fn a_bad_change_is_counted_and_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy");
+    std::fs::write(&path, policy()).unwrap();
+    let security = Security::load(&config(|config| config.policy_file = Some(path.clone())));
+    let security = security.unwrap();
+    let (access, metrics, stop) = (security.access(), Metrics::on(), CancellationToken::new());
+    let until = async |line: &str| {
+        let began = Instant::now();
+        while !metrics.render(&Sample::default()).lines().any(|found| found == line) {
+            assert!(began.elapsed() < Duration::from_secs(30), "waited in vain for {line}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let changes = async {
+        std::fs::write(&path, "nonsense").unwrap();
+        until("deltasync_reloads_total{what=\"policy\",result=\"refused\"} 1").await;
+        assert!(!access.is_open());
+        std::fs::write(&path, policy() + "\n").unwrap();
+        until("deltasync_reloads_total{what=\"policy\",result=\"done\"} 1").await;
+        stop.cancel();
+    };
+    tokio::join!(security.watch(metrics.clone(), stop.clone()), changes);
+}
