@@ -208,7 +208,7 @@ impl Noticing {
             self.inboxes.retain(|_, inbox| inbox.name != *name);
         }
         for (index, inbox) in self.inboxes.iter_mut().filter(|(_, inbox)| inbox.caught_up) {
-            inbox.look = Look::All;
+            inbox.anew = true;
             self.due.insert(*index);
         }
     }
