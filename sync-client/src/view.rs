@@ -130,10 +130,13 @@ impl View {
     #[cfg(test)]
     pub(crate) async fn write(&self, write: Write) -> Result<Applied, StoreError> {
         let none = Notes::none(self.name.clone());
-        self.write_with(write, none).await
+        let applied = self.write_with(write, none).await?;
+        self.set_standing(applied.standing);
+        Ok(applied)
     }
 
-    /// The same, and notes beside it.
+    /// The same, and notes beside it. Where the copy stands now is not shown yet: who waits for
+    /// that is to find counted and decided what follows, see [`Self::set_standing`].
     pub(crate) async fn write_with(
         &self,
         write: Write,
@@ -152,9 +155,12 @@ impl View {
             }
             applied
         };
-        let applied = blocking("writing to the local store", write).await?;
-        self.place.send_modify(|place| place.standing = applied.standing);
-        Ok(applied)
+        blocking("writing to the local store", write).await
+    }
+
+    /// The copy stands here, since it was written.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        self.place.send_modify(|place| place.standing = standing);
     }
 
     /// Looks where the copy stands: after a failure of the store it may be further back. While the

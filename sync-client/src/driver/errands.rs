@@ -142,6 +142,8 @@ impl Work {
     /// Shows what the list says now, also in the collections that somebody holds.
     pub(super) fn show(
         &mut self,
+        // Whoever hears of it finds counted what led to it.
+        self.publish_stats();
         shown: Vec<(CollectionName, Option<Followed>)>,
         summary: Summary,
     ) {

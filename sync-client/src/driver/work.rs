@@ -134,18 +134,25 @@ impl Work {
     }
 
     async fn write(&mut self, name: CollectionName, write: Write, notes: Notes) {
-        let view = self.view(&name);
-        let outcome = match view.await {
-            Ok(view) => view.write_with(write, notes).await,
-            Err(failure) => Err(failure),
+        let (view, outcome) = match self.view(&name).await {
+            Ok(view) => {
+                let outcome = view.write_with(write, notes).await;
+                (Some(view), outcome)
+            }
+            Err(failure) => (None, Err(failure)),
         };
         let (input, applied) = written(&name, outcome).unwrap_or_else(|failure| {
             complain(&failure, "a write to the local store failed");
             (Input::Written(name, Err(WriteFault::Failed)), None)
         });
-        self.sweeping |= applied.is_some_and(|done| done.visible == Visible::Swapped);
         self.flush_soon();
         self.machine.handle(input, now());
+        if let (Some(view), Some(applied)) = (view, applied) {
+            self.sweeping |= applied.visible == Visible::Swapped;
+            // Whoever waits for a place finds counted what led to it.
+            self.publish_stats();
+            view.set_standing(applied.standing);
+        }
     }
 
     /// The view by which a copy is written, so that whoever reads it hears of that.
@@ -178,7 +185,7 @@ impl Work {
         self.stream = Stream::Closed;
     }
 
-    fn publish_stats(&self) {
+    pub(super) fn publish_stats(&self) {
         let streamed = if let Stream::Open(_, stream) = &self.stream { stream.bytes() } else { 0 };
         let bytes_received = self.bytes + streamed;
         let reconcile_bytes = self.reconcile_bytes;
