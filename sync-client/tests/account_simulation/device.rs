@@ -242,6 +242,9 @@ impl Device {
             }
             Flight::Pull(id, pull) => self.answer_pull(id, pull, world),
             Flight::Poll(id, after) => {
+                if !world.calm && self.dice.random_bool(0.05) {
+                    return self.lose(Flight::Poll(id, after));
+                }
                 let polled = world.server.polled(&self.inbox, after.as_ref(), POLLED_MAX);
                 let input = Input::PolledOn(id, Ok(polled));
                 self.fly(Duration::from_millis(20), Flight::ToClient(input));

@@ -317,10 +317,11 @@ impl Desk {
     /// All of it in a few numbers.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        // Where rows were exchanged, the list is not known before it was compared.
-        let knows = !self.scanning && self.page.is_none();
-        let is_live = matches!(self.inbox_status, Status::Live | Status::Absent);
-        let inbox = if is_live && !knows { Status::Lagging } else { self.inbox_status };
+        let inbox = match self.inbox_status {
+            Status::Live if !self.has_the_list() || !self.polling.is_over() => Status::Lagging,
+            Status::Absent if !self.has_the_list() => Status::Lagging,
+            status => status,
+        };
         Summary {
             inbox,
             followed: self.entries.len() - self.dropping,
@@ -333,6 +334,11 @@ impl Desk {
     #[must_use]
     pub fn processed(&self) -> Option<Cursor> {
         let at = self.inbox_standing.cursor.filter(Cursor::is_caught_up)?;
+    /// Whether the list is known: where rows were exchanged it is not before it was compared.
+    fn has_the_list(&self) -> bool {
+        !self.scanning && self.page.is_none()
+    }
+
         if self.inbox_standing.load.is_some() || self.scanning || self.page.is_some() {
             return None;
         }
@@ -365,6 +371,7 @@ impl Desk {
             session::Input::Event(..)
             | session::Input::Malformed(_)
             | session::Input::StreamEnded(..)
+            session::Input::Event(_, Event::Accepted(..)) => self.polling.begin_anew(),
             | session::Input::SelfChecked(..)
             | session::Input::Mended(..)
             | session::Input::Received(_)

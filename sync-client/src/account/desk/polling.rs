@@ -7,7 +7,7 @@ use sync_proto::types::{CollectionName, Polled};
 
 use super::{Action, Desk};
 use crate::backoff::Backoff;
-use crate::session::Fault;
+use crate::session::{Fault, Status};
 
 /// Which question for more heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +19,8 @@ pub(super) struct Polling {
     /// Behind which name to go on, and when.
     next: Option<(Option<CollectionName>, Instant)>,
     asked: Option<(PollId, Option<CollectionName>)>,
+    /// Heads may have moved of which nobody told: nobody was asked since a stream was opened.
+    due: bool,
     next_id: u64,
     waits: Backoff,
 }
@@ -37,6 +39,17 @@ impl Polling {
         self.next.as_ref().map(|(_, at)| *at)
     }
 
+    /// Whether everything was told since the last stream was opened; a question that failed again
+    /// and again counts as answered.
+    pub(super) fn is_over(&self) -> bool {
+        !self.due && self.next.is_none() && self.asked.is_none()
+    }
+
+    /// A stream was opened: it tells what moves from now on, not what has moved.
+    pub(super) fn begin_anew(&mut self) {
+        self.due = true;
+    }
+
     /// Goes on behind the last name, if there is more; where none was told, from the same place.
     fn go_on(&mut self, polled: &Polled, after: Option<CollectionName>, now: Instant) {
         self.asked = None;
@@ -49,7 +62,13 @@ impl Polling {
 
 impl Default for Polling {
     fn default() -> Self {
-        Self { next: None, asked: None, next_id: 0, waits: Backoff::new(WAITS.0, WAITS.1) }
+        Self {
+            next: None,
+            asked: None,
+            due: true,
+            next_id: 0,
+            waits: Backoff::new(WAITS.0, WAITS.1),
+        }
     }
 }
 
@@ -58,6 +77,7 @@ impl Default for Polling {
 impl Desk {
     /// A pull of the inbox begins with the first names.
     pub(super) fn on_polled(&mut self, polled: Polled, now: Instant) {
+        self.polling.due = false;
         self.take_polled(polled, None, now);
     }
 
@@ -87,6 +107,11 @@ impl Desk {
     }
 
     pub(super) fn poll_on(&mut self, now: Instant) {
+        let idle = self.polling.next.is_none() && self.polling.asked.is_none();
+        if self.polling.due && idle && self.has_the_list() && self.inbox_status == Status::Live {
+            self.polling.due = false;
+            self.polling.next = Some((None, now));
+        }
         if self.polling.next.as_ref().is_none_or(|(_, at)| now < *at) {
             return;
         }

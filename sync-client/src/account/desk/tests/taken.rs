@@ -115,6 +115,7 @@ fn what_was_told_during_a_pull_is_not_taken_for_done() {
 fn polled_heads_are_read_to_their_end() {
     let mut talk = Talk::new();
     talk.told(&[(1, Some(InboxEntry::Absent)), (2, Some(InboxEntry::Absent))]);
+    talk.polls.clear();
     let one = |number, more| Polled {
         heads: vec![PolledHead { collection: name(number), entry: exists(3) }],
         more,
@@ -158,4 +159,36 @@ fn copies_at_rest_are_checked_in_turn_and_put_right() {
     assert_eq!(talk.answer(|_| empty(0, 4)), [name(1)]);
     assert_eq!(talk.state(1), FollowState::Current);
     assert!(talk.pulls.is_empty());
+}
+
+/// A device that comes back asks for the heads that no inbox announces, after each stream that is
+/// opened, and does not call itself settled before it has heard of them.
+#[test]
+fn a_device_that_comes_back_is_not_settled_before_it_has_asked_for_heads() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(0, 4));
+    assert_eq!(talk.desk.summary().pending, 0);
+    assert!(!talk.desk.summary().is_settled(), "it has not heard");
+    let (id, after) = talk.polls.remove(0);
+    assert_eq!(after, None);
+    let heads = vec![PolledHead { collection: name(1), entry: exists(5) }];
+    talk.input(Input::PolledOn(id, Ok(Polled { heads, more: false })));
+    assert!(!talk.desk.summary().is_settled(), "there is something to do");
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(4, 5));
+    assert!(talk.desk.summary().is_settled() && talk.polls.is_empty());
+
+    let ended = session::Input::StreamEnded(talk.stream.as_ref().unwrap().0, Fault::Passing);
+    talk.input(Input::Session(ended));
+    talk.pass(Duration::from_secs(1));
+    talk.pulls.clear();
+    let head = Some(head(talk.head, talk.digest));
+    let target = AcceptedTarget { collection: talk.inbox(), plan: Plan::Live, head };
+    talk.event(Event::Accepted(vec![target], Duration::from_secs(15)));
+    assert!(!talk.desk.summary().is_settled(), "it may have missed something");
+    let (id, _) = talk.polls.remove(0);
+    talk.input(Input::PolledOn(id, Ok(Polled { heads: Vec::new(), more: false })));
+    assert!(talk.desk.summary().is_settled(), "{:?}", talk.desk.summary());
 }
