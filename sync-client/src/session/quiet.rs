@@ -140,6 +140,17 @@ impl Session {
         self.tick(now, false);
     }
 
+    /// Asks for a collection that is kept back, whatever it waits for.
+    pub(crate) fn try_now(&mut self, name: &CollectionName, now: Instant) {
+        self.touch(name, now, |track, cx| {
+            track.kept_back_until = None;
+            track.mend.iter_mut().for_each(|mend| mend.retry_at = mend.retry_at.map(|_| cx.now));
+            track.pull_soon(cx.now);
+            track.retry_due(name, cx);
+        });
+        self.tick(now, false);
+    }
+
     /// The collections that are in.
     pub(crate) fn names(&self) -> impl Iterator<Item = &CollectionName> {
         self.tracks.keys()

@@ -92,6 +92,11 @@ impl Desk {
         }
         for name in self.looked_at.clone() {
             self.see_looked_at(&name, now);
+            // What failed is tried at once, each time that somebody says so.
+            let resting = |entry: &Entry| matches!(entry.stage, Stage::Resting(_));
+            if self.entries.get(&name).is_some_and(resting) {
+                self.session.try_now(&name, now);
+            }
         }
     }
 

@@ -192,3 +192,21 @@ fn a_device_that_comes_back_is_not_settled_before_it_has_asked_for_heads() {
     talk.input(Input::PolledOn(id, Ok(Polled { heads: Vec::new(), more: false })));
     assert!(talk.desk.summary().is_settled(), "{:?}", talk.desk.summary());
 }
+
+/// What failed is tried at once when somebody looks at it, once each time.
+#[test]
+fn what_failed_is_tried_at_once_when_it_is_looked_at() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| poison());
+    assert!(matches!(talk.state(1), FollowState::Failed { attempts: 1, .. }));
+    talk.input(Input::LookAt(vec![name(1)]));
+    assert_eq!(talk.answer(|_| poison()), [name(1)]);
+    assert!(matches!(talk.state(1), FollowState::Failed { attempts: 2, .. }));
+    talk.pass(MS * 100);
+    assert!(talk.pulls.is_empty(), "once");
+    talk.input(Input::LookAt(vec![name(1)]));
+    talk.answer(|_| empty(0, 4));
+    assert_eq!(talk.state(1), FollowState::Current);
+}
