@@ -142,6 +142,12 @@ impl Entry {
         teller: Teller,
         (due, clock): (Instant, &Clock),
     ) -> Self {
+        // Heads are told again and again; a collection that is not readable and has not moved is not
+        // asked for because of that.
+        let denied = matches!(self.stage, Stage::Denied(_));
+        if denied && teller == Teller::Head && remote == self.remote {
+            return self;
+        }
         let covered = covers(&self.standing, remote);
         if let Teller::Inbox(version) = teller {
             self.listed = remote;

@@ -210,3 +210,20 @@ fn what_failed_is_tried_at_once_when_it_is_looked_at() {
     talk.answer(|_| empty(0, 4));
     assert_eq!(talk.state(1), FollowState::Current);
 }
+
+/// R124: what is not readable is not asked for because its head is told once more, only when it
+/// moves.
+#[test]
+fn a_denied_collection_is_asked_for_when_it_moves() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| Outcome::Denied);
+    talk.noticed(1, 4);
+    talk.pass(GATHER * 2);
+    assert!(talk.pulls.is_empty(), "it has not moved");
+    talk.noticed(1, 5);
+    talk.pass(GATHER * 2);
+    assert_eq!(talk.answer(|_| Outcome::Denied), [name(1)]);
+    assert_eq!(talk.state(1), FollowState::Denied);
+}
