@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sync_proto::types::{CollectionName, Subject};
+use sync_proto::types::{CollectionName, Subject, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::desk::AccountStats;
 use super::list::{FollowState, Followed, ListChange, Summary};
+use crate::driver::{clock_ms, now};
 use crate::session::Status;
 use crate::view::View;
 
@@ -43,6 +44,9 @@ pub struct ListChanges {
     board: Arc<Board>,
     feed: Arc<Feed>,
 }
+
+/// A clock that jumped must not put a status off for ever.
+const NEXT_TRY_MAX: Duration = Duration::from_secs(60 * 60);
 
 // === impl Board ===
 
@@ -119,12 +123,20 @@ impl Board {
         // As long as the list is locked it does not move.
         let state = self.state.lock();
         let inbox = self.summary.borrow().inbox;
+        if inbox == Status::Stopped {
+            return view.set_status(inbox);
+        }
         let live = inbox == Status::Live;
+        let connecting = *view.status().borrow() == Status::Connecting;
         let status =
             match state.list.get(name).map(|one| &one.state) {
                 None => Status::NotFollowed,
                 Some(FollowState::Denied) => Status::Denied,
-                // The session reports.
+                // The session reports, and a view that was opened since shows this until then.
+                Some(FollowState::Failed { next_try, .. }) if connecting => {
+                    Status::BackingOff { until: until(*next_try) }
+                }
+                Some(FollowState::CatchingUp) if connecting && live => Status::Lagging,
                 Some(FollowState::CatchingUp | FollowState::Failed { .. })
                     if *view.status().borrow() != Status::Live =>
                 {
@@ -150,6 +162,12 @@ impl Board {
     fn is_stopped(&self) -> bool {
         self.summary.borrow().inbox == Status::Stopped
     }
+}
+
+/// A moment of the system's clock, by the clock of statuses.
+fn until(moment: Timestamp) -> Instant {
+    let wait = moment.as_millis().saturating_sub(clock_ms());
+    now() + Duration::from_millis(wait).min(NEXT_TRY_MAX)
 }
 
 // === impl ListChanges ===
@@ -196,7 +214,58 @@ impl ListChanges {
     }
 }
 
-/// Now, by the clock that tests can stop.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+#[cfg(test)]
+mod tests {
+    use sync_proto::types::Scope;
+
+    use super::*;
+    use crate::store::MemoryStore;
+
+    fn view(name: &str) -> View {
+        let name = CollectionName::new(name).unwrap();
+        View::new(name, Scope::All, Arc::new(MemoryStore::new())).unwrap()
+    }
+
+    fn board(name: &str, state: FollowState, inbox: Status) -> (Board, Subject) {
+        let name = CollectionName::new(name).unwrap();
+        let one = Followed { name, remote: None, local: None, items: 0, state };
+        let summary = Summary { inbox, ..Summary::default() };
+        (Board::new([one], summary), Subject::new("ada").unwrap())
+    }
+
+    fn shown(board: &Board, view: &View, subject: &Subject) -> Status {
+        board.show_in(view, subject);
+        *view.status().borrow()
+    }
+
+    /// A view that is opened while its collection is in the conversation says how it is doing, and
+    /// not that there is no connection.
+    #[test]
+    fn a_view_that_is_opened_late_says_how_the_collection_is_doing() {
+        let (board, subject) = board("a", FollowState::CatchingUp, Status::Live);
+        assert_eq!(shown(&board, &view("a"), &subject), Status::Lagging);
+        let next_try = Timestamp::from_millis(clock_ms() + 10_000);
+        let failed = FollowState::Failed { attempts: 1, next_try, error: String::new() };
+        let name = CollectionName::new("a").unwrap();
+        let one = Followed { name, remote: None, local: None, items: 0, state: failed };
+        let board = Board::new([one], Summary { inbox: Status::Live, ..Summary::default() });
+        let Status::BackingOff { until } = shown(&board, &view("a"), &subject) else { panic!() };
+        assert!(until <= now() + Duration::from_secs(10));
+        // What the conversation has reported stays.
+        let view = view("a");
+        view.set_status(Status::StoreFailing { until });
+        assert_eq!(shown(&board, &view, &subject), Status::StoreFailing { until });
+    }
+
+    /// Of a driver that has ended every view says so, whatever the list said last.
+    #[test]
+    fn a_stopped_account_shows_nothing_else() {
+        let (board, subject) = board("a", FollowState::Current, Status::Live);
+        let (ours, other) = (view("a"), view("not/followed"));
+        assert_eq!(shown(&board, &ours, &subject), Status::Live);
+        board.stop();
+        ours.set_status(Status::Stopped);
+        assert_eq!(shown(&board, &ours, &subject), Status::Stopped);
+        assert_eq!(shown(&board, &other, &subject), Status::Stopped);
+    }
 }

@@ -180,12 +180,13 @@ impl fmt::Debug for Driver {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.views.stop();
+        // First the list, by which views get their status.
         if let Some(board) = &self.board {
             board.stop();
         }
     }
 }
+        self.views.stop();
 
 // === impl Work ===
 
@@ -246,12 +247,12 @@ impl Work {
 }
 
 /// Now, by the clock that tests can stop.
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 /// Milliseconds since 1970 by the system's clock.
-fn clock_ms() -> u64 {
+pub(crate) fn clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
