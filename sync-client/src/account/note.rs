@@ -107,7 +107,7 @@ impl Note {
     }
 
     /// Reads a note; `None`: it is damaged, or of a newer program. The collection is then asked for
-    /// as if it had never been.
+    /// if it is followed, and its copy is dropped if it is not.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (fixed, error) = bytes.split_at_checked(FIXED_LEN)?;

@@ -53,8 +53,11 @@ impl Holdings {
         }
         drop(snapshot);
         for (key, content) in store.notes(inbox)? {
-            if let (Some(name), Some(note)) = (Note::name(&key), Note::decode(&content)) {
-                holdings.notes.insert(name, note);
+            if let Some(name) = Note::name(&key) {
+                // Of one that cannot be read the least is believed: unless the inbox says that it
+                // is followed, nobody else knows of the copy that may be there.
+                let unknown = || Note::of(NoteStage::Dropping, None);
+                holdings.notes.insert(name, Note::decode(&content).unwrap_or_else(unknown));
             }
         }
         for name in holdings.rows.keys().chain(holdings.notes.keys()) {

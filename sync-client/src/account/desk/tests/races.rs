@@ -72,6 +72,39 @@ fn a_desk_rests_after_a_note_that_failed() {
     }
 }
 
+/// A note that does not read says nothing: what is followed is asked for, and the copy of what is
+/// not is dropped.
+#[test]
+fn a_copy_whose_note_does_not_read_is_known() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4))), (2, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| filled(0, 4));
+    let mut notes = Notes::none(talk.inbox());
+    for number in [1, 2, 3] {
+        let damaged = Some(bytes::Bytes::from_static(b"damaged"));
+        notes.edits.push((Note::key(&name(number)), damaged));
+    }
+    talk.store.note(&notes).unwrap();
+    let clear = |number| Write {
+        expected: talk.store.standing(&name(number)).unwrap().active(),
+        step: crate::store::Step::Clear,
+    };
+    let load =
+        crate::store::Step::BeginLoad { changes: Vec::new(), to: Cursor::at(epoch(), version(4)) };
+    talk.store.write(&name(3), &Write { step: load, ..clear(3) }).unwrap();
+
+    let mut talk = Talk::on(talk.store.clone(), talk.now, 0);
+    talk.pass(GATHER * 2);
+    assert_eq!(talk.store.standing(&name(3)).unwrap(), Standing::default(), "dropped");
+    assert!(talk.store.standing(&name(1)).unwrap().cursor.is_some());
+    talk.answer(|_| aligned(4));
+    assert_eq!(talk.state(1), FollowState::Current);
+    let kept = talk.store.notes(&talk.inbox()).unwrap();
+    assert!(kept.iter().all(|(_, note)| Note::decode(note).is_some()), "{kept:?}");
+    assert_eq!(kept.len(), 2);
+}
+
 /// A copy that is to be dropped is followed again before that is done: the list is not taken for
 /// empty, it is the server's.
 #[test]
