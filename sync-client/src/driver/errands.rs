@@ -9,7 +9,7 @@ use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
 use sync_proto::types::{CollectionName, Cursor, Outcome, Polled, Pull, Target};
 use tokio::sync::watch;
 
-use super::{Work, complain, now};
+use super::{Work, now};
 use crate::account::board::Board;
 use crate::account::desk::{AckFault, DeskConfig, Holdings, Input, PollId};
 use crate::account::list::{Followed, Summary};
@@ -58,9 +58,7 @@ impl Work {
     pub(super) async fn make_notes(&mut self, notes: Notes) {
         let store = self.store.clone();
         let made = blocking("writing to the local store", move || store.note(&notes)).await;
-        if let Err(failure) = &made {
-            complain(failure, "notes could not be written to the local store");
-        }
+        self.tell_outage(made.as_ref().err(), "notes could not be written to the local store");
         self.flush_soon();
         self.machine.tell(Input::Noted(made.is_ok()), now());
     }
@@ -70,9 +68,7 @@ impl Work {
         let (store, config) = (self.store.clone(), errands.config.clone());
         let read = move || holdings(&*store, &config);
         let held = blocking("reading the local store", read).await;
-        if let Err(failure) = &held {
-            complain(failure, "the list of what is followed could not be read");
-        }
+        self.tell_outage(held.as_ref().err(), "the list of what is followed could not be read");
         self.flush_soon();
         self.machine.tell(Input::Scanned(held.ok()), now());
     }
@@ -142,12 +138,12 @@ impl Work {
     /// Shows what the list says now, also in the collections that somebody holds.
     pub(super) fn show(
         &mut self,
-        // Whoever hears of it finds counted what led to it.
-        self.publish_stats();
         shown: Vec<(CollectionName, Option<Followed>)>,
         summary: Summary,
     ) {
         let Some(errands) = &self.errands else { return };
+        // Whoever hears of it finds counted what led to it.
+        self.publish_stats();
         let moved = errands.board.summary().borrow().inbox != summary.inbox;
         let names: Vec<CollectionName> = shown.iter().map(|(name, _)| name.clone()).collect();
         errands.board.show(shown, summary);

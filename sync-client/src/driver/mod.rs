@@ -88,6 +88,8 @@ struct Work {
     flush_at: Option<Instant>,
     /// The last flush failed; what the machine believes to be written may be lost.
     unflushed: Option<Backoff>,
+    /// Since the store took something last it has failed, and that was told.
+    complained: bool,
     /// [`ReplicaStore::lives`] when it was looked last.
     lives: u64,
     /// The store may hold rows that nobody sees any more.
@@ -184,9 +186,9 @@ impl Drop for Life {
         if let Some(board) = &self.board {
             board.stop();
         }
+        self.views.stop();
     }
 }
-        self.views.stop();
 
 // === impl Work ===
 
@@ -238,6 +240,7 @@ impl Work {
             reconcile_bytes: 0,
             flush_at,
             unflushed: None,
+            complained: false,
             lives,
             // A load may have been exchanged just before the last run ended.
             sweeping: true,
@@ -255,6 +258,21 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === impl Work ===
+
+impl Work {
+    /// What became of notes, comparisons and writes, which are tried again until they succeed: an
+    /// outage of the store is told once.
+    fn tell_outage(&mut self, failure: Option<&StoreError>, what: &'static str) {
+        let told = std::mem::replace(&mut self.complained, failure.is_some());
+        match failure {
+            Some(failure) if told => tracing::debug!(%failure, what),
+            Some(failure) => complain(failure, what),
+            None => {}
+        }
+    }
 }
 
 /// The disk of the application needs somebody's attention.

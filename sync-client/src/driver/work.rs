@@ -141,10 +141,10 @@ impl Work {
             }
             Err(failure) => (None, Err(failure)),
         };
-        let (input, applied) = written(&name, outcome).unwrap_or_else(|failure| {
-            complain(&failure, "a write to the local store failed");
-            (Input::Written(name, Err(WriteFault::Failed)), None)
-        });
+        let told = written(&name, outcome);
+        self.tell_outage(told.as_ref().err(), "a write to the local store failed");
+        let (input, applied) =
+            told.unwrap_or_else(|_| (Input::Written(name, Err(WriteFault::Failed)), None));
         self.flush_soon();
         self.machine.handle(input, now());
         if let (Some(view), Some(applied)) = (view, applied) {

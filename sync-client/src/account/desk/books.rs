@@ -1,6 +1,6 @@
 //! The books: entries, and what is looked up by. One function changes them all. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sync_proto::types::{CollectionName, Version};
 
@@ -97,6 +97,7 @@ impl Desk {
     pub(super) fn on_noted(&mut self, made: bool, now: Instant) {
         let names = self.noting.pop_front().unwrap_or_default();
         if made {
+            self.store_waits.reset();
             return;
         }
         for name in names {
@@ -105,6 +106,11 @@ impl Desk {
             }
             self.unnoted.insert(name);
         }
-        self.note_at = Some(now + STORE_RETRY);
+        self.note_at = Some(now + self.store_wait());
+    }
+
+    /// How long to leave the local store alone after it failed: longer and longer.
+    pub(super) fn store_wait(&mut self) -> Duration {
+        STORE_RETRY + self.store_waits.next(&mut self.dice)
     }
 }

@@ -35,7 +35,7 @@ use self::entry::{Clock, Entry};
 use self::polling::Polling;
 use super::list::{Followed, Summary};
 use super::note::Note;
-use crate::backoff::part_of;
+use crate::backoff::{Backoff, part_of};
 use crate::session::{self, Config, Fault, PullId, Session, Stats, Status};
 use crate::store::{Notes, Standing, Write};
 
@@ -92,6 +92,8 @@ pub struct Desk {
     unnoted: BTreeSet<CollectionName>,
     noting: VecDeque<Vec<CollectionName>>,
     note_at: Option<Instant>,
+    /// How often in a row the local store did not take notes, comparisons and drops.
+    store_waits: Backoff,
     /// Notes that go with the write of a copy, if the copy has this digest then.
     carried: BTreeMap<CollectionName, (Option<Note>, Option<Digest>)>,
     /// When the next copy is checked, and which was the last.
@@ -198,8 +200,9 @@ const GATHER: Duration = Duration::from_millis(20);
 const STREAM_GRACE: Duration = Duration::from_millis(500);
 /// A collection that is not readable is asked for again this often, give or take a half.
 const DENIED_RETRY: Duration = Duration::from_secs(60 * 60);
-/// After the local store did not take something.
+/// Least wait after the local store did not take something, and windows of what is waited besides.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+const STORE_WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// Longest wait that a note of an earlier life can ask for.
 const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -241,6 +244,7 @@ impl Desk {
             unnoted: BTreeSet::new(),
             noting: VecDeque::new(),
             note_at: None,
+            store_waits: Backoff::new(STORE_WAITS.0, STORE_WAITS.1),
             carried: BTreeMap::new(),
             check_at: now + first_check,
             checked: None,
@@ -330,15 +334,15 @@ impl Desk {
         }
     }
 
-    /// How far the inbox is processed: everything that it has asked for up to here is done.
-    #[must_use]
-    pub fn processed(&self) -> Option<Cursor> {
-        let at = self.inbox_standing.cursor.filter(Cursor::is_caught_up)?;
     /// Whether the list is known: where rows were exchanged it is not before it was compared.
     fn has_the_list(&self) -> bool {
         !self.scanning && self.page.is_none()
     }
 
+    /// How far the inbox is processed: everything that it has asked for up to here is done.
+    #[must_use]
+    pub fn processed(&self) -> Option<Cursor> {
+        let at = self.inbox_standing.cursor.filter(Cursor::is_caught_up)?;
         if self.inbox_standing.load.is_some() || self.scanning || self.page.is_some() {
             return None;
         }
@@ -367,11 +371,11 @@ impl Desk {
                 }
             }
             session::Input::Event(_, Event::InboxNotice(notice)) => noticed = Some(notice.clone()),
+            session::Input::Event(_, Event::Accepted(..)) => self.polling.begin_anew(),
             session::Input::Restated { .. } => self.scan(),
             session::Input::Event(..)
             | session::Input::Malformed(_)
             | session::Input::StreamEnded(..)
-            session::Input::Event(_, Event::Accepted(..)) => self.polling.begin_anew(),
             | session::Input::SelfChecked(..)
             | session::Input::Mended(..)
             | session::Input::Received(_)

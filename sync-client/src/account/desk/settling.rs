@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sync_proto::types::CollectionName;
 
 use super::entry::{Entry, Stage};
-use super::{Action, DENIED_RETRY, Desk, STORE_RETRY};
+use super::{Action, DENIED_RETRY, Desk};
 use crate::account::note::Note;
 use crate::backoff::part_of;
 use crate::session::{self, Because, Completes, Fortune, Part, WriteFault};
@@ -183,6 +183,7 @@ impl Desk {
         self.carried.remove(name);
         let (standing, wait) = match result {
             Ok(standing) if standing == Standing::default() => {
+                self.store_waits.reset();
                 self.stats.dropped += 1;
                 return self.forget(name);
             }
@@ -190,7 +191,7 @@ impl Desk {
             Ok(standing) => return self.change(name, |entry| Entry { standing, ..entry }),
             Err(WriteFault::Conflict(standing)) => (Some(standing), Duration::ZERO),
             Err(WriteFault::MissingValue | WriteFault::Damaged | WriteFault::Failed) => {
-                (None, STORE_RETRY)
+                (None, self.store_wait())
             }
         };
         self.change(name, |entry| Entry {

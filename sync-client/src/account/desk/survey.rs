@@ -8,7 +8,7 @@ use sync_proto::types::{CollectionName, InboxEntry, Value, Version};
 
 use super::entry::{Entry, Stage, Teller, covers};
 use super::inbox::read_entry;
-use super::{Action, Desk, STORE_RETRY};
+use super::{Action, Desk};
 use crate::account::note::{Note, NoteStage};
 use crate::store::{ReplicaStore, Standing, StoreError};
 
@@ -77,9 +77,10 @@ impl Desk {
         let Some(holdings) = holdings else {
             // Nothing is acknowledged before it could be read.
             self.scanning = true;
-            self.scan_at = Some(now + STORE_RETRY);
+            self.scan_at = Some(now + self.store_wait());
             return;
         };
+        self.store_waits.reset();
         self.stats.scans += 1;
         self.inbox_standing = holdings.inbox;
         let known = self.entries.keys().chain(holdings.rows.keys()).chain(holdings.notes.keys());

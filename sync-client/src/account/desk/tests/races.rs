@@ -72,6 +72,19 @@ fn a_desk_rests_after_a_note_that_failed() {
     }
 }
 
+/// A store that fails for long is left alone for longer and longer.
+#[test]
+fn a_store_that_fails_is_asked_less_and_less() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.failing_notes = 1_000;
+    talk.answer(|_| Outcome::Denied);
+    talk.pass(Duration::from_secs(10 * 60));
+    let tried = 1_000 - talk.failing_notes;
+    assert!((10..60).contains(&tried), "{tried} times in ten minutes");
+}
+
 /// A note that does not read says nothing: what is followed is asked for, and the copy of what is
 /// not is dropped.
 #[test]
