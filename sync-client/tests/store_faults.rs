@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use redb::{Database, TableDefinition};
 use sync_client::store::{DiskStore, ReplicaStore, Standing, Step, StoreError, Write, check};
 use sync_proto::types::{
-    Change, ChangeKind, CollectionName, Cursor, Epoch, Key, SortKey, Value, Version,
+    Change, ChangeKind, CollectionName, Cursor, Epoch, Key, Scope, SortKey, Value, Version,
 };
 
 const CASES: u64 = 40;
@@ -187,4 +187,24 @@ fn a_file_that_cannot_be_opened_says_why() {
     let store = DiskStore::open(&path).unwrap();
     assert!(matches!(DiskStore::open(&path).unwrap_err(), StoreError::InUse));
     assert_eq!(store.standing(&name(0)).unwrap(), Standing::default());
+}
+
+/// Who opens a copy that is of this part already only reads: an application that is writing its own
+/// tables in the same file keeps nobody waiting.
+#[test]
+fn a_copy_is_opened_while_the_application_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Arc::new(Database::create(dir.path().join("app.redb")).unwrap());
+    let store = DiskStore::from_database(database.clone()).unwrap();
+    write(&store, &name(0)).unwrap();
+    let writing = database.begin_write().unwrap();
+    let (done, waited) = std::sync::mpsc::channel();
+    let opening = std::thread::spawn(move || {
+        let opened = [0, 1].map(|number| store.rescope(&name(number), &Scope::All).is_ok());
+        done.send(opened).unwrap();
+    });
+    let opened = waited.recv_timeout(std::time::Duration::from_secs(60));
+    drop(writing);
+    opening.join().unwrap();
+    assert_eq!(opened, Ok([true, true]), "it waited for the application");
 }

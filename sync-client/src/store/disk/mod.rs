@@ -99,14 +99,22 @@ impl DiskStore {
     }
 
     fn read(&self, collection: &CollectionName) -> Result<DiskSnapshot, StoreError> {
+        self.read_with_scope(collection).map(|(snapshot, _)| snapshot)
+    }
+
+    /// The same, and the part that the copy is of.
+    fn read_with_scope(
+        &self,
+        collection: &CollectionName,
+    ) -> Result<(DiskSnapshot, Scope), StoreError> {
         let doing = "reading the local store";
         let read = self.shared.file.database()?.begin_read().map_err(failed(doing))?;
         let copies = read.open_table(COPIES).map_err(failed(doing))?;
         let found = copies.get(collection.as_str()).map_err(failed(doing))?;
         let record = found.and_then(|bytes| CopyRecord::decode_or_none(bytes.value()));
-        let record = record.map(|(record, _)| record).unwrap_or_default();
+        let (record, scope) = record.unwrap_or((CopyRecord::default(), Scope::All));
         let shared = self.shared.clone();
-        Ok(DiskSnapshot { shared, read, record, standing: record.standing() })
+        Ok((DiskSnapshot { shared, read, record, standing: record.standing() }, scope))
     }
 
     fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
@@ -179,16 +187,23 @@ impl DiskStore {
         scope: &Scope,
     ) -> Result<Rescoped, StoreError> {
         let remember = || self.shared.scopes.lock().insert(collection.clone(), scope.clone());
+        // Mostly it is what it was. Who only reads must not wait for who writes, nor need a store
+        // that takes writes.
+        let (DiskSnapshot { record, .. }, of) = self.read_with_scope(collection)?;
+        if is_same(&record, &of, scope) {
+            remember();
+            return Ok(Rescoped::Same);
+        }
         // Waits for the disk: writes that go by this part must never meet rows of the one before.
         let doing = "writing the local store";
         let transaction = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
         let mut tables = Tables::open(&transaction)?;
         let (mut record, of) = tables.copy(collection)?;
-        let became = rescope(&of, record.standing().cursor, scope);
-        if became == Rescoped::Same || record == CopyRecord::default() {
+        if is_same(&record, &of, scope) {
             remember();
             return Ok(Rescoped::Same);
         }
+        let became = rescope(&of, record.standing().cursor, scope);
         tables.discard(record.load.take())?;
         match record.rows {
             Some(rows) if became == Rescoped::Narrowed => {
@@ -214,6 +229,12 @@ impl DiskStore {
         transaction.commit().map_err(failed("sweeping the local store"))?;
         Ok(more)
     }
+}
+
+/// Whether a copy needs no change to be of this part.
+fn is_same(record: &CopyRecord, of: &Scope, scope: &Scope) -> bool {
+    let became = rescope(of, record.standing().cursor, scope);
+    became == Rescoped::Same || *record == CopyRecord::default()
 }
 
 impl ReplicaStore for DiskStore {
