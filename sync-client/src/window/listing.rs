@@ -122,7 +122,8 @@ impl Machine {
             Ok(page) => self.on_page(listing, page, now),
             Err(Fault::Absent) => self.vanish(),
             Err(Fault::Denied) => self.deny(now),
-            Err(Fault::BeginAgain) => self.list_fresh(),
+            Err(Fault::Unauthenticated) => self.not_known(now),
+            Err(Fault::BeginAgain) => self.list_fresh_later(now),
             Err(Fault::Passing) => {
                 // The rows that are there may be kept up all the same.
                 if listing.purpose != Purpose::More {

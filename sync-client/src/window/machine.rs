@@ -276,7 +276,8 @@ impl Machine {
             rank: held.and_then(|held| held.rank),
             total: held.map(|held| held.total),
             ends: held.is_some_and(|held| held.span.ends() && held.rows.len() == rows.len()),
-            moves: held.map_or(0, |held| held.moves),
+            // Of a collection that is gone: those that the window has made.
+            moves: held.map_or(self.wish.moves, |held| held.moves),
             departed: self.departed.clone(),
             rows,
         }

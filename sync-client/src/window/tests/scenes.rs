@@ -208,3 +208,29 @@ fn rows_that_come_late_are_caught_up() {
     rest(&mut world);
     assert!(!shown(&world).contains(&"14".to_owned()), "{:?}", shown(&world));
 }
+
+/// A listing that cannot be continued begins anew, and never at once: a server that aborts each of
+/// them would be asked without end.
+#[test]
+fn a_listing_that_is_aborted_begins_anew_after_a_wait() {
+    let mut world = at_rest(30, 5);
+    let again = Wish { moves: 1, ..world.machine.wish.clone() };
+    world.handle(Input::Wish(again));
+    let (id, _) = world.questions.pop().expect("a listing");
+    world.handle(Input::Listed(id, Err(Fault::BeginAgain)));
+    assert!(world.questions.is_empty(), "not at once");
+    assert!(world.machine.deadline().is_some_and(|at| at > world.now));
+    rest(&mut world);
+}
+
+/// The rows of a collection that is deleted are not told as those of another place, also if the
+/// window was moved before.
+#[test]
+fn a_deleted_collection_is_no_move() {
+    let mut world = at_rest(30, 5);
+    let there = Wish { moves: 1, start: WindowStart::Rank(3), ..world.machine.wish.clone() };
+    world.handle(Input::Wish(there));
+    rest(&mut world);
+    let told = told_of(&mut world, Server::delete_collection);
+    assert!(!told.contains(&WindowDifference::Moved), "{told:?}");
+}
