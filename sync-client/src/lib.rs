@@ -65,6 +65,7 @@ mod replica;
 mod resume;
 pub mod session;
 pub mod store;
+mod stream_life;
 mod view;
 mod views;
 pub mod window;

@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use sync_proto::limits::{HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN};
 use sync_proto::types::{CollectionName, Subscribe};
 
-use super::{ASKED_WAIT_MAX, Action, Config, Fault, Session, StreamId};
+use super::{Action, Config, Fault, Session, StreamId};
 use crate::backoff::Backoff;
-use crate::pace;
+use crate::stream_life::{Silence, heartbeat_within};
 
 /// The stream and what it went through.
 #[derive(Debug)]
@@ -42,19 +41,6 @@ struct Open {
     reopen_at: Option<Instant>,
 }
 
-/// No whole message since some moment. On a slow line a page takes its time: while the
-/// connection brings what may be a part of one, the stream is not dead.
-#[derive(Debug)]
-struct Silence {
-    since: Instant,
-    /// For how long nothing may come at a time.
-    patience: Duration,
-    /// When to look what has come.
-    look_at: Instant,
-    /// What had come when it was looked last.
-    received: u64,
-}
-
 /// What the stream looks like from a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weather {
@@ -65,14 +51,10 @@ pub(super) enum Weather {
 
 /// First window of the back-off.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-/// How long the server may take to accept a stream.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// A stream is not opened again for a target that left it more often than this.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// Least wait after a fault that does not pass by itself.
 const LASTING_WAIT: Duration = Duration::from_secs(5);
-/// Silent heartbeats after which a stream is dead.
-const HEARTBEATS_MAX: u32 = 3;
 
 // === impl Line ===
 
@@ -126,9 +108,9 @@ impl Line {
     pub(super) fn deadline(&self) -> Instant {
         match &self.state {
             State::Closed { open_at } => *open_at,
-            State::Opening { silence, .. } => silence.look_at,
+            State::Opening { silence, .. } => silence.look_at(),
             State::Open(Open { silence, reopen_at, .. }) => {
-                reopen_at.map_or(silence.look_at, |at| at.min(silence.look_at))
+                reopen_at.map_or(silence.look_at(), |at| at.min(silence.look_at()))
             }
         }
     }
@@ -136,7 +118,7 @@ impl Line {
     /// A sign of life.
     pub(super) fn heard(&mut self, now: Instant) {
         if let State::Open(open) = &mut self.state {
-            open.silence = Silence::new(self.heartbeat * HEARTBEATS_MAX, self.received, now);
+            open.silence = Silence::between(self.heartbeat, self.received, now);
         }
     }
 
@@ -172,9 +154,8 @@ impl Line {
     pub(super) fn accepted(&mut self, heartbeat: Duration, now: Instant) {
         self.unauthenticated = false;
         if let State::Opening { id, .. } = self.state {
-            let millis = |millis: u32| Duration::from_millis(millis.into());
-            self.heartbeat = heartbeat.clamp(millis(HEARTBEAT_MS_MIN), millis(HEARTBEAT_MS_MAX));
-            let silence = Silence::new(self.heartbeat * HEARTBEATS_MAX, self.received, now);
+            self.heartbeat = heartbeat_within(heartbeat);
+            let silence = Silence::between(self.heartbeat, self.received, now);
             self.state = State::Open(Open { id, since: now, silence, reopen_at: None });
         }
     }
@@ -196,29 +177,6 @@ impl Line {
         };
         self.unauthenticated |= fault == Fault::Unauthenticated;
         self.state = State::Closed { open_at: now + backoff.max(at_least) };
-    }
-}
-
-// === impl Silence ===
-
-impl Silence {
-    fn new(patience: Duration, received: u64, now: Instant) -> Self {
-        Self { since: now, patience, look_at: now + patience, received }
-    }
-
-    /// Whether it has lasted for too long, given what the connection has brought by now.
-    fn is_over(&mut self, received: u64, now: Instant) -> bool {
-        if now < self.look_at {
-            return false;
-        }
-        let begun = self.look_at.checked_sub(self.patience).unwrap_or(now);
-        let came = received.saturating_sub(self.received);
-        if !pace::moves(came, now - begun) || now - self.since >= pace::LONGEST {
-            return true;
-        }
-        self.look_at = now + self.patience;
-        self.received = received;
-        false
     }
 }
 
@@ -278,18 +236,12 @@ impl Session {
             return;
         }
         self.line.next_id += 1;
-        let silence = Silence::new(OPEN_TIMEOUT, self.line.received, now);
+        let silence = Silence::of_opening(self.line.received, now);
         self.line.state = State::Opening { id, silence };
         self.stats.streams += 1;
         let client_id = self.config.client_id.clone();
         let subscribe = Subscribe { targets, heartbeat: self.config.heartbeat, client_id };
         self.actions.push_back(Action::OpenStream(id, subscribe));
         self.touch_all(now, |_, _| {});
-    }
-
-    /// What the server's goodbye asks for: wait at least so long, then a random part more.
-    pub(super) fn goodbye_wait(&mut self, goodbye: &sync_proto::types::Goodbye) -> Duration {
-        let jitter = goodbye.jitter.min(ASKED_WAIT_MAX);
-        goodbye.retry_after.min(ASKED_WAIT_MAX) + crate::backoff::part_of(jitter, &mut self.dice)
     }
 }

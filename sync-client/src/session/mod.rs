@@ -189,8 +189,6 @@ struct Context<'a> {
     compares: &'a mut bool,
 }
 
-/// Longest wait that a server can ask for. Longer ones are mistakes, and overflow clocks.
-const ASKED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// A self-check reads a whole copy: seldom, and not everybody at once.
 const SELF_CHECK_HOURS: std::ops::Range<f64> = 12.0..36.0;
 /// Least wait after a fault that does not pass by itself.

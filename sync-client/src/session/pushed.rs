@@ -10,6 +10,7 @@ use sync_proto::types::{
 use super::track::Track;
 use super::writing::Source;
 use super::{Action, Context, Fault, Session};
+use crate::stream_life::goodbye_wait;
 
 // === impl Session ===
 
@@ -44,7 +45,7 @@ impl Session {
                 track.fail(failure.retry_after, cx);
             }),
             Event::Goodbye(goodbye) => {
-                let wait = self.goodbye_wait(&goodbye);
+                let wait = goodbye_wait(&goodbye, &mut self.dice);
                 self.actions.extend(self.line.id().map(Action::CloseStream));
                 self.end_stream(Fault::Passing, wait, now);
             }

@@ -15,9 +15,10 @@ use super::quiet::Part;
 use super::repairing::Repair;
 use super::status::{RepairReason, Status};
 use super::writing::Pending;
-use super::{ASKED_WAIT_MAX, Context, PullId, Report};
+use super::{Context, PullId, Report};
 use crate::backoff::{Backoff, part_of};
 use crate::store::Standing;
+use crate::stream_life::ASKED_WAIT_MAX;
 
 /// One collection.
 #[derive(Debug)]

@@ -37,6 +37,7 @@ enum Stream {
 /// What woke the driver.
 enum Wake {
     Stop,
+    Elapsed,
     Input(Box<Input>),
     Opened(AskId, Box<EventStream>),
 }
@@ -64,6 +65,11 @@ impl WindowDriver {
             self.show(machine.view());
             match self.wake(&stop, &machine, &mut answers, &mut stream).await {
                 Wake::Stop => return,
+                Wake::Elapsed => {
+                    let received = self.client.received();
+                    machine.handle(Input::Received(received), Instant::now());
+                    machine.handle(Input::Elapsed, Instant::now());
+                }
                 Wake::Input(input) => machine.handle(*input, Instant::now()),
                 Wake::Opened(id, opened) => stream = Stream::Open(id, opened),
             }
@@ -128,7 +134,7 @@ impl WindowDriver {
                 Wake::input(input)
             }
             wake = stream.next(&self.received) => wake,
-            () = tokio::time::sleep_until(deadline.into()) => Wake::input(Input::Elapsed),
+            () = tokio::time::sleep_until(deadline.into()) => Wake::Elapsed,
         }
     }
 }

@@ -10,37 +10,36 @@ use sync_proto::types::{
 use super::machine::{Action, AskId, Fault, Machine, Standing};
 use super::rows::Row;
 use super::view::Departure;
-use crate::backoff::{Backoff, part_of};
+use crate::backoff::Backoff;
+use crate::stream_life::{ASKED_WAIT_MAX, Silence, goodbye_wait, heartbeat_within};
 
 /// The stream.
 #[derive(Debug)]
 pub(super) struct Line {
     state: State,
     backoff: Backoff,
+    /// What the server said, or what was asked for.
+    heartbeat: Duration,
+    /// Bytes that the connection has brought, as far as the driver told.
+    pub(super) received: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// There is none; one may be opened from then on.
     Closed { open_at: Option<Instant> },
-    /// It counts as dead when nothing is heard until then.
-    Open { id: AskId, dead_at: Instant, silence: Duration },
+    /// Asked for, until it is accepted; then open.
+    Open { id: AskId, accepted: bool, silence: Silence },
 }
 
-/// An answer must begin within this.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
-/// So many heartbeats without a message, and the stream is dead.
-const HEARTBEATS: u32 = 3;
-/// Longest wait that a server can ask for.
-const ASKED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// More changes than this in the whole collection, and listing anew is cheaper than catching up.
 const CATCH_UP_MAX: u64 = 2_000;
 
 // === impl Line ===
 
 impl Line {
-    pub(super) fn new(backoff: Backoff) -> Self {
-        Self { state: State::Closed { open_at: None }, backoff }
+    pub(super) fn new(backoff: Backoff, heartbeat: Duration) -> Self {
+        Self { state: State::Closed { open_at: None }, backoff, heartbeat, received: 0 }
     }
 
     pub(super) fn is_current(&self, asked: AskId) -> bool {
@@ -50,8 +49,23 @@ impl Line {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Closed { open_at } => open_at,
-            State::Open { dead_at, .. } => Some(dead_at),
+            State::Open { silence, .. } => Some(silence.look_at()),
         }
+    }
+
+    /// A sign of life; before the stream is accepted there is none.
+    fn heard(&mut self, now: Instant) {
+        if let State::Open { accepted: true, silence, .. } = &mut self.state {
+            *silence = Silence::between(self.heartbeat, self.received, now);
+        }
+    }
+
+    fn accepted(&mut self, heartbeat: Duration, now: Instant) {
+        self.heartbeat = heartbeat_within(heartbeat);
+        if let State::Open { accepted, .. } = &mut self.state {
+            *accepted = true;
+        }
+        self.heard(now);
     }
 }
 
@@ -103,15 +117,16 @@ impl Machine {
             }
         };
         let id = self.ask();
-        let dead_at = now + OPEN_TIMEOUT;
-        self.line.state = State::Open { id, dead_at, silence: OPEN_TIMEOUT };
+        let silence = Silence::of_opening(self.line.received, now);
+        self.line.state = State::Open { id, accepted: false, silence };
         let (heartbeat, client_id) = (self.config.heartbeat, self.config.client_id.clone());
         self.push(Action::Open(id, Subscribe { targets: vec![target], heartbeat, client_id }));
     }
 
     pub(super) fn on_line_time(&mut self, now: Instant) {
-        if let State::Open { dead_at, .. } = self.line.state
-            && dead_at <= now
+        let received = self.line.received;
+        if let State::Open { silence, .. } = &mut self.line.state
+            && silence.is_over(received, now)
         {
             self.lose(Duration::ZERO, now);
         }
@@ -125,9 +140,7 @@ impl Machine {
     }
 
     pub(super) fn on_event(&mut self, event: Event, now: Instant) {
-        if let State::Open { dead_at, silence, .. } = &mut self.line.state {
-            *dead_at = now + *silence;
-        }
+        self.line.heard(now);
         match event {
             Event::Accepted(targets, heartbeat) => self.on_accepted(targets, heartbeat, now),
             Event::Changes(_, delta) => self.on_delta(delta, now),
@@ -155,17 +168,14 @@ impl Machine {
             // No inbox is a target here.
             Event::InboxNotice(_) => {}
             Event::Goodbye(goodbye) => {
-                let jitter = part_of(goodbye.jitter.min(ASKED_WAIT_MAX), &mut self.dice);
-                self.lose(goodbye.retry_after.min(ASKED_WAIT_MAX) + jitter, now);
+                let wait = goodbye_wait(&goodbye, &mut self.dice);
+                self.lose(wait, now);
             }
         }
     }
 
     fn on_accepted(&mut self, targets: Vec<AcceptedTarget>, heartbeat: Duration, now: Instant) {
-        if let State::Open { dead_at, silence, .. } = &mut self.line.state {
-            *silence = heartbeat * HEARTBEATS;
-            *dead_at = now + *silence;
-        }
+        self.line.accepted(heartbeat, now);
         for AcceptedTarget { plan, head, .. } in targets {
             match (plan, head) {
                 (Plan::Live, Some(head)) => self.on_position(head.cursor()),

@@ -77,6 +77,9 @@ pub struct AskId(pub(super) u64);
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
+    /// So many bytes have come by the connection since the client was made, also of messages that
+    /// are not whole yet. Told before [`Self::Elapsed`]: a page takes long on a slow line.
+    Received(u64),
     /// The application wants to see something else.
     Wish(Wish),
     /// A listing was answered, or not.
@@ -197,13 +200,12 @@ impl Machine {
         let mut machine = Self {
             dice: StdRng::seed_from_u64(seed),
             details: Details::new(config.details_bytes_max),
-            config,
             wish,
             held: None,
             listing: None,
             list_at: None,
             list_backoff: waits,
-            line: Line::new(waits),
+            line: Line::new(waits, config.heartbeat),
             standing: Standing::There,
             lost_since: None,
             fetching: None,
@@ -216,6 +218,7 @@ impl Machine {
         machine.list_fresh();
         machine.settle(now);
         machine
+            config,
     }
 
     /// Takes in what happened.
@@ -234,6 +237,7 @@ impl Machine {
         }
         self.settle(now);
     }
+            Input::Received(bytes) => self.line.received = bytes,
 
     /// What to do, in order, before the next input.
     pub fn poll_action(&mut self) -> Option<Action> {

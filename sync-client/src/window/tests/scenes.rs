@@ -234,3 +234,19 @@ fn a_deleted_collection_is_no_move() {
     let told = told_of(&mut world, Server::delete_collection);
     assert!(!told.contains(&WindowDifference::Moved), "{told:?}");
 }
+
+/// R41: a stream whose line brings something is waited for, and one whose line brings nothing is
+/// given up.
+#[test]
+fn a_slow_line_that_moves_is_not_given_up() {
+    let mut world = at_rest(30, 5);
+    for round in 1..=3_u64 {
+        world.now = world.machine.deadline().unwrap();
+        world.handle(Input::Received(round << 20));
+        world.handle(Input::Elapsed);
+        assert!(world.stream.is_some(), "it moves");
+    }
+    world.now = world.machine.deadline().unwrap();
+    world.handle(Input::Elapsed);
+    assert!(matches!(world.machine.view().verdict, Verdict::Stale { .. }), "nothing came");
+}
