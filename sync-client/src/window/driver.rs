@@ -192,7 +192,8 @@ fn open(client: SyncClient, id: AskId, subscribe: Subscribe) -> Stream {
 fn fault(failure: &ClientError) -> Fault {
     match failure {
         ClientError::NotFound(_) => Fault::Absent,
-        ClientError::Denied(_) | ClientError::Unauthenticated(_) => Fault::Denied,
+        ClientError::Denied(_) => Fault::Denied,
+        ClientError::Unauthenticated(_) => Fault::Unauthenticated,
         ClientError::Aborted(_) => Fault::BeginAgain,
         ClientError::Setting(_)
         | ClientError::Unavailable(_)

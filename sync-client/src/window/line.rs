@@ -135,6 +135,7 @@ impl Machine {
     pub(super) fn on_stream_ended(&mut self, fault: Fault, now: Instant) {
         match fault {
             Fault::Denied => self.deny(now),
+            Fault::Unauthenticated => self.not_known(now),
             Fault::Passing | Fault::Absent | Fault::BeginAgain => self.lose(Duration::ZERO, now),
         }
     }

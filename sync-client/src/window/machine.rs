@@ -27,7 +27,7 @@ use super::line::Line;
 use super::listing::Listing;
 use super::rows::{Row, Rows, Span};
 use super::view::{Departed, Departure, Verdict, WindowRow, WindowView};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, part_of};
 use crate::client::{Found, GetItemsReply};
 
 /// What a window is about and how much it may hold.
@@ -116,6 +116,8 @@ pub enum Fault {
     Absent,
     /// Not readable.
     Denied,
+    /// The server does not know the credentials: they may just be renewed.
+    Unauthenticated,
     /// What the question goes by has changed: begin again.
     BeginAgain,
 }
@@ -187,8 +189,10 @@ pub(super) const ROWS_MAX: usize = 10_000;
 const RESERVE: (usize, usize) = (8, 100);
 /// Windows of the back-off of questions.
 const WAITS_FIRST: Duration = Duration::from_millis(200);
-/// A collection that is not readable is asked for again this often.
-pub(super) const DENIED_RETRY: Duration = Duration::from_secs(5 * 60);
+/// A collection that is not readable is asked for again this often, give or take a half.
+const DENIED_RETRY: Duration = Duration::from_secs(5 * 60);
+/// Least wait after credentials that the server does not know.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(5);
 
 // === impl Machine ===
 
@@ -214,11 +218,11 @@ impl Machine {
             departed: Arc::default(),
             actions: VecDeque::new(),
             next_id: 0,
+            config,
         };
         machine.list_fresh();
         machine.settle(now);
         machine
-            config,
     }
 
     /// Takes in what happened.
@@ -233,11 +237,11 @@ impl Machine {
             }
             // Of a stream that was dropped.
             Input::Event(..) | Input::StreamEnded(..) => {}
+            Input::Received(bytes) => self.line.received = bytes,
             Input::Elapsed => self.on_time(now),
         }
         self.settle(now);
     }
-            Input::Received(bytes) => self.line.received = bytes,
 
     /// What to do, in order, before the next input.
     pub fn poll_action(&mut self) -> Option<Action> {
@@ -471,9 +475,20 @@ impl Machine {
     }
 
     pub(super) fn deny(&mut self, now: Instant) {
+        // Not all windows at the same moment.
+        let wait = DENIED_RETRY / 2 + part_of(DENIED_RETRY, &mut self.dice);
+        self.shut_out(now + wait);
+    }
+
+    pub(super) fn not_known(&mut self, now: Instant) {
+        let wait = self.list_backoff.next(&mut self.dice) + UNKNOWN_WAIT;
+        self.shut_out(now + wait);
+    }
+
+    fn shut_out(&mut self, until: Instant) {
         self.standing = Standing::Denied;
         self.listing = None;
-        self.list_at = Some(now + DENIED_RETRY);
+        self.list_at = Some(until);
         self.close();
     }
 }

@@ -250,3 +250,19 @@ fn a_slow_line_that_moves_is_not_given_up() {
     world.handle(Input::Elapsed);
     assert!(matches!(world.machine.view().verdict, Verdict::Stale { .. }), "nothing came");
 }
+
+/// Credentials that are not known may just be renewed: that is soon found out, and not by all
+/// windows at once, nor in a hot loop.
+#[test]
+fn credentials_that_are_not_known_are_tried_again_soon() {
+    let mut world = at_rest(30, 5);
+    let id = world.stream.as_ref().unwrap().0;
+    world.handle(Input::StreamEnded(id, Fault::Unauthenticated));
+    assert_eq!(world.machine.view().verdict, Verdict::Denied);
+    let wait = world.machine.deadline().unwrap() - world.now;
+    assert!(wait >= Duration::from_secs(5) && wait <= Duration::from_secs(10), "{wait:?}");
+    world.now += wait;
+    world.handle(Input::Elapsed);
+    rest(&mut world);
+    assert!(matches!(world.machine.view().verdict, Verdict::Complete { .. }));
+}
