@@ -8,24 +8,27 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use std::fmt;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use sync_proto::limits::HEARTBEAT_MS_DEFAULT;
 use sync_proto::types::{
-    AcceptedTarget, Acked, CollectionName, Cursor, Delta, Event, Failure, Goodbye, Head, Plan,
-    ResetReason, Subscribe, Target, Version,
+    AcceptedTarget, Acked, CollectionName, Cursor, Delta, Event, Failure, Head, Plan, ResetReason,
+    Subscribe, Target, Version,
 };
 
-use crate::backoff::{Backoff, part_of};
+use crate::backoff::Backoff;
 use crate::client::{EventStream, SyncClient};
+use crate::driver::now;
 use crate::error::ClientError;
-
-/// No message for so many heartbeats: the stream is dead.
-const SILENT_HEARTBEATS: u32 = 3;
+use crate::stream_life::{ASKED_WAIT_MAX, Silence, goodbye_wait, heartbeat_within};
 
 /// First and longest wait before a stream is opened again.
 const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// First and longest wait before a collection that failed alone is asked for again.
+const FAULT_WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5 * 60));
 
 /// A consumer of collections that keeps nothing of them; made by [`SyncClient::resume`].
 #[derive(Debug)]
@@ -37,10 +40,20 @@ pub struct Resumed {
     /// What was handed out and not acknowledged.
     handed_out: BTreeMap<CollectionName, Cursor>,
     arrived: VecDeque<Arrival>,
-    stream: Option<EventStream>,
+    line: Line,
+    opened_at: Instant,
     heartbeat: Duration,
     backoff: Backoff,
-    wait: Option<Duration>,
+    /// Collections that failed: until when the stream does not carry them, and what they wait.
+    kept_back: BTreeMap<CollectionName, (Instant, Backoff)>,
+}
+
+/// The stream. It outlives a call of [`Resumed::next`] that is given up, and so do its moments.
+enum Line {
+    /// None is opened before.
+    Closed(Instant),
+    Opening(BoxFuture<'static, Result<EventStream, ClientError>>),
+    Open(Box<EventStream>, Silence),
 }
 
 /// Where a collection stands.
@@ -91,10 +104,11 @@ impl SyncClient {
             loading: BTreeSet::new(),
             handed_out: BTreeMap::new(),
             arrived: VecDeque::new(),
-            stream: None,
+            line: Line::Closed(now()),
+            opened_at: now(),
             heartbeat: Duration::from_millis(HEARTBEAT_MS_DEFAULT.into()),
             backoff: Backoff::new(WAITS.0, WAITS.1),
-            wait: None,
+            kept_back: BTreeMap::new(),
         })
     }
 }
@@ -158,56 +172,106 @@ impl Resumed {
         }
     }
 
-    /// Takes one step: waits, opens the stream, or takes one message from it.
+    /// Takes one step: waits, opens the stream, or takes one message from it. Given up and called
+    /// again it goes on where it was.
     async fn advance(&mut self) -> Result<(), ClientError> {
-        if let Some(wait) = self.wait {
-            tokio::time::sleep(wait).await;
-            self.wait = None;
-        }
-        let Some(stream) = &mut self.stream else { return self.open().await };
-        match tokio::time::timeout(self.heartbeat * SILENT_HEARTBEATS, stream.next()).await {
-            Ok(Some(Ok(event))) => self.hear(event),
-            Ok(Some(Err(error))) if !error.is_retryable() => {
-                self.stream = None;
-                return Err(error);
+        // Of those that the present stream does not carry.
+        let waits = self.kept_back.values().map(|(until, _)| *until);
+        let retry_at = waits.filter(|until| *until > self.opened_at).min();
+        match &mut self.line {
+            Line::Open(..) if retry_at.is_some_and(|at| at <= now()) => {
+                // Somebody's wait is over: a stream with all.
+                self.line = Line::Closed(now());
             }
-            Ok(Some(Err(_)) | None) | Err(_) => self.begin_again(None),
+            Line::Closed(open_at) => {
+                tokio::time::sleep_until((*open_at).into()).await;
+                self.open();
+            }
+            Line::Opening(opening) => match opening.await {
+                Ok(stream) => {
+                    let silence = Silence::of_opening(self.client.received(), now());
+                    self.line = Line::Open(Box::new(stream), silence);
+                }
+                Err(error) if error.is_retryable() => self.begin_again(),
+                Err(error) => {
+                    self.line = Line::Closed(now());
+                    return Err(error);
+                }
+            },
+            Line::Open(stream, silence) => {
+                let look_at = retry_at.map_or(silence.look_at(), |at| at.min(silence.look_at()));
+                match tokio::time::timeout_at(look_at.into(), stream.next()).await {
+                    Ok(Some(Ok(event))) => {
+                        if let Event::Accepted(_, heartbeat) = &event {
+                            self.heartbeat = heartbeat_within(*heartbeat);
+                        }
+                        *silence = Silence::between(self.heartbeat, self.client.received(), now());
+                        self.hear(event);
+                    }
+                    Ok(Some(Err(error))) if !error.is_retryable() => {
+                        self.line = Line::Closed(now());
+                        return Err(error);
+                    }
+                    Ok(Some(Err(_)) | None) => self.begin_again(),
+                    Err(_) if silence.is_over(self.client.received(), now()) => {
+                        self.begin_again();
+                    }
+                    // The line brings something, or somebody's wait is over.
+                    Err(_) => {}
+                }
+            }
         }
         Ok(())
     }
 
-    async fn open(&mut self) -> Result<(), ClientError> {
+    /// Opens a stream for all that are not kept back.
+    fn open(&mut self) {
+        let at = now();
+        let targets = self.targets(at);
+        let waits = self.kept_back.values().map(|(until, _)| *until).filter(|until| *until > at);
+        if let Some(next) = waits.min().filter(|_| targets.is_empty()) {
+            self.line = Line::Closed(next);
+            return;
+        }
+        self.opened_at = at;
+        let client_id = self.client.client_id().to_owned();
+        let asked = Subscribe { targets, heartbeat: self.heartbeat, client_id };
+        let client = self.client.clone();
+        self.line = Line::Opening(async move { client.subscribe(asked).await }.boxed());
+    }
+
+    /// What a stream that is opened now carries.
+    fn targets(&self, at: Instant) -> Vec<Target> {
+        let kept_back = |name| self.kept_back.get(name).is_some_and(|(until, _)| *until > at);
         let target = |(name, place): (&CollectionName, &Place)| {
             let fresh = Target::all(name.clone(), None);
             match place {
+                Place::Ended => None,
                 Place::Held => Some(Target { from_last_ack: true, ..fresh }),
                 Place::Fresh { .. } => Some(fresh),
                 Place::At(cursor) => Some(Target { cursor: Some(*cursor), ..fresh }),
-                Place::Ended => None,
             }
         };
-        let targets = self.places.iter().filter_map(target).collect();
-        let client_id = self.client.client_id().to_owned();
-        let asked = Subscribe { targets, heartbeat: self.heartbeat, client_id };
-        match self.client.subscribe(asked).await {
-            Ok(stream) => self.stream = Some(stream),
-            Err(error) if error.is_retryable() => self.begin_again(None),
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        self.places.iter().filter(|(name, _)| !kept_back(*name)).filter_map(target).collect()
     }
 
     /// The stream is of no more use; the next one is opened after a wait.
-    fn begin_again(&mut self, at_least: Option<Duration>) {
-        self.stream = None;
+    fn begin_again(&mut self) {
         let wait = self.backoff.next(&mut rand::rng());
-        self.wait = Some(at_least.map_or(wait, |least| least + wait));
+        self.line = Line::Closed(now() + wait);
+    }
+
+    /// One has failed and may come back; the others go on.
+    fn keep_back(&mut self, name: CollectionName, asked: Duration) {
+        let new = (now(), Backoff::new(FAULT_WAITS.0, FAULT_WAITS.1));
+        let (until, waits) = self.kept_back.entry(name).or_insert(new);
+        let wait = waits.next(&mut rand::rng());
+        *until = now() + wait.max(asked.min(ASKED_WAIT_MAX));
     }
 
     fn hear(&mut self, event: Event) {
         match event {
-            Event::Accepted(targets, heartbeat) => {
-                self.heartbeat = heartbeat;
+            Event::Accepted(targets, _) => {
                 for target in targets {
                     self.accepted(target);
                 }
@@ -218,12 +282,11 @@ impl Resumed {
             Event::Absent(name) => self.absent(name),
             Event::Revoked(name) => self.end(name, None),
             Event::Failed(name, failure) => match failure.retry_after {
-                Some(wait) => self.begin_again(Some(wait)),
+                Some(wait) => self.keep_back(name, wait),
                 None => self.end(name, Some(failure)),
             },
-            Event::Goodbye(Goodbye { retry_after, jitter, .. }) => {
-                self.stream = None;
-                self.wait = Some(retry_after + part_of(jitter, &mut rand::rng()));
+            Event::Goodbye(goodbye) => {
+                self.line = Line::Closed(now() + goodbye_wait(&goodbye, &mut rand::rng()));
             }
             Event::Notice(..)
             | Event::InboxNotice(_)
@@ -264,9 +327,10 @@ impl Resumed {
             Some(Place::Ended) | None => return,
         };
         if !fits {
-            return self.begin_again(None);
+            return self.begin_again();
         }
         self.backoff.reset();
+        self.kept_back.remove(&name);
         let before = self.places.insert(name.clone(), Place::At(delta.to));
         if begins && matches!(before, Some(Place::Held | Place::Fresh { told: false })) {
             self.arrived.push_back(Arrival::Begins(name.clone(), None));
@@ -276,6 +340,7 @@ impl Resumed {
 
     fn caught_up(&mut self, name: CollectionName, cursor: Cursor) {
         self.backoff.reset();
+        self.kept_back.remove(&name);
         self.places.insert(name.clone(), Place::At(cursor));
         self.arrived.push_back(Arrival::CaughtUp(name, cursor));
     }
@@ -284,7 +349,7 @@ impl Resumed {
     fn start_over(&mut self, name: CollectionName, reason: ResetReason) {
         self.places.insert(name.clone(), Place::Fresh { told: true });
         self.arrived.push_back(Arrival::Begins(name, Some(reason)));
-        self.begin_again(None);
+        self.begin_again();
     }
 
     /// The target stays: a first load follows when the collection is created.
@@ -298,5 +363,76 @@ impl Resumed {
     fn end(&mut self, name: CollectionName, why: Option<Failure>) {
         self.places.insert(name.clone(), Place::Ended);
         self.arrived.push_back(Arrival::Ended(name, why));
+    }
+}
+
+// === impl Line ===
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(open_at) => f.debug_tuple("Closed").field(open_at).finish(),
+            Self::Opening(_) => f.write_str("Opening"),
+            Self::Open(stream, _) => f.debug_tuple("Open").field(stream).finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sync_proto::types::{Goodbye, GoodbyeReason};
+
+    use super::*;
+
+    fn name(name: &str) -> CollectionName {
+        CollectionName::new(name).unwrap()
+    }
+
+    fn consumer(uri: &str) -> Resumed {
+        let client = SyncClient::builder(uri).client_id("indexer").build().unwrap();
+        client.resume(["a", "b"].map(name)).unwrap()
+    }
+
+    /// R41, R45: a consumer that gives each wait up after a moment, to look after something else,
+    /// gets on all the same.
+    #[tokio::test]
+    async fn a_consumer_that_looks_up_often_gets_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut resumed = consumer(&format!("http://{}", listener.local_addr().unwrap()));
+        let (mut calls, mut ticks) = (0, 0);
+        while calls < 5 {
+            ticks += 1;
+            assert!(ticks < 3_000, "{calls} calls after {ticks} ticks");
+            tokio::select! {
+                biased;
+                Ok(_hung_up) = listener.accept() => calls += 1,
+                arrival = resumed.next() => panic!("{arrival:?}"),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+        }
+    }
+
+    /// R12, R43: one that fails waits for its own time, which has an end, and the others go on.
+    #[tokio::test]
+    async fn one_that_fails_stops_nobody_else() {
+        let mut resumed = consumer("http://127.0.0.1:1");
+        resumed.line = Line::Opening(futures::future::pending().boxed());
+        let endless = Duration::from_secs(1 << 40);
+        let failure = |retry_after| Failure { code: 14, message: String::new(), retry_after };
+        resumed.hear(Event::Failed(name("a"), failure(Some(endless))));
+        assert!(matches!(resumed.line, Line::Opening(_)), "the stream goes on");
+        let until = resumed.kept_back[&name("a")].0;
+        assert!(until <= now() + ASKED_WAIT_MAX);
+        let carried = |resumed: &Resumed, at| {
+            let targets = resumed.targets(at).into_iter();
+            targets.map(|target| target.collection).collect::<Vec<_>>()
+        };
+        assert_eq!(carried(&resumed, now()), [name("b")]);
+        assert_eq!(carried(&resumed, until), ["a", "b"].map(name));
+        let goodbye =
+            Goodbye { reason: GoodbyeReason::Draining, retry_after: endless, jitter: endless };
+        resumed.hear(Event::Goodbye(goodbye));
+        let Line::Closed(open_at) = resumed.line else { panic!("{resumed:?}") };
+        assert!(open_at <= now() + 2 * ASKED_WAIT_MAX);
     }
 }
