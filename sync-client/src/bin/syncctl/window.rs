@@ -86,8 +86,9 @@ async fn once(
         Verdict::Complete { .. } | Verdict::Truncated { .. } => {
             asked.keys_only || view.rows.iter().all(|row| row.detail != Detail::Missing)
         }
-        Verdict::Absent | Verdict::Denied | Verdict::Stale { .. } => true,
-        Verdict::Filling => false,
+        Verdict::Absent | Verdict::Denied => true,
+        // A fault may pass; how long that is waited for, the timeout says.
+        Verdict::Stale { .. } | Verdict::Filling => false,
     };
     let patience = context.connection.timeout;
     let waiting = tokio::time::timeout(patience, window.wait_for(|view| ready(view)));
