@@ -83,7 +83,9 @@ async fn listen(wire: Wire, mut reader: Inbox, goal: Arc<parking::Goal>) -> Inbo
     events.accepted().await;
     while !goal.reached(&reader) {
         let event = events.next().await;
+        let before = (reader.notices, reader.changes);
         reader.hear(event);
+        goal.heard(reader.notices - before.0, reader.changes - before.1);
     }
     reader
 }
@@ -91,21 +93,38 @@ async fn listen(wire: Wire, mut reader: Inbox, goal: Arc<parking::Goal>) -> Inbo
 /// Where collections stand in the end, when that is known.
 mod parking {
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use sync_proto::types::{CollectionName, InboxEntry};
 
     use super::Inbox;
 
     #[derive(Debug, Default)]
-    pub(super) struct Goal(OnceLock<Vec<(CollectionName, InboxEntry)>>);
+    pub(super) struct Goal {
+        last: OnceLock<Vec<(CollectionName, InboxEntry)>>,
+        /// What all listeners have heard so far.
+        notices: AtomicU64,
+        changes: AtomicU64,
+    }
 
     impl Goal {
         pub(super) fn set(&self, goal: Vec<(CollectionName, InboxEntry)>) {
-            self.0.set(goal).unwrap();
+            self.last.set(goal).unwrap();
+        }
+
+        pub(super) fn heard(&self, notices: u64, changes: u64) {
+            self.notices.fetch_add(notices, Ordering::Relaxed);
+            self.changes.fetch_add(changes, Ordering::Relaxed);
+        }
+
+        /// Both ways were taken more often than a few times.
+        pub(super) fn both_ways(&self) -> bool {
+            let many = |count: &AtomicU64| count.load(Ordering::Relaxed) > 20;
+            many(&self.notices) && many(&self.changes)
         }
 
         pub(super) fn reached(&self, reader: &Inbox) -> bool {
-            let goal = self.0.get();
+            let goal = self.last.get();
             goal.is_some_and(|goal| {
                 goal.iter().all(|(name, entry)| reader.knows(name) == Some(*entry))
             })
@@ -134,7 +153,9 @@ async fn nothing_falls_between_the_modes() {
         .iter()
         .map(|name| tasks.spawn(write(server.new_connection(), name.clone(), Arc::clone(&stop))))
         .collect();
-    for round in 0..60_usize {
+    // On a slow machine more flips than these are needed until much was told in both ways.
+    let enough = |round: usize| round >= 60 && goal.both_ways() || round >= 6_000;
+    for round in (0..).take_while(|round| !enough(*round)) {
         let collection = &names[round % names.len()];
         let to = if round % 2 == 0 { v1::Diffusion::Read } else { v1::Diffusion::Write };
         pin(wire, collection, to).await;
