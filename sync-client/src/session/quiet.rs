@@ -27,6 +27,8 @@ pub(crate) enum Part {
 pub(crate) struct Joining {
     /// Where the copy stands.
     pub(crate) standing: Standing,
+    /// A write of it failed, so it may stand elsewhere.
+    pub(crate) unsure: bool,
     /// How it takes part.
     pub(crate) part: Part,
     /// How often it has failed already.
@@ -78,10 +80,11 @@ impl Session {
         joining: impl IntoIterator<Item = (CollectionName, Joining)>,
         now: Instant,
     ) {
-        for (name, Joining { standing, part, attempts }) in joining {
+        for (name, Joining { standing, unsure, part, attempts }) in joining {
             let track = self.tracks.entry(name.clone()).or_insert_with(|| {
                 let mut track = Track::new(standing, Scope::All);
                 track.faults.resume(attempts);
+                track.store_fails = unsure;
                 track
             });
             track.part = part;

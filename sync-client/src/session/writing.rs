@@ -175,7 +175,8 @@ impl Track {
     /// There is no such collection.
     pub(super) fn vanish(&mut self, name: &CollectionName, cx: &mut Context<'_>) {
         self.held.clear(cx.held_bytes);
-        if self.standing == Standing::default() {
+        // After a write that failed there may be a copy all the same: this write finds out.
+        if self.standing == Standing::default() && !self.store_fails {
             self.is_gone(cx);
             return;
         }
@@ -286,6 +287,7 @@ impl Track {
             Err(WriteFault::Conflict(standing)) => {
                 cx.stats.conflicts += 1;
                 self.standing = standing;
+                self.store_fails = false;
                 self.caught_up = false;
                 if pending.kind == Kind::Mends {
                     // What the copy is worth now, its digest tells.

@@ -46,7 +46,9 @@ impl Desk {
     /// A damaged copy comes into the session, which puts it right.
     pub(super) fn mend(&mut self, name: &CollectionName, now: Instant) {
         let Some(entry) = self.entries.get(name) else { return };
-        let joining = Joining { standing: entry.standing, part: self.part_of(name), attempts: 0 };
+        let Entry { standing, unsure, .. } = *entry;
+        let part = self.part_of(name);
+        let joining = Joining { standing, unsure, part, attempts: 0 };
         let since_ms = self.clock.ms(now);
         let stage = Stage::Working { pulled: false };
         self.change(name, |entry| Entry { stage, since_ms, ..entry });

@@ -20,6 +20,9 @@ pub(super) struct Entry {
     /// Version of the inbox that asked; zero = a head that was polled, or nothing did.
     pub(super) asked: Version,
     pub(super) standing: Standing,
+    /// A write of the copy failed, and what has become of it is not known: the copy may stand
+    /// elsewhere, or there may be one where none is known.
+    pub(super) unsure: bool,
     pub(super) stage: Stage,
     /// Since when it is to be done, in milliseconds since 1970.
     pub(super) since_ms: u64,
@@ -103,6 +106,7 @@ impl Entry {
             listed: None,
             asked: Version::ZERO,
             standing,
+            unsure: false,
             stage: Stage::Idle,
             since_ms: 0,
             attempts: 0,
@@ -126,6 +130,7 @@ impl Entry {
             listed: note.remote,
             asked: note.asked,
             standing,
+            unsure: false,
             stage,
             since_ms: note.since_ms,
             attempts: note.attempts,
@@ -205,6 +210,11 @@ impl Entry {
 
     pub(super) fn set_error(&mut self, error: &str) {
         shortened(error).clone_into(&mut self.error);
+    }
+
+    /// Whether there is a copy, or may be.
+    pub(super) fn may_have_copy(&self) -> bool {
+        self.unsure || self.standing != Standing::default()
     }
 
     pub(super) fn is_dropping(&self) -> bool {

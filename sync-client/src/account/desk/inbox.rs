@@ -126,7 +126,7 @@ impl Desk {
 
     fn entry_unfollowed(&self, name: &CollectionName, at: Version, now: Instant) -> Option<Entry> {
         let entry = self.entries.get(name)?.clone();
-        (entry.standing != Standing::default()).then(|| entry.unfollowed(at, now))
+        entry.may_have_copy().then(|| entry.unfollowed(at, now))
     }
 
     pub(super) fn on_inbox_written(

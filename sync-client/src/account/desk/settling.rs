@@ -91,12 +91,21 @@ impl Desk {
         notes
     }
 
-    /// Knows what was noted with the write of a copy.
+    /// Knows what was noted with the write of a copy, and whether it knows where the copy stands.
     pub(super) fn carried_out(
         &mut self,
         name: &CollectionName,
         result: Result<Standing, WriteFault>,
     ) {
+        let unsure = match result {
+            Err(WriteFault::Failed) => Some(true),
+            Ok(_) | Err(WriteFault::Conflict(_)) => Some(false),
+            // Nothing was written.
+            Err(WriteFault::MissingValue | WriteFault::Damaged) => None,
+        };
+        if let Some(unsure) = unsure {
+            self.change(name, |entry| Entry { unsure, ..entry });
+        }
         let (Some((note, digest)), Ok(standing)) = (self.carried.remove(name), result) else {
             return;
         };
@@ -195,6 +204,8 @@ impl Desk {
             }
         };
         self.change(name, |entry| Entry {
+            // As long as nobody says otherwise the copy may be there.
+            unsure: standing.is_none(),
             standing: standing.unwrap_or(entry.standing),
             stage: Stage::Dropping(Some(now + wait)),
             ..entry

@@ -113,7 +113,7 @@ impl Desk {
         let restored = note.clone().map(|note| Entry::restored(note, standing, &self.clock, now));
         let known = before.or(restored).map(|entry| Entry { standing, ..entry });
         let Some((remote, version)) = row else {
-            let entry = known.filter(|entry| entry.noted.is_some() || standing.active().is_some());
+            let entry = known.filter(|entry| entry.noted.is_some() || entry.may_have_copy());
             return entry.map(|entry| entry.unfollowed(Version::ZERO, now));
         };
         let settled = note.is_some_and(|note| {

@@ -9,7 +9,7 @@ use sync_proto::types::CollectionName;
 use super::entry::{Entry, Stage};
 use super::{Action, Desk, LOOKED_AT_MAX, LOOKED_AT_STREAMED_MAX, WORKING_MAX};
 use crate::session::{Joining, Part};
-use crate::store::{Notes, Standing, Step, Write};
+use crate::store::{Notes, Step, Write};
 
 // === impl Desk ===
 
@@ -55,8 +55,9 @@ impl Desk {
         let mut joining = Vec::with_capacity(chosen.len());
         for name in chosen {
             let part = self.part_of(&name);
-            let Some(Entry { standing, attempts, .. }) = self.entries.get(&name) else { continue };
-            let one = Joining { standing: *standing, part, attempts: *attempts };
+            let Some(entry) = self.entries.get(&name) else { continue };
+            let Entry { standing, unsure, attempts, .. } = *entry;
+            let one = Joining { standing, unsure, part, attempts };
             let stage = Stage::Working { pulled: false };
             self.change(&name, |entry| Entry { stage, ..entry });
             joining.push((name, one));
@@ -110,7 +111,8 @@ impl Desk {
                 self.change(name, |entry| Entry { stage: Stage::Ready, ..entry });
             }
             Stage::Idle if part == Part::Streamed && self.session.standing(name).is_none() => {
-                let joining = Joining { standing: entry.standing, part, attempts: 0 };
+                let Entry { standing, unsure, .. } = *entry;
+                let joining = Joining { standing, unsure, part, attempts: 0 };
                 self.session.bring_in([(name.clone(), joining)], now);
             }
             Stage::Idle | Stage::Ready | Stage::Dropping(_) => {}
@@ -120,7 +122,7 @@ impl Desk {
     /// Gives out that the copy of a collection is dropped, and its note with it.
     fn drop_copy(&mut self, name: &CollectionName) {
         let Some(entry) = self.entries.get(name) else { return };
-        if entry.standing == Standing::default() {
+        if !entry.may_have_copy() {
             self.forget(name);
             return;
         }
