@@ -49,9 +49,11 @@ pub(crate) struct Device {
     judged: bool,
     /// The store fails now and then.
     rough: bool,
-    /// A note was not taken, and not made since; what the rows of the inbox are the desk cannot
-    /// know, because a write of them failed.
-    unnoted: bool,
+    /// A note was not taken: until then what should be noted may not be.
+    unnoted_until: Instant,
+    /// Failures of the store since it took a note or was read last.
+    failures: u32,
+    /// What the rows of the inbox are the desk cannot know, because a write of them failed.
     doubtful: bool,
     /// Somebody who looks at something looks away then.
     look_away_at: Option<Instant>,
@@ -105,7 +107,8 @@ impl Device {
             written: true,
             judged: false,
             rough: true,
-            unnoted: false,
+            unnoted_until: now,
+            failures: 0,
             doubtful: false,
             look_away_at: None,
         }
@@ -401,7 +404,14 @@ impl Device {
                 if !fails || self.dice.random_bool(0.5) {
                     self.store.note(&notes).unwrap();
                 }
-                self.unnoted = fails;
+                if fails {
+                    // The desk's least wait, and the longest that it waits besides.
+                    let besides = Duration::from_millis(500) * (1 << (self.failures - 1).min(7));
+                    let wait = Duration::from_millis(1_100) + besides;
+                    self.unnoted_until = self.unnoted_until.max(self.now + wait);
+                } else {
+                    self.failures = 0;
+                }
                 self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
                 self.desk.handle(Input::Noted(!fails), self.now);
             }
@@ -419,6 +429,7 @@ impl Device {
                 self.fly(wait, Flight::Ack(cursor));
             }
             Action::Show(shown, summary) => {
+                self.see_done();
                 self.summary = summary;
                 for (name, one) in shown {
                     match one {
@@ -461,6 +472,7 @@ impl Device {
     fn fails(&mut self, often: f64) -> bool {
         let fails = self.rough && self.dice.random_bool(often);
         self.seen.store_failures += u64::from(fails);
+        self.failures += u32::from(fails);
         fails
     }
 
@@ -490,7 +502,8 @@ impl Device {
         self.history.push("killed".into());
         self.kill_in = None;
         (self.stream, self.flush_at, self.pulls) = (None, None, 0);
-        (self.unnoted, self.doubtful, self.look_away_at) = (false, false, None);
+        (self.unnoted_until, self.failures) = (self.now, 0);
+        (self.doubtful, self.look_away_at) = (false, None);
         self.link.clear();
         self.list.clear();
         let held = Holdings::read(&self.store, &self.inbox).unwrap();
