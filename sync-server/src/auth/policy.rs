@@ -165,7 +165,7 @@ impl Policy {
 
     /// What a principal may do; `own`: what its token gives by itself.
     #[must_use]
-    pub fn rights(&self, principal: &Principal, own: Option<&Grant>) -> Rights {
+    pub fn rights(&self, principal: &Principal, own: Option<&Arc<Grant>>) -> Rights {
         let none = Vec::new();
         let by_subject = self.by_subject.get(&principal.subject).unwrap_or(&none);
         let by_group = principal.groups.iter().filter_map(|group| self.by_group.get(group));
@@ -178,8 +178,7 @@ impl Policy {
             let fits = via.as_ref().is_none_or(|allowed| allowed.contains(&principal.via));
             fits.then(|| Arc::clone(grant))
         };
-        let own = own.cloned().map(Arc::new);
-        let grants = found.into_iter().filter_map(applies).chain(own).collect();
+        let grants = found.into_iter().filter_map(applies).chain(own.cloned()).collect();
         Rights::Granted { subject: principal.subject.clone(), grants }
     }
 

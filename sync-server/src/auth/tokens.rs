@@ -1,6 +1,7 @@
 //! Bearer tokens as configured: their hashes, their owners, their rights. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -38,7 +39,7 @@ pub(crate) struct Token {
     /// Whose it is.
     pub(crate) subject: String,
     /// What it gives by itself.
-    pub(crate) grant: Grant,
+    pub(crate) grant: Arc<Grant>,
 }
 
 /// A token configuration that makes no sense.
@@ -94,12 +95,12 @@ pub(crate) fn check(tokens: &[TokenConfig]) -> Result<HashMap<TokenHash, Token>,
             return Err(BadToken::Twice { index, earlier });
         }
         check_subject(&token.subject).map_err(|reason| BadToken::Subject { index, reason })?;
-        let grant = Grant {
+        let grant = Arc::new(Grant {
             read: patterns(index, "read", &token.read)?,
             write: patterns(index, "write", &token.write)?,
             follow: Vec::new(),
             admin: if token.admin { vec![Pattern::Everything] } else { Vec::new() },
-        };
+        });
         known.insert(hash, Token { subject: token.subject.clone(), grant });
     }
     Ok(known)
