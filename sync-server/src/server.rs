@@ -214,15 +214,7 @@ async fn serve_calls<S: Store>(
     let router = router(&context, config, calls.clone())?.add_service(health_service);
     set_serving(&health, true).await;
 
-    let bounds = Bounds {
-        connections_max: config.connections_max,
-        slots: Arc::new(Semaphore::new(config.connections_max)),
-        first_request_within: Duration::from_secs(config.first_request_timeout_s),
-        cut: CancellationToken::new(),
-        tls: door.tls,
-        metrics: context.metrics.clone(),
-        budgets: config.budgets(),
-    };
+    let bounds = bounds(config, door.tls, context.metrics.clone());
     // However this ends, and also if it is dropped: no connection outlives it.
     let cut = bounds.cut.clone().drop_guard();
     let shown = page.map(|page| Shown::start(page, &context, &bounds));
@@ -299,6 +291,18 @@ async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
     match tokio::time::timeout(most, stopped).await {
         Ok(stopped) => Ok(stopped.map_err(|error| system("stop the writer", error))??),
         Err(_) => Err(ServeError::WriterHangs(most)),
+    }
+}
+
+fn bounds(config: &Config, tls: Option<Tls>, metrics: Metrics) -> Bounds {
+    Bounds {
+        connections_max: config.connections_max,
+        slots: Arc::new(Semaphore::new(config.connections_max)),
+        first_request_within: Duration::from_secs(config.first_request_timeout_s),
+        cut: CancellationToken::new(),
+        tls,
+        metrics,
+        budgets: config.budgets(),
     }
 }
 

@@ -10,6 +10,7 @@ mod guard;
 mod issuer;
 mod matrix;
 mod raw_calls;
+mod reloads;
 mod revocations;
 mod secrets;
 mod signed;
