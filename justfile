@@ -73,6 +73,14 @@ sim SEEDS="20000":
 mutate NAME="":
     cargo run -p sync-tests --bin mutate -- "{{ NAME }}"
 
+# Measure beside the peers that are installed: table, JSON and charts in target/bench/report.
+bench *ARGS:
+    cargo run --release -p sync-benches --bin compare -- {{ ARGS }}
+
+# Count the instructions of the pure core against the budget (valgrind); `just count --write` renews it.
+count *ARGS:
+    cargo bench --workspace --bench instructions --profile dev -- {{ ARGS }}
+
 # The gate, as CI runs it.
 ci:
     .ci/run

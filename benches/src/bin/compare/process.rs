@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 
 use sync_benches::proc::{Stat, bytes_of};
 
-use crate::failure::{Failure, Outcome, io};
+use crate::failure::{Failure, Outcome, io, within};
+use crate::system::Doing;
 
 /// A server that does not serve by then is taken for broken.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server that was asked to stop is killed after this.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+
+/// A question to a server that has just started is asked again after this.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -50,6 +54,22 @@ pub(crate) struct Usage {
     pub(crate) memory: u64,
     /// The most memory since [`forget_peak`]; only of the process itself.
     pub(crate) peak: u64,
+}
+
+/// Asks a server that has just started until it answers: it takes connections before it answers, and
+/// may forget a question that came too early.
+pub(crate) async fn until_it_answers<'a>(
+    what: &'static str,
+    ask: impl Fn() -> Doing<'a, ()>,
+) -> Outcome<()> {
+    let begun = Instant::now();
+    loop {
+        let answer = within(what, ASK_AGAIN_AFTER, ask()).await;
+        if answer.is_ok() || begun.elapsed() > START_WITHIN {
+            return answer;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// A loopback address that nobody listens on.

@@ -13,7 +13,7 @@ use tonic::{Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::failure::{Failure, Outcome, io};
-use crate::process::{Process, Program, find, free_address};
+use crate::process::{Process, Program, find, free_address, until_it_answers};
 use crate::system::{
     Away, Doing, Feed, Item, Line, Login, Mark, Start, System, Taken, Visitor, Writer, stamp_of,
 };
@@ -248,14 +248,14 @@ impl System for Etcd {
             self.process = None;
             self.process = Some(self.program.start().await?);
             // It serves once it has elected itself.
-            let line = self.line().await?;
-            while read(&line.0, RangeRequest { key: b"a".to_vec(), ..Default::default() })
-                .await
-                .is_err()
-            {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-            Ok(())
+            let us = &*self;
+            until_it_answers("the start of etcd", || {
+                Box::pin(async {
+                    let request = RangeRequest { key: b"a".to_vec(), ..Default::default() };
+                    read(&us.line().await?.0, request).await.map(drop)
+                })
+            })
+            .await
         })
     }
 

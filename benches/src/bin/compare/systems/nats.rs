@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes};
 use serde_json::{Value as Json, json};
 
 use crate::failure::{Failure, Outcome, io};
-use crate::process::{Process, Program, find, free_address, version};
+use crate::process::{Process, Program, find, free_address, until_it_answers, version};
 use crate::system::{Doing, Feed, Item, Line, Mark, Start, System, Taken, Writer, stamp_of};
 use crate::systems::ours::key;
 use crate::systems::socket::Socket;
@@ -102,14 +102,20 @@ impl System for Nats {
         Box::pin(async {
             self.process = None;
             self.process = Some(self.program.start().await?);
-            let mut socket = open(self.program.address).await?;
+            // Making it again, as it is, is no error.
             let stream = json!({
                 "name": STREAM, "subjects": ["c.>"], "storage": "file", "retention": "limits",
                 "max_msgs_per_subject": 1, "discard": "old", "num_replicas": 1,
             });
-            // The same again is no error.
-            request(&mut socket, &format!("$JS.API.STREAM.CREATE.{STREAM}"), &stream).await?;
-            Ok(())
+            let (address, stream) = (self.program.address, &stream);
+            until_it_answers("the start of NATS", || {
+                Box::pin(async move {
+                    let mut socket = open(address).await?;
+                    let subject = format!("$JS.API.STREAM.CREATE.{STREAM}");
+                    request(&mut socket, &subject, stream).await.map(drop)
+                })
+            })
+            .await
         })
     }
 
@@ -129,15 +135,17 @@ impl System for Nats {
 /// A connection that has said who it is, and listens on its inbox.
 async fn open(address: SocketAddr) -> Outcome<Socket> {
     let mut socket = Socket::connect(NAME, address).await?;
-    let hello = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true}\r\n\
-                 SUB inbox.*.> 1\r\nPING\r\n";
-    let inbox = format!("{:016x}", rand::random::<u64>());
-    socket.send(hello.replace('*', &inbox).as_bytes()).await?;
+    socket.name = format!("_INBOX.{:016x}", rand::random::<u64>());
+    let hello = format!(
+        "CONNECT {{\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true}}\r\n\
+         SUB {name}.api 1\r\nSUB {name}.ack 1\r\nPING\r\n",
+        name = socket.name,
+    );
+    socket.send(hello.as_bytes()).await?;
     while !socket.input.windows(6).any(|some| some == b"PONG\r\n") {
         socket.more().await?;
     }
     socket.input.clear();
-    socket.name = format!("inbox.{inbox}");
     Ok(socket)
 }
 
@@ -182,8 +190,11 @@ impl Line for NatsLine {
     fn feed(&self, collection: u32, from: Start) -> Doing<'_, Box<dyn Feed>> {
         Box::pin(async move {
             let mut socket = open(self.0).await?;
+            // A consumer delivers to a subscription of exactly its subject, not to one that covers it.
+            let deliver_to = format!("{}.feed", socket.name);
+            socket.send(format!("SUB {deliver_to} 2\r\n").as_bytes()).await?;
             let mut config = json!({
-                "deliver_subject": format!("{}.feed", socket.name), "ack_policy": "none",
+                "deliver_subject": deliver_to, "ack_policy": "none",
                 "replay_policy": "instant", "filter_subject": format!("{}.>", subject(collection)),
                 "deliver_policy": "all", "mem_storage": true, "num_replicas": 1,
             });

@@ -9,7 +9,7 @@ use std::process::Command;
 use bytes::{Buf as _, Bytes};
 
 use crate::failure::{Failure, Outcome, io};
-use crate::process::{Process, Program, find, free_address, give, version};
+use crate::process::{Process, Program, find, free_address, give, until_it_answers, version};
 use crate::system::{
     Away, Doing, Feed, Item, Line, Login, Mark, Start, System, Taken, Visitor, Writer, stamp_of,
 };
@@ -140,11 +140,11 @@ impl System for Postgres {
         Box::pin(async {
             self.process = None;
             self.process = Some(self.program.start().await?);
-            // It takes connections before it takes questions.
-            while query(&self.program, TABLE).await.is_err() {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-            Ok(())
+            let program = &self.program;
+            until_it_answers("the start of PostgreSQL", || {
+                Box::pin(async { query(program, TABLE).await.map(drop) })
+            })
+            .await
         })
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::{Buf as _, Bytes};
 
 use crate::failure::{Failure, Outcome, io};
-use crate::process::{Process, Program, find, free_address};
+use crate::process::{Process, Program, find, free_address, until_it_answers};
 use crate::system::{
     Away, Doing, Feed, Item, Line, Login, Mark, Start, System, Taken, Visitor, Writer, stamp_of,
 };
@@ -91,12 +91,15 @@ impl System for Redis {
         Box::pin(async {
             self.process = None;
             self.process = Some(self.program.start().await?);
-            let mut socket = Socket::connect(NAME, self.program.address).await?;
             // Until it has read its file it refuses everything.
-            while ask(&mut socket, &[b"PING"]).await.is_err() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-            Ok(())
+            let address = self.program.address;
+            until_it_answers("the start of Redis", || {
+                Box::pin(async move {
+                    let mut socket = Socket::connect(NAME, address).await?;
+                    ask(&mut socket, &[b"PING"]).await.map(drop)
+                })
+            })
+            .await
         })
     }
 
