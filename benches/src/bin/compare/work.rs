@@ -11,7 +11,7 @@ use sync_benches::report::{Sample, Series};
 use crate::failure::{Failure, Outcome, chain};
 use crate::process::{Usage, usage};
 use crate::sizes::Sizes;
-use crate::system::{System, Taken};
+use crate::system::{Doing, System, Taken};
 use crate::systems::Lineup;
 use crate::systems::ours::Ours;
 
@@ -146,7 +146,27 @@ impl Bench {
                 Err(failure) => self.note_failure("not started", "", &failure),
             }
         }
+        self.failed |= !started.iter().any(|system| system.name() == OURS);
         started
+    }
+
+    /// Those of the systems that can be prepared; of the others that is noted.
+    pub(crate) async fn prepared(
+        &mut self,
+        workload: &str,
+        systems: Vec<Box<dyn System>>,
+        prepare: impl for<'a> Fn(&'a dyn System) -> Doing<'a, ()>,
+    ) -> Vec<Box<dyn System>> {
+        let mut prepared = Vec::new();
+        for system in systems {
+            match prepare(system.as_ref()).await {
+                Ok(()) => prepared.push(system),
+                Err(failure) => {
+                    self.note_failure(&format!("{workload}, to prepare"), system.name(), &failure);
+                }
+            }
+        }
+        prepared
     }
 
     /// Ours alone, on an empty directory; it does not run yet.

@@ -138,7 +138,7 @@ async fn open(address: SocketAddr) -> Outcome<Socket> {
     socket.name = format!("_INBOX.{:016x}", rand::random::<u64>());
     let hello = format!(
         "CONNECT {{\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true}}\r\n\
-         SUB {name}.api 1\r\nSUB {name}.ack 1\r\nPING\r\n",
+         SUB {name}.api 1\r\nSUB {name}.ack 3\r\nPING\r\n",
         name = socket.name,
     );
     socket.send(hello.as_bytes()).await?;

@@ -9,7 +9,7 @@ use sync_benches::stats::percentile;
 use tokio::task::JoinSet;
 
 use crate::failure::{Failure, Outcome, within};
-use crate::system::{Feed, Line, Start, System, Taken};
+use crate::system::{Doing, Feed, Line, Start, System, Taken};
 use crate::values::Values;
 use crate::work::filling::{all, fill};
 use crate::work::{Bench, MEASURE_WITHIN, Moment, Samples, counted, mib, millis};
@@ -55,10 +55,7 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome<()> {
         crate::progress(&format!("{WORKLOAD} {case}"));
         // Servers of their own: what the last crowd cost is not this one's.
         let systems = bench.systems(false).await;
-        for system in &systems {
-            system.prepare_fan_out().await?;
-            fill(system.as_ref(), COLLECTION, 0..1, 0).await?;
-        }
+        let systems = bench.prepared(WORKLOAD, systems, prepare).await;
         let mut next_key = 1;
         for _ in 0..bench.sizes.runs {
             for system in &systems {
@@ -80,6 +77,14 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome<()> {
     }
     bench.add(samples);
     Ok(())
+}
+
+/// There is something to follow, and followers are told.
+fn prepare(system: &dyn System) -> Doing<'_, ()> {
+    Box::pin(async move {
+        system.prepare_fan_out().await?;
+        fill(system, COLLECTION, 0..1, 0).await
+    })
 }
 
 /// How changes are written.

@@ -15,8 +15,9 @@ const WRITERS: u32 = 4;
 /// Items of one write.
 const ITEMS: u32 = 1_000;
 
-/// Filling is not measured: the largest stores take a while.
-const FILL_WITHIN: Duration = Duration::from_secs(3_600);
+/// Filling takes at most this long, and this long for each item: the largest stores take a while.
+const FILL_WITHIN: Duration = Duration::from_secs(60);
+const FILL_EACH_WITHIN: Duration = Duration::from_micros(500);
 
 /// Writes one item for each of these keys of a collection; the values are those of the round, so
 /// that each round changes every item.
@@ -42,7 +43,8 @@ pub(crate) async fn fill(
             Ok(())
         });
     }
-    within("filling a store", FILL_WITHIN, all(tasks)).await.map(drop)
+    let time = FILL_WITHIN + FILL_EACH_WITHIN * (keys.end - keys.start);
+    within("filling a store", time, all(tasks)).await.map(drop)
 }
 
 /// What all tasks came to, or the first failure.

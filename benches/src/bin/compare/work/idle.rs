@@ -8,7 +8,7 @@ use sync_benches::report::Sample;
 use tokio::task::JoinSet;
 
 use crate::failure::{Outcome, within};
-use crate::system::{System, Taken};
+use crate::system::{Doing, System, Taken};
 use crate::work::fan_out::{Crowd, Subscriber, gather, takes_part};
 use crate::work::filling::fill;
 use crate::work::{Bench, MEASURE_WITHIN, Samples, counted, float, mib};
@@ -30,10 +30,8 @@ const STEADY_BYTES: u64 = 64 * 1024;
 /// Measures it for all systems, which take turns.
 pub(crate) async fn run(bench: &mut Bench) -> Outcome<()> {
     let mut samples = Samples::of(WORKLOAD);
-    let mut systems = bench.systems(false).await;
-    for system in &systems {
-        fill(system.as_ref(), COLLECTION, 0..1, 0).await?;
-    }
+    let systems = bench.systems(false).await;
+    let mut systems = bench.prepared(WORKLOAD, systems, prepare).await;
     for subscribers in bench.sizes.idle.clone() {
         for (kind, sharing) in [("multiplexed", SHARED), ("connections", 1)] {
             let case = counted(subscribers as u64, kind);
@@ -53,6 +51,11 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome<()> {
     }
     bench.add(samples);
     Ok(())
+}
+
+/// There is something to follow.
+fn prepare(system: &dyn System) -> Doing<'_, ()> {
+    Box::pin(fill(system, COLLECTION, 0..1, 0))
 }
 
 async fn measure(system: &mut dyn System, crowd: Crowd) -> Outcome<Sample> {
