@@ -89,7 +89,7 @@ type Entry = (CollectionName, Version);
 /// Candidates of one durable state, in the inbox of this id.
 struct Candidates<'v, S> {
     id: CollectionId,
-    candidates: Vec<Candidate>,
+    names: Vec<Candidate>,
     /// The last entry that was looked at, if entries were.
     last: Option<Entry>,
     /// Behind which name there may be more.
@@ -235,9 +235,9 @@ impl<S: Store> Ledger<S> {
         after: Option<&CollectionName>,
     ) -> Result<Looked, StoreError> {
         let Some(looked) = self.candidates(search, after)? else { return Ok(Looked::default()) };
-        let Candidates { id, candidates, last, next, view } = looked;
+        let Candidates { id, names, last, next, view } = looked;
         let mut found = Vec::new();
-        for candidate in candidates {
+        for candidate in names {
             if !in_scope(search.scope, &candidate.name) || !(search.may_read)(&candidate.name) {
                 continue;
             }
@@ -292,9 +292,8 @@ impl<S: Store> Ledger<S> {
                 let names = heads.read_diffused.range::<str, _>((bound, Bound::Unbounded));
                 let names: Vec<_> = names.map(|(name, _)| name).take(LOOK_MAX).cloned().collect();
                 let next = names.last().filter(|_| names.len() == LOOK_MAX).cloned();
-                let candidates = names.iter().filter_map(|name| heads.candidate(name, None));
-                let candidates = candidates.collect();
-                return Ok(Some(Candidates { id: *id, candidates, last: None, next, view }));
+                let names = names.iter().filter_map(|name| heads.candidate(name, None)).collect();
+                return Ok(Some(Candidates { id: *id, names, last: None, next, view }));
             }
             (*id, view)
         };
@@ -313,11 +312,11 @@ impl<S: Store> Ledger<S> {
             let heads = self.heads.read();
             if view.belongs_to(&heads.undo) {
                 let last = entries.iter().rfind(|(name, _)| in_scope(scope, name)).cloned();
-                let candidates = entries
+                let names = entries
                     .into_iter()
                     .filter_map(|(name, version)| heads.candidate(&name, Some(version)));
-                let candidates = candidates.collect();
-                return Ok(Candidates { id, candidates, last, next, view });
+                let names = names.collect();
+                return Ok(Candidates { id, names, last, next, view });
             }
             // A batch has become durable meanwhile. No other is applied while the view lives, so
             // this happens once.

@@ -321,11 +321,11 @@ impl Desk {
     /// All of it in a few numbers.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let inbox = match self.inbox_status {
-            Status::Live if !self.has_the_list() || !self.polling.is_over() => Status::Lagging,
-            Status::Absent if !self.has_the_list() => Status::Lagging,
-            status => status,
-        };
+        let listed = self.has_the_list();
+        let status = self.inbox_status;
+        let early = (status == Status::Live && !(listed && self.polling.is_over()))
+            || (status == Status::Absent && !listed);
+        let inbox = if early { Status::Lagging } else { status };
         Summary {
             inbox,
             followed: self.entries.len() - self.dropping,
