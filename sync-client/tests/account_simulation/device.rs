@@ -10,7 +10,7 @@ use sync_client::account::desk::{
 };
 use sync_client::account::{Followed, Summary};
 use sync_client::session::{self, Done, Fault, MendFault, MendId, PullId, StreamId, Task, work};
-use sync_client::store::{MemoryStore, Notes, ReplicaStore, StoreError, Write, check};
+use sync_client::store::MemoryStore;
 use sync_client::types::{
     CollectionName, Cursor, Event, InboxEntry, InboxNotice, Outcome, Plan, Pull, Subject, Subscribe,
 };
@@ -19,6 +19,7 @@ use super::reference::{Log, NoRound, Serving, failure};
 use super::{Seen, World, repairs};
 
 mod books;
+mod rough;
 
 pub(crate) struct Device {
     inbox: CollectionName,
@@ -399,29 +400,15 @@ impl Device {
             }
             Action::Note(notes) => {
                 (self.written, self.judged) = (true, false);
-                let fails = self.fails(0.1);
-                // Of what fails nobody knows whether it is done.
-                if !fails || self.dice.random_bool(0.5) {
-                    self.store.note(&notes).unwrap();
-                }
-                if fails {
-                    // The desk's least wait, and the longest that it waits besides.
-                    let besides = Duration::from_millis(500) * (1 << (self.failures - 1).min(7));
-                    let wait = Duration::from_millis(1_100) + besides;
-                    self.unnoted_until = self.unnoted_until.max(self.now + wait);
-                } else {
-                    self.failures = 0;
-                }
+                let made = self.note(&notes);
                 self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
-                self.desk.handle(Input::Noted(!fails), self.now);
+                self.desk.handle(Input::Noted(made), self.now);
             }
             Action::Scan => {
                 (self.written, self.judged) = (true, false);
-                let fails = self.fails(0.3);
-                let held = Holdings::read(&self.store, &self.inbox).unwrap();
-                self.doubtful &= fails;
+                let held = self.read();
                 self.flush_at.get_or_insert(self.now + Duration::from_secs(1));
-                self.desk.handle(Input::Scanned((!fails).then_some(held)), self.now);
+                self.desk.handle(Input::Scanned(held), self.now);
             }
             Action::Poll(id, _, after) => self.fly(wait, Flight::Poll(id, after)),
             Action::Ack(cursor) => {
@@ -468,33 +455,6 @@ impl Device {
         }
     }
 
-    /// Whether the store fails this time.
-    fn fails(&mut self, often: f64) -> bool {
-        let fails = self.rough && self.dice.random_bool(often);
-        self.seen.store_failures += u64::from(fails);
-        self.failures += u32::from(fails);
-        fails
-    }
-
-    fn write(&mut self, name: &CollectionName, write: &Write, notes: &Notes) -> session::Input {
-        let fails = self.fails(0.02);
-        if *name == self.inbox {
-            self.doubtful = fails;
-        }
-        if fails && self.dice.random_bool(0.5) {
-            return session::Input::Written(name.clone(), Err(session::WriteFault::Failed));
-        }
-        let result = match self.store.write_with(name, write, notes) {
-            Ok(applied) => Ok(applied.standing),
-            Err(StoreError::Conflict { standing }) => Err(session::WriteFault::Conflict(*standing)),
-            Err(StoreError::MissingValue) => Err(session::WriteFault::MissingValue),
-            Err(other) => panic!("{other:?}"),
-        };
-        assert!(check(&*self.store.snapshot(name).unwrap()).unwrap(), "the digest is kept");
-        let result = if fails { Err(session::WriteFault::Failed) } else { result };
-        session::Input::Written(name.clone(), result)
-    }
-
     /// The process is killed between two actions; what is in the store stays.
     fn die(&mut self) {
         self.seen.add(&self.lived());
@@ -510,6 +470,7 @@ impl Device {
         let seed = self.dice.random();
         self.desk = Desk::new(config(self.now - self.began), held, seed, self.now);
         self.list = self.desk.followed().map(|one| (one.name.clone(), one)).collect();
+        self.see_done();
         self.act();
     }
 
