@@ -96,8 +96,11 @@ mod tests {
         assert_eq!(silence.look_at(), began + second * 6);
         assert!(silence.is_over(4_000, began + second * 6), "nothing came since");
         let mut endless = Silence::between(second, 0, began);
-        let dead = (1..=400_u32)
-            .find(|n| endless.is_over(u64::from(*n) * 1_000_000, began + second * 3 * *n));
+        let mut is_over = |n: &u32| {
+            let at = began + second * 3 * *n;
+            endless.is_over(u64::from(*n) * 1_000_000, at)
+        };
+        let dead = (1..=400).find(|n| is_over(n));
         assert_eq!(dead, Some(300), "a quarter of an hour");
     }
 }

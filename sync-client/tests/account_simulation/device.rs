@@ -21,6 +21,7 @@ use super::{Seen, World, repairs};
 mod books;
 mod rough;
 
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct Device {
     inbox: CollectionName,
     dice: StdRng,

@@ -321,11 +321,10 @@ impl Desk {
     /// All of it in a few numbers.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let listed = self.has_the_list();
-        let status = self.inbox_status;
-        let early = (status == Status::Live && !(listed && self.polling.is_over()))
-            || (status == Status::Absent && !listed);
-        let inbox = if early { Status::Lagging } else { status };
+        let is_live = matches!(self.inbox_status, Status::Live | Status::Absent);
+        let hears = self.inbox_status == Status::Absent || self.polling.is_over();
+        let knows = self.has_the_list() && hears;
+        let inbox = if is_live && !knows { Status::Lagging } else { self.inbox_status };
         Summary {
             inbox,
             followed: self.entries.len() - self.dropping,

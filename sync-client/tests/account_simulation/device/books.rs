@@ -142,6 +142,9 @@ impl Device {
         let at = self.standing(&self.inbox).cursor.unwrap();
         let held = at.epoch == cursor.epoch && cursor.version <= at.version;
         assert!(held || self.doubtful, "{cursor} at {at}");
+        if !held {
+            return;
+        }
         let notes = self.notes();
         for (name, (remote, version)) in self.rows() {
             let done = self.is_done_with(&name, remote, notes.get(&name))
