@@ -52,7 +52,7 @@ pub(crate) struct Process {
 pub(crate) struct Usage {
     pub(crate) processor: Duration,
     pub(crate) memory: u64,
-    /// The most memory since [`forget_peak`]; only of the process itself.
+    /// The most memory since [`forget_peak`]; 0 = not known, it has children.
     pub(crate) peak: u64,
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn usage(pid: u32) -> Usage {
         let shares = fs::read_to_string(format!("/proc/{child}/smaps_rollup")).unwrap_or_default();
         let processor = stat_of_time(child);
         let memory = bytes_of(&shares, "Pss").unwrap_or(0);
-        Usage { processor: sum.processor + processor, memory: sum.memory + memory, ..sum }
+        Usage { processor: sum.processor + processor, memory: sum.memory + memory, peak: 0 }
     })
 }
 

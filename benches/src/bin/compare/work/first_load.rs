@@ -45,9 +45,11 @@ pub(crate) async fn measure(system: &mut dyn System, items: u64) -> Outcome<Samp
     forget_peak(system.pid());
     let memory = system.usage().memory;
     let (mut sample, bytes, seconds) = one(system, items).await?;
-    let peak = system.usage().peak.saturating_sub(memory);
+    let peak = system.usage().peak;
     sample.insert(Measure::Seconds, seconds);
-    sample.insert(Measure::PeakMib, mib(peak));
+    if peak > 0 {
+        sample.insert(Measure::PeakMib, mib(peak.saturating_sub(memory)));
+    }
     sample.insert(Measure::WireKib, float(bytes) / 1024.0);
     sample.insert(Measure::ServerMs, sample[&Measure::ServerUs] * float(items) / 1_000.0);
     let (second, _, seconds) = one(system, items).await?;

@@ -74,8 +74,10 @@ async fn prepare(system: &dyn System, users: u32) -> Outcome<Option<Vec<Away>>> 
     }
     let mut values = Values::new(1);
     let mut writer = line.writer().await?;
-    for collection in 0..GROUPS * GROUP {
-        let items: Vec<_> = (0..ITEMS).map(|key| values.item(collection, key)).collect();
+    for group in 0..GROUPS {
+        let of_group = group * GROUP..(group + 1) * GROUP;
+        let all = of_group.flat_map(|collection| (0..ITEMS).map(move |key| (collection, key)));
+        let items: Vec<_> = all.map(|(collection, key)| values.item(collection, key)).collect();
         writer.write(&items).await?;
     }
     let mut marks = Vec::new();
