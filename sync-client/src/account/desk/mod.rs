@@ -365,8 +365,9 @@ impl Desk {
             }
             session::Input::Pulled(id, answer) => {
                 touched = self.flying.remove(id).unwrap_or_default();
-                if let Ok(outcomes) = answer {
-                    self.note_failures(&touched, outcomes);
+                match answer {
+                    Ok(outcomes) => self.note_failures(&touched, outcomes),
+                    Err(_) => touched.iter().for_each(|name| self.is_not_pulled(name)),
                 }
             }
             session::Input::Event(_, Event::InboxNotice(notice)) => noticed = Some(notice.clone()),
@@ -402,9 +403,12 @@ impl Desk {
         }
     }
 
-    /// Remembers what the server says of collections that fail.
+    /// Remembers what the server says of collections that fail, and that it knows nothing of them.
     fn note_failures(&mut self, names: &[CollectionName], outcomes: &[Outcome]) {
         for (name, outcome) in names.iter().zip(outcomes) {
+            if matches!(outcome, Outcome::Failed(_) | Outcome::Deferred(_)) {
+                self.is_not_pulled(name);
+            }
             if let (Outcome::Failed(failure), Some(entry)) = (outcome, self.entries.get_mut(name)) {
                 entry.set_error(&format!("{} (code {})", failure.message, failure.code));
             }

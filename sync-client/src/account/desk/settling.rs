@@ -60,6 +60,14 @@ impl Desk {
         }
     }
 
+    /// A pull was sent and brought no word of the server: what was told since may be newer than
+    /// what is known.
+    pub(super) fn is_not_pulled(&mut self, name: &CollectionName) {
+        if let Some(Entry { stage: Stage::Working { pulled }, .. }) = self.entries.get_mut(name) {
+            *pulled = false;
+        }
+    }
+
     /// The notes that belong to the write of a copy: if it settles the collection, that is noted
     /// with it.
     fn notes_of(&mut self, name: &CollectionName, write: &Write) -> Notes {

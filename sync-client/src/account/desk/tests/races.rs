@@ -50,6 +50,30 @@ fn an_old_not_found_settles_nothing_either() {
     assert_eq!(talk.state(1), FollowState::Current);
 }
 
+/// A pull that failed is no word of the server: also where a stream takes its place, what was known
+/// before something was told does not settle it.
+#[test]
+fn a_pull_that_failed_settles_nothing() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(InboxEntry::Absent))]);
+    talk.input(Input::LookAt(vec![name(1)]));
+    talk.answer(|_| Outcome::NotFound);
+    assert_eq!(talk.state(1), FollowState::Absent);
+    talk.told(&[(1, Some(exists(6)))]);
+    talk.pass(STREAM_GRACE * 2);
+    for round in 0..100 {
+        while let Some((id, _)) = talk.pulls.pop() {
+            let failed = session::Input::Pulled(id, Err(Fault::Passing));
+            talk.input(Input::Session(failed));
+        }
+        let id = talk.stream.as_ref().unwrap().0;
+        let ended = session::Input::StreamEnded(id, Fault::Passing);
+        talk.input(Input::Session(ended));
+        talk.pass(MS * 50);
+        assert_ne!(talk.state(1), FollowState::Absent, "round {round}: nobody has said so");
+    }
+}
+
 /// A note that was not taken is made once more; then there is nothing to wake up for.
 #[test]
 fn a_desk_rests_after_a_note_that_failed() {
