@@ -187,7 +187,10 @@ impl Bench {
 
     /// Puts samples into the report.
     pub(crate) fn add(&mut self, samples: Samples) {
-        let Samples { workload, rows, broken: _ } = samples;
+        let Samples { workload, mut rows, broken: _ } = samples;
+        // Systems of a case stand together, also where cases took turns.
+        let cases: Vec<String> = rows.iter().map(|(case, ..)| case.clone()).collect();
+        rows.sort_by_key(|(case, ..)| cases.iter().position(|first| first == case));
         let series =
             rows.into_iter().map(|(case, system, runs)| Series::new(workload, &case, system, runs));
         self.series.extend(series);
