@@ -129,6 +129,16 @@ impl Device {
             let new = said.filter(known).filter(|said| !self.done.contains(said));
             self.done.extend(new);
         }
+        // Also what a process that was killed had noted and not shown any more. The next one asks
+        // for it once more, which takes back nothing.
+        let notes = self.notes();
+        let denied = rows.into_iter().map(|(name, (remote, _))| (name, remote));
+        let denied = denied.filter(|(name, remote)| {
+            let note = notes.get(name);
+            note.is_some_and(|note| note.stage == NoteStage::Denied && note.remote == *remote)
+        });
+        let new: Vec<_> = denied.filter(|said| !self.done.contains(said)).collect();
+        self.done.extend(new);
     }
 
     /// Every collection there can be.
