@@ -2,7 +2,8 @@
 //! All numbers are big-endian.
 //!
 //! ```text
-//! key       empty = the client id, UTF-8; otherwise the collection's name, UTF-8
+//! key       empty = the client id, UTF-8; 00 = the rows of the inbox were exchanged, and nobody has
+//!           compared them with the notes since (no content); otherwise the collection's name, UTF-8
 //! note      stage u8 (1 settled, 2 pending, 3 denied, 4 dropping),
 //!           remote: u8 (0 not known, 1 exists, 2 deleted, 3 absent), epoch u64, version u64,
 //!           asking version of the inbox u64, pending since u64 (ms since 1970), attempts u32,
@@ -44,6 +45,10 @@ pub enum NoteStage {
     /// Its copy is to be dropped.
     Dropping,
 }
+
+/// The key of the note that the rows of the inbox were exchanged: what is settled by the word of
+/// other rows may not be by these.
+pub(crate) const EXCHANGED: Bytes = Bytes::from_static(&[0]);
 
 /// Longest error that is remembered, in bytes.
 const ERROR_LEN_MAX: usize = 200;

@@ -40,6 +40,8 @@ pub(crate) struct Device {
     list: BTreeMap<CollectionName, Followed>,
     summary: Summary,
     acked: Option<Cursor>,
+    /// What the inbox says, as far as the device can know.
+    told: BTreeMap<CollectionName, Option<InboxEntry>>,
     /// What the inbox said, and was done once.
     done: Vec<(CollectionName, Option<InboxEntry>)>,
     seen: Seen,
@@ -102,6 +104,7 @@ impl Device {
             list: BTreeMap::new(),
             summary: Summary::default(),
             acked: None,
+            told: BTreeMap::new(),
             done: Vec::new(),
             seen: Seen::default(),
             history: Vec::new(),

@@ -6,7 +6,7 @@ use sync_proto::types::{CollectionName, Version};
 
 use super::entry::{Entry, Stage};
 use super::{Action, Desk, STORE_RETRY};
-use crate::account::note::Note;
+use crate::account::note::{EXCHANGED, Note};
 use crate::store::Notes;
 
 // === impl Desk ===
@@ -78,7 +78,9 @@ impl Desk {
         }
         // Also if there is nothing left to note: nobody must be woken for that.
         self.note_at = None;
-        if self.unnoted.is_empty() {
+        // The notes go by the rows that are there, unless others are on their way.
+        let compared = self.exchanged && !self.scanning && self.page.is_none();
+        if self.unnoted.is_empty() && !compared {
             return;
         }
         let names: Vec<CollectionName> = std::mem::take(&mut self.unnoted).into_iter().collect();
@@ -90,16 +92,21 @@ impl Desk {
                 entry.noted = note;
             }
         }
-        self.noting.push_back(names);
+        if compared {
+            self.exchanged = false;
+            notes.edits.push((EXCHANGED, None));
+        }
+        self.noting.push_back((names, compared));
         self.actions.push_back(Action::Note(notes));
     }
 
     pub(super) fn on_noted(&mut self, made: bool, now: Instant) {
-        let names = self.noting.pop_front().unwrap_or_default();
+        let (names, compared) = self.noting.pop_front().unwrap_or_default();
         if made {
             self.store_waits.reset();
             return;
         }
+        self.exchanged |= compared;
         for name in names {
             if let Some(entry) = self.entries.get_mut(&name) {
                 entry.noted = None;

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use sync_proto::convert::decode_inbox_entry;
 use sync_proto::types::{
     Change, ChangeKind, CollectionName, InboxEntry, PolledHead, Value, Version,
@@ -11,7 +12,7 @@ use sync_proto::types::{
 
 use super::entry::{Entry, Teller};
 use super::{Action, Desk, GATHER};
-use crate::account::note::Note;
+use crate::account::note::{EXCHANGED, Note};
 use crate::session::WriteFault;
 use crate::store::{Notes, Standing, Step, Write};
 
@@ -65,6 +66,9 @@ impl Desk {
                 Step::BeginLoad { to, .. } if !to.is_caught_up() => Page::Staged,
                 Step::BeginLoad { .. } | Step::Mend { .. } | Step::Clear => Page::Exchange,
             };
+        if matches!(page, Page::Exchange) {
+            notes.edits.push((EXCHANGED, Some(Bytes::new())));
+        }
         self.page = Some(page);
         notes
     }

@@ -84,13 +84,17 @@ pub struct Desk {
     /// The books are to be compared with the store; when that is tried again, if it failed.
     scanning: bool,
     scan_at: Option<Instant>,
+    /// The store remembers that the rows of the inbox were exchanged.
+    exchanged: bool,
     /// Whose pulls are under way.
     flying: BTreeMap<PullId, Vec<CollectionName>>,
     acks: Acks,
     polling: Polling,
     /// Entries whose notes are not what they should be, and when they are written.
     unnoted: BTreeSet<CollectionName>,
-    noting: VecDeque<Vec<CollectionName>>,
+    /// Of each note that is being made: which collections, and whether it says that the rows of the
+    /// inbox were compared.
+    noting: VecDeque<(Vec<CollectionName>, bool)>,
     note_at: Option<Instant>,
     /// How often in a row the local store did not take notes, comparisons and drops.
     store_waits: Backoff,
@@ -238,6 +242,7 @@ impl Desk {
             page: None,
             scanning: false,
             scan_at: None,
+            exchanged: false,
             flying: BTreeMap::new(),
             acks: Acks::new(now),
             polling: Polling::default(),

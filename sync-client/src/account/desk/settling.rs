@@ -229,7 +229,7 @@ impl Desk {
                 // It had nothing to drop, so no write took the note with it.
                 let mut notes = Notes::none(self.inbox.clone());
                 notes.edits.push((Note::key(name), None));
-                self.noting.push_back(Vec::new());
+                self.noting.push_back((Vec::new(), false));
                 self.actions.push_back(Action::Note(notes));
             }
         }

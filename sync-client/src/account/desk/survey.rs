@@ -9,7 +9,7 @@ use sync_proto::types::{CollectionName, InboxEntry, Value, Version};
 use super::entry::{Entry, Stage, Teller, covers};
 use super::inbox::read_entry;
 use super::{Action, Desk};
-use crate::account::note::{Note, NoteStage};
+use crate::account::note::{EXCHANGED, Note, NoteStage};
 use crate::store::{ReplicaStore, Standing, StoreError};
 
 /// What the store holds of an account.
@@ -23,6 +23,8 @@ pub struct Holdings {
     pub notes: BTreeMap<CollectionName, Note>,
     /// Where the copies of all these stand.
     pub standings: BTreeMap<CollectionName, Standing>,
+    /// The rows are others than those that the notes go by.
+    pub exchanged: bool,
 }
 
 /// Rows of the inbox that are read at a time.
@@ -53,6 +55,7 @@ impl Holdings {
         }
         drop(snapshot);
         for (key, content) in store.notes(inbox)? {
+            holdings.exchanged |= key == EXCHANGED;
             if let Some(name) = Note::name(&key) {
                 // Of one that cannot be read the least is believed: unless the inbox says that it
                 // is followed, nobody else knows of the copy that may be there.
@@ -83,6 +86,7 @@ impl Desk {
         self.store_waits.reset();
         self.stats.scans += 1;
         self.inbox_standing = holdings.inbox;
+        self.exchanged = holdings.exchanged;
         let known = self.entries.keys().chain(holdings.rows.keys()).chain(holdings.notes.keys());
         let names: BTreeSet<CollectionName> = known.cloned().collect();
         for name in names {
@@ -116,9 +120,12 @@ impl Desk {
             let entry = known.filter(|entry| entry.noted.is_some() || entry.may_have_copy());
             return entry.map(|entry| entry.unfollowed(Version::ZERO, now));
         };
-        let settled = note.is_some_and(|note| {
-            note.stage == NoteStage::Settled && note.remote.is_some() && note.remote == remote
-        });
+        // Rows that came instead of others may say what was said long ago: a server that went back
+        // tells again of a collection that was gone, and the copy may be of a later one.
+        let settled = !self.exchanged
+            && note.is_some_and(|note| {
+                note.stage == NoteStage::Settled && note.remote.is_some() && note.remote == remote
+            });
         let entry = known.unwrap_or_else(|| Entry::new(standing));
         let listed = entry.listed;
         let newest = if entry.is_newer_than(remote) { entry.remote } else { remote };
