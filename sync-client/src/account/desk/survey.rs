@@ -90,13 +90,16 @@ impl Desk {
         let known = self.entries.keys().chain(holdings.rows.keys()).chain(holdings.notes.keys());
         let names: BTreeSet<CollectionName> = known.cloned().collect();
         for name in names {
-            let standing = self.session.standing(&name);
-            let standing = standing.or_else(|| holdings.standings.get(&name).copied());
+            let held = self.session.standing(&name);
+            let standing = held.or_else(|| holdings.standings.get(&name).copied());
             let note = holdings.notes.get(&name).cloned();
             let row = holdings.rows.get(&name).copied();
             let before = self.entries.get(&name).cloned();
             let entry =
                 self.surveyed(before, (note.clone(), row), standing.unwrap_or_default(), now);
+            // Of one that is followed the store has just told.
+            let unsure = |entry: &Entry| entry.unsure && (held.is_some() || row.is_none());
+            let entry = entry.map(|entry| Entry { unsure: unsure(&entry), ..entry });
             self.see_off(&name, entry.as_ref(), now);
             self.put(&name, entry.map(|entry| Entry { noted: note, ..entry }));
         }

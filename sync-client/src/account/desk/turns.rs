@@ -54,6 +54,9 @@ impl Desk {
         chosen.extend(rest.take(room).cloned());
         let mut joining = Vec::with_capacity(chosen.len());
         for name in chosen {
+            if self.must_be_read(&name) {
+                continue;
+            }
             let part = self.part_of(&name);
             let Some(entry) = self.entries.get(&name) else { continue };
             let Entry { standing, unsure, attempts, .. } = *entry;
@@ -63,6 +66,17 @@ impl Desk {
             joining.push((name, one));
         }
         self.session.bring_in(joining, now);
+    }
+
+    /// Whether only the store knows where a copy stands, which is asked then: the server would be
+    /// told of a copy that may not be there.
+    fn must_be_read(&mut self, name: &CollectionName) -> bool {
+        let unsure = self.entries.get(name).is_some_and(|entry| entry.unsure);
+        let must = unsure && self.session.standing(name).is_none();
+        if must {
+            self.scan();
+        }
+        must
     }
 
     /// How a collection takes part in the conversation.
@@ -111,6 +125,10 @@ impl Desk {
                 self.change(name, |entry| Entry { stage: Stage::Ready, ..entry });
             }
             Stage::Idle if part == Part::Streamed && self.session.standing(name).is_none() => {
+                if self.must_be_read(name) {
+                    return;
+                }
+                let Some(entry) = self.entries.get(name) else { return };
                 let Entry { standing, unsure, .. } = *entry;
                 let joining = Joining { standing, unsure, part, attempts: 0 };
                 self.session.bring_in([(name.clone(), joining)], now);
