@@ -79,7 +79,7 @@ bench *ARGS:
 
 # Count the instructions of the pure core against the budget (valgrind); `just count --write` renews it.
 count *ARGS:
-    cargo bench --workspace --bench instructions --profile dev -- {{ ARGS }}
+    CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=false cargo bench --workspace --bench instructions --profile dev -- {{ ARGS }}
 
 # The gate, as CI runs it.
 ci:

@@ -310,7 +310,10 @@ async fn followers_survive_a_restore() {
     server.stop().await;
 
     let whole = contents(&file[..], &mut |_| {}).unwrap();
-    let config = sync_tests::server::config(std::path::Path::new("unused"), |_| {});
+    // Else they would be polled as long as nobody can know how often the collections move.
+    let config = sync_tests::server::config(std::path::Path::new("unused"), |config| {
+        config.fan_out_dwell_s = 0;
+    });
     let open = |store| Ledger::open(store, config.ledger(), &mut |_| {}).unwrap();
     let store = open(MemoryStore::new()).into_store();
     let mut epochs = 1_000;
