@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -11,9 +12,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rand::RngExt as _;
 
 use crate::wait::{until, until_true};
 use crate::wire::Wire;
+
+/// Ports that systems do not give to clients: Linux begins at 32,768.
+const PORTS: Range<u16> = 10_000..32_000;
 
 /// How to start the program: always on the same store and address.
 #[derive(Debug, Clone)]
@@ -226,7 +231,11 @@ fn read_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) -> JoinHandle<()>
     })
 }
 
-/// A loopback address that nobody listens on.
+/// A loopback address that nobody listens on. The program comes to it again and again, or on all
+/// interfaces, so it is none of those that a client of another test is given meanwhile.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let mut dice = rand::rng();
+    let any = |_| SocketAddr::from(([127, 0, 0, 1], dice.random_range(PORTS)));
+    let free = (0..1_000).map(any).find(|address| TcpListener::bind(address).is_ok());
+    free.expect("a port is free")
 }
