@@ -123,9 +123,8 @@ async fn asks_seldom(device: &Device) {
     assert_eq!(device.contents("list").len(), 1, "the copy stays");
 }
 
-/// A replica whose right to a collection ends says so, keeps its copy, and asks seldom.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_outlives_its_rights() {
+/// A server, and a device of Alice's with a copy of a list.
+async fn alice_with_a_copy() -> (Secure, Device) {
     let secure = Secure::start().await;
     let root = secure.root().await;
     root.commit(vec![put("list", "a", "1")]).await;
@@ -133,6 +132,13 @@ async fn a_replica_outlives_its_rights() {
     let client = secure.client().ca_file(secure.path("ca.crt")).token_file(secure.path("token"));
     let device = Device::start_with(client.build().unwrap(), MemoryStore::new(), &["list"]);
     device.converge(&root, "list").await;
+    (secure, device)
+}
+
+/// A replica whose right to a collection ends says so, keeps its copy, and asks seldom.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_outlives_its_rights() {
+    let (secure, device) = alice_with_a_copy().await;
     write(&secure.path("policy"), &policy(&["root", "alice"], "other"));
     becomes(&device, Status::Denied).await;
     asks_seldom(&device).await;
@@ -144,13 +150,7 @@ async fn a_replica_outlives_its_rights() {
 /// itself when there is a new token in its file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_takes_up_a_new_token() {
-    let secure = Secure::start().await;
-    let root = secure.root().await;
-    root.commit(vec![put("list", "a", "1")]).await;
-    write(&secure.path("token"), &token("alice"));
-    let client = secure.client().ca_file(secure.path("ca.crt")).token_file(secure.path("token"));
-    let device = Device::start_with(client.build().unwrap(), MemoryStore::new(), &["list"]);
-    device.converge(&root, "list").await;
+    let (secure, device) = alice_with_a_copy().await;
     // First the server knows only the new one.
     let new = tokens(&["fresh"]).replace("subject = \"fresh\"", "subject = \"alice\"");
     write(&secure.path("policy"), &(policy(&["root"], "list") + &new));
@@ -159,6 +159,7 @@ async fn a_replica_takes_up_a_new_token() {
     write(&secure.path("token"), &format!("{}\n", token("fresh")));
     becomes(&device, Status::Live).await;
     device.collection("list").wait_until_ready(PATIENCE).await.unwrap();
+    let root = secure.root().await;
     root.commit(vec![put("list", "b", "2")]).await;
     device.converge(&root, "list").await;
     device.stop().await;

@@ -2,10 +2,10 @@
 //! it.
 
 use prost::Message as _;
-use prost::bytes::{Buf as _, BufMut as _, Bytes};
+use prost::bytes::Bytes;
 use prost_types::FileDescriptorSet;
+use sync_tests::raw::Raw;
 use sync_tests::wait::within;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -16,45 +16,6 @@ pub(crate) struct Answer {
     pub(crate) code: Code,
     pub(crate) text: String,
     pub(crate) messages: Vec<Bytes>,
-}
-
-/// Messages as they are.
-#[derive(Debug, Clone, Default)]
-struct AsTheyAre;
-
-impl Codec for AsTheyAre {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for AsTheyAre {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for AsTheyAre {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = buffer.remaining();
-        Ok(Some(buffer.copy_to_bytes(length)))
-    }
 }
 
 /// The calls of the protocol, by path, as its descriptor tells.
@@ -89,7 +50,7 @@ pub(crate) async fn call(
     let mut client = tonic::client::Grpc::new(channel.clone());
     within("a connection", client.ready()).await.unwrap();
     let path = PathAndQuery::try_from(path).unwrap();
-    let answered = within("an answer", client.streaming(request, path, AsTheyAre)).await;
+    let answered = within("an answer", client.streaming(request, path, Raw)).await;
     let mut came = Vec::new();
     let status = match answered {
         Err(status) => status,

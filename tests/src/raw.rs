@@ -8,9 +8,9 @@ use tonic::{Request, Status};
 
 use crate::wait::within;
 
-/// Messages as they are.
+/// A codec of messages as they are.
 #[derive(Debug, Clone, Copy, Default)]
-struct Raw;
+pub struct Raw;
 
 /// Sends these messages to a method (`/package.Service/Method`); the first reply, if there is
 /// one, as bytes.

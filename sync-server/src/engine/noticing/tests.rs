@@ -55,6 +55,13 @@ fn open() -> Ledger<MemoryStore> {
     Ledger::open(MemoryStore::new(), settings, &mut |_| {}).unwrap()
 }
 
+/// A ledger whose collections are all read by their followers.
+fn open_reading() -> Ledger<MemoryStore> {
+    let diffusion = Limits { write_audience_max: 0, ..Limits::default() };
+    let settings = Settings { diffusion, ..Settings::default() };
+    Ledger::open(MemoryStore::new(), settings, &mut |_| {}).unwrap()
+}
+
 fn subscribe(ledger: &Ledger<MemoryStore>) -> (Following, Noticing) {
     let targets = vec![Target::all(me().inbox(), None)];
     let limits = PageLimits { changes_max: 2, ..PageLimits::FULL };
@@ -283,15 +290,7 @@ fn entries_and_notices_add_up_to_the_truth() {
 /// G8: what is watched for one inbox is bounded; and a place that is given up is used.
 #[test]
 fn what_is_watched_is_bounded() {
-    let ledger = Ledger::open(
-        MemoryStore::new(),
-        Settings {
-            diffusion: Limits { write_audience_max: 0, ..Limits::default() },
-            ..Settings::default()
-        },
-        &mut |_| {},
-    )
-    .unwrap();
+    let ledger = open_reading();
     let many = u32::try_from(WATCHED_MAX).unwrap() + 20;
     let commit = |op: &dyn Fn() -> Op, numbers: std::ops::Range<u32>| {
         let mutation = |number| Mutation { collection: name(number), op: op() };
@@ -361,15 +360,7 @@ fn a_busy_collection_wakes_its_followers_once_in_an_interval() {
 /// G8: what is watched is bounded for a stream, too, however many inboxes it has.
 #[test]
 fn what_a_stream_watches_is_bounded() {
-    let ledger = Ledger::open(
-        MemoryStore::new(),
-        Settings {
-            diffusion: Limits { write_audience_max: 0, ..Limits::default() },
-            ..Settings::default()
-        },
-        &mut |_| {},
-    )
-    .unwrap();
+    let ledger = open_reading();
     let subjects: Vec<_> = (0..10).map(|n| Subject::new(&format!("t{n}")).unwrap()).collect();
     for subject in &subjects {
         let follow = |number| {
