@@ -5,10 +5,11 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::quality::FixedState;
 use sync_proto::digest::{Digest, SEGMENTS, Segment};
 use sync_proto::types::{CollectionName, Key, Policy, Subject, Version};
 
@@ -471,10 +472,8 @@ impl Tally {
 
 impl Sum {
     fn add(&mut self, row: impl Hash) {
-        let mut hasher = DefaultHasher::new();
-        row.hash(&mut hasher);
         self.count += 1;
-        self.sum = self.sum.wrapping_add(hasher.finish());
+        self.sum = self.sum.wrapping_add(FixedState::default().hash_one(row));
     }
 
     fn merge(&mut self, other: Self) {

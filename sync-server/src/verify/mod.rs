@@ -60,7 +60,7 @@ pub fn verify(
         findings.add(finding);
     }
     let (sizes, inboxes) = sizes(store);
-    let parts = parts::cut(&sizes).into_iter();
+    let parts = parts::largest_first(&sizes).into_iter();
     let parts = parts.map(|part: Part| part.with_checker(&inboxes)).collect();
     let (checkers, damage) = store.read_all(parts, &naming::row, progress)?;
     for finding in damage {

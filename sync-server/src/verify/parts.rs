@@ -1,6 +1,7 @@
 //! Cuts all rows of a store into parts for several threads. Pure. The parts cover every possible
 //! key, whatever is there; sizes only decide where to cut.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(super) struct Part {
     pub(super) range: KeyRange,
     /// Whether the log of its collection goes on elsewhere.
     pub(super) partial: bool,
+    /// Rows in it, about, if it cannot be cut any further; otherwise 0.
+    rows: u64,
 }
 
 // === impl Part ===
@@ -38,28 +41,39 @@ impl Part {
     }
 }
 
+/// The parts in the order in which to begin them: what cannot be cut comes first, so that no
+/// thread is left alone with it at the end.
+pub(super) fn largest_first(sizes: &[Size]) -> Vec<Part> {
+    let mut parts = cut(sizes);
+    parts.sort_by_key(|part| Reverse(part.rows));
+    parts
+}
+
 /// Cuts between collections, and within the log of a large one. `sizes` are in the order of ids.
-pub(super) fn cut(sizes: &[Size]) -> Vec<Part> {
-    let mut cuts = vec![(Vec::new(), false)];
+fn cut(sizes: &[Size]) -> Vec<Part> {
+    let mut cuts: Vec<(Vec<u8>, bool, u64)> = vec![(Vec::new(), false, 0)];
     let mut rows = 0;
     for size in sizes {
         if rows >= PART_ROWS || size.rows >= PART_ROWS {
-            cuts.extend(keys::doomed_ranges(size.id).map(|range| (range.start, false)));
+            let large = if size.rows >= PART_ROWS { size.rows } else { 0 };
+            cuts.extend(keys::doomed_ranges(size.id).map(|range| (range.start, false, large)));
             rows = 0;
         }
         rows += size.rows;
         if size.rows >= PART_ROWS {
-            cuts.extend(within_log(size).into_iter().map(|start| (start, true)));
+            cuts.extend(within_log(size).into_iter().map(|start| (start, true, 0)));
             let next = CollectionId(size.id.0.saturating_add(1));
-            cuts.extend(keys::doomed_ranges(next).map(|range| (range.start, false)));
+            cuts.extend(keys::doomed_ranges(next).map(|range| (range.start, false, 0)));
             rows = 0;
         }
     }
     cuts.sort();
     cuts.dedup_by(|later, first| later.0 == first.0);
-    let ends: Vec<_> = cuts.iter().skip(1).map(|(start, _)| Some(start.clone())).collect();
+    let ends: Vec<_> = cuts.iter().skip(1).map(|(start, ..)| Some(start.clone())).collect();
     let ranges = cuts.into_iter().zip(ends.into_iter().chain([None]));
-    ranges.map(|((start, partial), end)| Part { range: KeyRange { start, end }, partial }).collect()
+    ranges
+        .map(|((start, partial, rows), end)| Part { range: KeyRange { start, end }, partial, rows })
+        .collect()
 }
 
 /// Where to cut a log: between versions, as if each had as many rows.
@@ -117,5 +131,8 @@ mod tests {
             }
         }
         assert!(cut(&sizes).iter().filter(|part| part.partial).count() >= 5);
+        let ordered = largest_first(&sizes);
+        assert_eq!(ordered.len(), cut(&sizes).len());
+        assert!(ordered[0].rows == PART_ROWS * 5 && !ordered[0].partial);
     }
 }
