@@ -1,5 +1,7 @@
-//! The disk engine: sled 0.34.7 and the guards without which it loses data. Each guard has its
-//! own file that says what happens without it:
+//! The disk engine: sled 0.34.7, a journal in front of it, and the guards without which it loses
+//! data. A batch is applied when the journal has it and its rows are in memory (`journal`, `overlay`),
+//! and durable when the journal is synced; a thread of its own brings the rows into sled (`folding`),
+//! readers see both as one (`merge`). Each guard has its own file that says what happens without it:
 //!
 //! | guard | against | where |
 //! |---|---|---|
@@ -20,32 +22,37 @@ use std::io;
 use std::mem;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tracing::error;
 
-use super::{Batch, Direction, KeyRange, Store, StoreError, Usage};
+use super::{Batch, Direction, KeyRange, Store, StoreError, Usage, check_row};
 use files::Files;
-use handle::Handle;
-use health::Health;
+use folding::{Core, Folder, Target};
 use high_water::{HighWater, Mark};
+use journal::{Journal, Replay};
 use layout::{Ledger, STATE_KEY};
-use plan::Plan;
+use overlay::Overlay;
 use read::Rest;
 use space::Space;
-use waker::Waker;
 
 pub mod aside;
 pub mod build;
 mod check;
 pub mod compact;
 mod files;
+mod folding;
 mod handle;
 mod health;
 mod high_water;
+mod journal;
 mod layout;
+mod merge;
+mod overlay;
 mod plan;
 mod read;
 mod real_sync;
@@ -67,29 +74,34 @@ pub struct DiskOptions {
     pub lock_wait: Duration,
 }
 
+/// Bytes of rows that are folded into sled together. More of them meet the same row more often, and
+/// take longer to replay at a start.
+const FOLD_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of rows at which the writer waits until sled has taken what was frozen before.
+const HOLD_BYTES: usize = 4 * FOLD_BYTES;
+
+/// Rows of a batch for which its writer lets one chunk be folded, once there are more rows than are
+/// folded together: about as many come in then as go out.
+const ROWS_PER_CHUNK: usize = 128;
+
 /// Rows in a data directory. One process at a time can have it open.
 pub struct DiskStore {
-    files: Files,
-    db: Handle,
-    /// Readers share it for a page, the writer has it for a batch.
-    turns: RwLock<()>,
+    core: Arc<Core>,
     writer: Mutex<Writer>,
-    health: Health,
     space: Space,
     /// `None` only while closing.
-    waker: Option<Waker>,
+    folder: Option<Folder>,
     lock: Option<File>,
 }
 
 /// What the only writer knows.
 #[derive(Debug)]
 struct Writer {
-    ledger: Ledger,
+    /// Of the last batch that was applied.
+    sequence: u64,
+    journal: Journal,
     high_water: HighWater,
-    /// Real syncs of the process when the first batch that is not synced was applied.
-    syncs_before: Option<u64>,
-    /// A batch may be half applied.
-    torn: bool,
 }
 
 // === impl DiskOptions ===
@@ -139,80 +151,109 @@ impl DiskStore {
                        running server is not a backup)";
         let mut high_water = high_water.ok_or_else(|| files.damaged("high-water", missing))?;
 
+        files.adopt_format().map_err(io_error("writing the format number"))?;
         let db = files.open_sled(options)?;
-        let ledger = files.catch(|| examine(&db, high_water.mark()))??;
+        let (ledger, journal) = files.catch(|| replay(&files, &db, Some(high_water.mark())))??;
+        files.catch(|| check::check(&db, &ledger))??;
+        let core = Core::new(files, db, ledger)?;
         // A killed process leaves writes that nobody synced; from here on they are shown.
-        db.flush().map_err(|error| sled_error("syncing what was found", error))?;
-        files.sync().map_err(io_error("syncing what was found"))?;
-        no_unsynced_files(&files)?;
+        core.flush(None)?;
+        core.files.sync().map_err(io_error("syncing what was found"))?;
         high_water
             .write(ledger.sequence)
             .and_then(|()| high_water.sync())
             .map_err(io_error("writing the high-water mark"))?;
 
+        let core = Arc::new(core);
         Ok(Self {
-            waker: Some(Waker::start(db.clone())?),
-            space: Space::new(files.dir(), options.free_bytes_min),
-            files,
-            db,
-            turns: RwLock::new(()),
-            writer: Mutex::new(Writer { ledger, high_water, syncs_before: None, torn: false }),
-            health: Health::default(),
+            folder: Some(Folder::start(Arc::clone(&core))?),
+            space: Space::new(core.files.dir(), options.free_bytes_min),
+            core,
+            writer: Mutex::new(Writer { sequence: ledger.sequence, journal, high_water }),
             lock: Some(lock),
         })
     }
 
-    /// Syncs what was applied and lets go of the directory.
+    /// Syncs what was applied, brings it into sled, and lets go of the directory.
     pub fn close(self) -> Result<(), StoreError> {
-        self.sync()
+        self.settle()
+    }
+
+    /// Syncs what was applied and brings it into sled.
+    fn settle(&self) -> Result<(), StoreError> {
+        let _watched = self.core.health.enter()?;
+        let mut writer = self.writer.lock();
+        let settled = self.sync_all(&mut writer).and_then(|()| {
+            self.core.wait()?;
+            if self.core.folded().sequence < writer.sequence {
+                self.fold(&mut writer)?;
+            }
+            self.core.wait()
+        });
+        self.core.health.stick(settled)
     }
 
     fn write(&self, writer: &mut Writer, batch: &Batch) -> Result<(), StoreError> {
-        let plan = Plan::new(&self.db, writer.ledger, batch)?;
-        let doing = "applying a batch";
-        let _alone = self.turns.write();
-        let syncs = real_sync::count();
-        writer.torn = true;
-        self.db.apply_batch(plan.writes).map_err(|error| sled_error(doing, error))?;
-        writer.torn = false;
-        writer.ledger = plan.ledger;
-        writer.syncs_before = writer.syncs_before.or(syncs);
-        // Whoever visits a node that has become small merges it. Here nobody else merges at
-        // the same time, which is what bounds the size of nodes (see `layout`).
-        for key in plan.removed {
-            self.db.get(key).map_err(|error| sled_error(doing, error))?;
+        self.make_way(writer, batch.len())?;
+        let row = |(key, value): (&[u8], Option<&Bytes>)| {
+            check_row(key, value);
+            (layout::row_key(key), value.cloned())
+        };
+        let rows: Vec<_> = batch.rows().map(row).collect();
+        let sequence = writer.sequence + 1;
+        writer.journal.append(sequence, &rows).map_err(io_error("applying a batch"))?;
+        writer.sequence = sequence;
+        self.core.overlay.write().put(rows);
+        Ok(())
+    }
+
+    /// Has rows folded when there are enough of them, and holds the writer up who is faster than
+    /// sled.
+    fn make_way(&self, writer: &mut Writer, rows: usize) -> Result<(), StoreError> {
+        let bytes = self.core.overlay.read().bytes();
+        if bytes < FOLD_BYTES {
+            return Ok(());
         }
+        if self.core.is_folding() {
+            let chunks = rows.div_ceil(ROWS_PER_CHUNK) as u64;
+            self.core.wait_for(if bytes < HOLD_BYTES { chunks } else { u64::MAX })?;
+        }
+        if self.core.is_folding() { Ok(()) } else { self.fold(writer) }
+    }
+
+    /// Has everything folded that is not yet. Nothing is being folded.
+    fn fold(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        writer.journal.turn().map_err(io_error("syncing the journal"))?;
+        self.core.begin(writer.sequence);
         Ok(())
     }
 
     fn sync_all(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if writer.ledger.sequence == writer.high_water.mark().sequence {
+        if writer.sequence == writer.high_water.mark().sequence {
             return Ok(());
         }
-        let doing = "syncing";
-        let flushed = self.waker.as_ref().map(|waker| waker.flush(&self.db)).transpose();
-        flushed.map_err(|error| sled_error(doing, error))?;
-        if writer.syncs_before.take().is_some_and(|before| real_sync::count() <= Some(before)) {
-            let reason = io::Error::other("this build of the program does not really sync");
-            return Err(StoreError::Io { doing, source: reason });
-        }
-        no_unsynced_files(&self.files)?;
-        writer.high_water.write(writer.ledger.sequence).map_err(io_error(doing))
+        let doing = io_error("syncing");
+        writer.journal.sync().map_err(&doing)?;
+        writer.high_water.write(writer.sequence).map_err(doing)
     }
 }
 
 impl std::fmt::Debug for DiskStore {
     /// sled's own would print every row.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DiskStore").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("DiskStore").field("files", &self.core.files).finish_non_exhaustive()
     }
 }
 
 impl Store for DiskStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let _watched = self.health.enter()?;
-        let _turn = self.turns.read();
-        self.health.stick(read::get(&self.db, key))
+        let _watched = self.core.health.enter()?;
+        let stored = layout::row_key(key);
+        let overlay = self.core.overlay.read();
+        match overlay.get(&stored) {
+            Some(value) => Ok(value.clone()),
+            None => self.core.health.stick(read::get(&self.core.db, &stored)),
+        }
     }
 
     fn scan(
@@ -224,9 +265,9 @@ impl Store for DiskStore {
         let mut rest = Rest::new(range, direction);
         while !rest.is_empty() {
             let page = {
-                let _watched = self.health.enter()?;
-                let _turn = self.turns.read();
-                self.health.stick(rest.next_page(&self.db))?
+                let _watched = self.core.health.enter()?;
+                let overlay = self.core.overlay.read();
+                self.core.health.stick(rest.next_page(&self.core.db, &overlay))?
             };
             for (key, value) in page {
                 if visit(&key, value).is_break() {
@@ -242,37 +283,43 @@ impl Store for DiskStore {
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        let _watched = self.health.enter()?;
+        let _watched = self.core.health.enter()?;
         if batch.is_empty() {
             return Ok(());
         }
-        self.health.stick(self.write(&mut self.writer.lock(), batch))
+        self.core.health.stick(self.write(&mut self.writer.lock(), batch))
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let _watched = self.health.enter()?;
-        self.health.stick(self.sync_all(&mut self.writer.lock()))
+        let _watched = self.core.health.enter()?;
+        self.core.health.stick(self.sync_all(&mut self.writer.lock()))
     }
 
     fn usage(&self) -> Usage {
         // An operator's question is not worth failing for; what cannot be read counts as none.
-        let bytes = self.db.size_on_disk().unwrap_or_default();
-        let unsynced_files = self.files.unsynced_files().unwrap_or_default();
+        let files = &self.core.files;
+        let bytes = self.core.db.size_on_disk().unwrap_or_default() + files.journal_bytes();
+        let unsynced_files = files.unsynced_files().unwrap_or_default();
         Usage { bytes, unsynced_files, free_bytes: self.space.free_bytes().ok() }
     }
 }
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        self.waker = None;
-        let writer = self.writer.get_mut();
-        if let Err(error) = writer.high_water.sync() {
+        // What is not in sled yet the next start replays: this only spares it the work.
+        if self.core.health.enter().is_ok()
+            && let Err(error) = self.settle()
+        {
+            error!(%error, "what was applied could not be brought into sled");
+        }
+        self.folder = None;
+        if let Err(error) = self.writer.get_mut().high_water.sync() {
             error!(%error, "the high-water mark could not be synced");
         }
-        if writer.torn && self.db.context.global_error().is_ok() {
+        if self.core.is_torn() && self.core.db.context.global_error().is_ok() {
             // Dropped, sled would write what it holds, half a batch. A process that leaks it
             // and ends leaves the disk as it is; the lock goes with the process.
-            mem::forget(self.db.clone());
+            mem::forget(self.core.db.clone());
             mem::forget(self.lock.take());
         }
     }
@@ -283,6 +330,35 @@ fn read_ledger(db: &sled::Db) -> Result<Option<Ledger>, StoreError> {
     let row = db.get(STATE_KEY).map_err(|error| sled_error(doing, error))?;
     row.map(|row| Ledger::decode(&row).ok_or_else(|| damaged("the ledger row cannot be read")))
         .transpose()
+}
+
+/// Opens the journal and brings into sled what it holds. Without a `mark` everything is taken as it
+/// is; with one, a store is refused, before a byte changes, that is older than it said before, or
+/// another one.
+fn replay(
+    files: &Files,
+    db: &sled::Db,
+    mark: Option<Mark>,
+) -> Result<(Ledger, Journal), StoreError> {
+    let ledger = read_ledger(db)?;
+    let refuse = |reason: Option<String>| match reason {
+        Some(reason) => Err(StoreError::WentBack { reason }),
+        None => Ok(()),
+    };
+    let Some(ledger) = ledger else {
+        refuse(mark.and_then(|mark| went_back(None, mark)))?;
+        return Err(damaged("there is no ledger row"));
+    };
+    if let Some(mark) = mark.filter(|mark| mark.store != ledger.store) {
+        refuse(went_back(Some(&ledger), mark))?;
+    }
+    let (journal, Replay { rows, through }) = Journal::open(files, ledger.store, ledger.sequence)?;
+    let replayed = Ledger { sequence: through, ..ledger };
+    refuse(mark.and_then(|mark| went_back(Some(&replayed), mark)))?;
+    let (turns, torn) = (RwLock::<Overlay>::default(), AtomicBool::default());
+    let target = Target { db, turns: &turns, torn: &torn };
+    let ledger = target.fold(ledger, &rows, through, &mut || {})?;
+    Ok((ledger, journal))
 }
 
 /// Refuses a store that is older than what it said before, another one, or not whole.

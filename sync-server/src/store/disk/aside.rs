@@ -96,8 +96,12 @@ impl Aside {
         self.copy.remove_leftovers()?;
         super::no_unsynced_files(&self.copy)?;
         let db = self.copy.open_sled(options)?;
-        self.ledger = self.copy.catch(|| read_ledger(&db))??;
-        self.db = Some(db);
+        let ledger = self.copy.catch(|| read_ledger(&db))??;
+        let db = self.db.insert(db);
+        if ledger.is_some() {
+            let (ledger, _) = self.copy.catch(|| super::replay(&self.copy, db, None))??;
+            self.ledger = Some(ledger);
+        }
         Ok(())
     }
 
@@ -124,7 +128,7 @@ impl Aside {
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Bytes> {
         let db = self.db.as_ref()?;
-        self.copy.catch(|| read::get(db, key)).ok()?.ok()?
+        self.copy.catch(|| read::get(db, &layout::row_key(key))).ok()?.ok()?
     }
 
     /// The rows of `range` that read, in key order.
@@ -273,9 +277,10 @@ impl Part<'_> {
                 seen.finding(&format!("a row with the stored key {stored:02x?}"), "no such key");
                 continue;
             };
+            let hasher = layout::key_hasher(&stored);
             let value = seen
-                .row(&stored, &row)
-                .and_then(|()| read::value(self.db, &stored, &row).map_err(reason));
+                .row(&hasher, &row)
+                .and_then(|row| read::whole(self.db, hasher, row).map_err(reason));
             match value {
                 Ok(value) => reader.row(&key, value),
                 Err(what) => seen.finding(&(self.name)(&key), &what),
@@ -296,16 +301,16 @@ impl Seen {
         self.findings.push((place.to_owned(), what.to_owned()));
     }
 
-    fn row(&mut self, key: &[u8], row: &[u8]) -> Result<(), String> {
+    fn row<'a>(&mut self, key: &crc32fast::Hasher, row: &'a [u8]) -> Result<Stored<'a>, String> {
         self.rows += 1;
         let stored = Stored::decode(row).ok_or("its bytes cannot be a row")?;
-        self.sum = self.sum.wrapping_add(stored.weight(key));
+        self.sum = self.sum.wrapping_add(stored.weight_after(key));
         if let Stored::Chunked { blob, len, .. } = stored
             && self.large.insert(blob, len).is_some()
         {
             return Err(format!("it shares the parts of large row {blob} with another"));
         }
-        Ok(())
+        Ok(stored)
     }
 
     fn merge(&mut self, other: Self) {

@@ -82,8 +82,8 @@ impl Check<'_> {
         let wrong = |what: &str| damaged(&format!("row {number} in key order {what}"));
         let stored = Stored::decode(bytes).ok_or_else(|| wrong("cannot be read"))?;
         layout::user_key(key).ok_or_else(|| wrong("has an impossible key"))?;
-        self.seen.add(stored.weight(key));
         let mut hasher = layout::key_hasher(key);
+        self.seen.add(stored.weight_after(&hasher));
         match stored {
             Stored::Whole { crc, value } => {
                 hasher.update(value);

@@ -94,13 +94,13 @@ impl DiskStore {
         told: &mut dyn FnMut(Step),
     ) -> Result<Compacted, StoreError> {
         let doing = "measuring the store";
-        self.sync()?;
-        let files = self.files.clone();
-        let extent = files.catch(|| Extent::of(&self.db))??;
+        self.settle()?;
+        let files = self.core.files.clone();
+        let extent = files.catch(|| Extent::of(&self.core.db))??;
         let bytes_before = files.bytes().map_err(io_error(doing))?;
         self.space.room_for(extent.copy_bytes_max())?;
 
-        let ledger = self.writer.get_mut().ledger;
+        let ledger = self.core.folded();
         let copy = files.beside("store.copy");
         copy.remove().map_err(io_error(doing))?;
         if let Err(error) = self.copy_to(&copy, &ledger, extent, options, told) {
@@ -128,7 +128,7 @@ impl DiskStore {
     ) -> Result<(), StoreError> {
         copy.create_dir()?;
         copy.create_parts(ledger, options, &mut |db| {
-            self.files.catch(|| self.copy_rows(db, extent.rows, told))?
+            self.core.files.catch(|| self.copy_rows(db, extent.rows, told))?
         })?;
         told(Step::Copied);
         copy.check_whole(ledger, options)?;
@@ -150,7 +150,7 @@ impl DiskStore {
             self.room()?;
             to.apply_batch(std::mem::take(batch)).map_err(|e| sled_error("writing the copy", e))
         };
-        for row in self.db.iter() {
+        for row in self.core.db.iter() {
             let (key, value) = row.map_err(|error| sled_error("copying the rows", error))?;
             if key == STATE_KEY {
                 continue;

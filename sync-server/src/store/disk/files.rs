@@ -5,7 +5,7 @@
 //! DIR/lock          held as long as the store is open
 //! DIR/store.new/    a store being created; renamed when it is complete and synced
 //! DIR/store.*/      a store being exchanged for its copy: see `swap`
-//! DIR/store/        format · high-water · and sled's own: conf, db, snap.*, blobs/
+//! DIR/store/        format · high-water · journal-0, -1 · and sled's own: conf, db, snap.*, blobs/
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -165,6 +165,21 @@ impl Files {
             Ok(1..) => Ok(()),
             _ => Err(self.damaged("format", "no format number: this is not a whole store")),
         }
+    }
+
+    /// Says that older programs must not open the store any more. It must be of a format that
+    /// [`check_format`](Self::check_format) let through.
+    pub(super) fn adopt_format(&self) -> io::Result<()> {
+        let current = format!("{}\n", layout::FORMAT);
+        if fs::read(self.format())? == current.as_bytes() {
+            return Ok(());
+        }
+        let new = self.store.join("format.new");
+        let mut file = File::create(&new)?;
+        file.write_all(current.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(new, self.format())?;
+        sync_dir(&self.store)
     }
 
     /// Removes what a start that was killed leaves behind. sled takes an unfinished snapshot

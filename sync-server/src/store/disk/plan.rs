@@ -1,7 +1,7 @@
-//! Turns a batch of rows into the one sled batch that also moves the ledger and replaces the
-//! chunks of large values. Reads the rows that are about to change, changes nothing.
+//! Turns some rows into the one sled batch that also moves the ledger and replaces the chunks of
+//! large values. Reads the rows that are about to change, changes nothing.
 
-use super::super::{Batch, StoreError, check_row};
+use super::super::StoreError;
 use super::layout::{self, CHUNK_BYTES, Ledger, NewRow, STATE_KEY, Stored};
 use super::{damaged, sled_error};
 
@@ -16,22 +16,31 @@ pub(super) struct Plan {
 // === impl Plan ===
 
 impl Plan {
-    /// Plans `batch` on top of the rows in `db`, which `ledger` describes.
-    pub(super) fn new(db: &sled::Db, ledger: Ledger, batch: &Batch) -> Result<Self, StoreError> {
-        let mut plan = Self { writes: sled::Batch::default(), ledger, removed: Vec::new() };
-        plan.ledger.sequence += 1;
-        for (key, value) in batch.rows() {
-            check_row(key, value);
-            let key = layout::row_key(key);
-            let existed = plan.forget_old(db, &key)?;
-            match value {
-                Some(value) => plan.write_row(key, value),
-                None if existed => plan.remove(key),
-                None => {}
-            }
+    /// Nothing yet, on top of what `ledger` describes.
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self { writes: sled::Batch::default(), ledger, removed: Vec::new() }
+    }
+
+    /// Adds the row with the stored key `key`; without a value, its removal.
+    pub(super) fn row(
+        &mut self,
+        db: &sled::Db,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let existed = self.forget_old(db, key)?;
+        match value {
+            Some(value) => self.write_row(key, value),
+            None if existed => self.remove(key.to_vec()),
+            None => {}
         }
-        plan.writes.insert(STATE_KEY.as_slice(), plan.ledger.encode());
-        Ok(plan)
+        Ok(())
+    }
+
+    /// The last write of the batch: what the ledger says afterwards.
+    pub(super) fn seal(mut self) -> Self {
+        self.writes.insert(STATE_KEY.as_slice(), self.ledger.encode());
+        self
     }
 
     /// Takes the row at `key`, if there is one, off the books, its chunks included.
@@ -51,8 +60,8 @@ impl Plan {
         Ok(true)
     }
 
-    fn write_row(&mut self, key: Vec<u8>, value: &[u8]) {
-        let row = NewRow::encode(&key, value, &mut self.ledger);
+    fn write_row(&mut self, key: &[u8], value: &[u8]) {
+        let row = NewRow::encode(key, value, &mut self.ledger);
         self.ledger.add(row.weight);
         self.writes.insert(key, row.bytes);
         if let Some(blob) = row.blob {

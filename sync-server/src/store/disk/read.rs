@@ -1,10 +1,12 @@
 //! Reads rows back: one, or a page of a scan. Checks what it reads before anybody sees it.
 
 use bytes::{Bytes, BytesMut};
-use sled::IVec;
+use crc32fast::Hasher;
 
 use super::super::{Direction, KeyRange, StoreError};
 use super::layout::{self, Stored};
+use super::merge::Merge;
+use super::overlay::Overlay;
 use super::{damaged, sled_error};
 
 /// Rows of a scan's first page: many scans want only the first few.
@@ -15,6 +17,9 @@ const PAGE_ROWS_MAX: usize = 128;
 
 /// Value bytes after which a page ends.
 const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Rows that a page looks at, removed ones included.
+const PAGE_LOOKS_MAX: usize = 1_024;
 
 /// What is left of a scan.
 pub(super) struct Rest {
@@ -38,26 +43,27 @@ impl Rest {
         self.start >= self.end
     }
 
-    /// Takes the next rows off.
-    pub(super) fn next_page(&mut self, db: &sled::Db) -> Result<Vec<(Vec<u8>, Bytes)>, StoreError> {
-        let mut rows = db.range(self.start.as_slice()..self.end.as_slice());
+    /// Takes the next rows off; there may be none although some are left.
+    pub(super) fn next_page(
+        &mut self,
+        db: &sled::Db,
+        overlay: &Overlay,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>, StoreError> {
+        let mut rows = Merge::new(db, overlay, (&self.start, &self.end), self.direction);
         let mut page = Vec::with_capacity(self.page_rows);
-        let mut bytes = 0;
-        let mut last = None;
-        while page.len() < self.page_rows && bytes < PAGE_BYTES {
-            let row = match self.direction {
-                Direction::Forward => rows.next(),
-                Direction::Backward => rows.next_back(),
-            };
-            let Some(row) = row else { break };
-            let (stored, row) = row.map_err(|error| sled_error("scanning rows", error))?;
-            let key = layout::user_key(&stored).ok_or_else(|| damaged("a key cannot be read"))?;
-            let value = value(db, &stored, &row)?;
+        let (mut bytes, mut looks, mut last) = (0, 0, Vec::new());
+        while page.len() < self.page_rows && bytes < PAGE_BYTES && looks < PAGE_LOOKS_MAX {
+            let Some(row) = rows.next()? else { break };
+            looks += 1;
+            last.clear();
+            last.extend_from_slice(row.key());
+            let Some(value) = row.value(db)? else { continue };
+            let key = layout::user_key(&last).ok_or_else(|| damaged("a key cannot be read"))?;
             bytes += value.len();
             page.push((key, value));
-            last = Some(stored);
         }
-        self.move_on(last.as_deref());
+        drop(rows);
+        self.move_on((looks > 0).then_some(last.as_slice()));
         Ok(page)
     }
 
@@ -74,11 +80,10 @@ impl Rest {
     }
 }
 
-/// The row at a user's key.
-pub(super) fn get(db: &sled::Db, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-    let stored = layout::row_key(key);
-    let row = db.get(&stored).map_err(|error| sled_error("reading a row", error))?;
-    row.map(|row| value(db, &stored, &row)).transpose()
+/// The row with the stored key `stored`.
+pub(super) fn get(db: &sled::Db, stored: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    let row = db.get(stored).map_err(|error| sled_error("reading a row", error))?;
+    row.map(|row| value(db, stored, &row)).transpose()
 }
 
 /// The stored form of a range of users' keys.
@@ -88,13 +93,21 @@ pub(super) fn stored_range(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The value of the row `row` at the stored key `key`, put together and checked.
-pub(super) fn value(db: &sled::Db, key: &[u8], row: &IVec) -> Result<Bytes, StoreError> {
+pub(super) fn value(db: &sled::Db, key: &[u8], row: &[u8]) -> Result<Bytes, StoreError> {
     let stored = Stored::decode(row).ok_or_else(|| damaged("a row cannot be read"))?;
+    whole(db, layout::key_hasher(key), stored)
+}
+
+/// Likewise, of a row whose key `hasher` has seen.
+pub(super) fn whole(
+    db: &sled::Db,
+    mut hasher: Hasher,
+    stored: Stored<'_>,
+) -> Result<Bytes, StoreError> {
     let (crc, value) = match stored {
         Stored::Whole { crc, value } => (crc, Bytes::copy_from_slice(value)),
         Stored::Chunked { crc, blob, len } => (crc, gather(db, blob, len)?),
     };
-    let mut hasher = layout::key_hasher(key);
     hasher.update(&value);
     if hasher.finalize() == crc { Ok(value) } else { Err(damaged("a row has a wrong checksum")) }
 }

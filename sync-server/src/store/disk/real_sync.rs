@@ -6,6 +6,8 @@
 //! but not sled itself: it reuses the segments of replaced pages as soon as it believes the
 //! newer pages to be stable, so a power cut between that and our sync could leave neither.
 
+use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Real syncs of this process. [`DiskStore`](super::DiskStore) checks that it grows with every
@@ -15,6 +17,13 @@ static SYNCS: AtomicU64 = AtomicU64::new(0);
 /// How many real syncs there were; `None` where sled calls a real sync by itself.
 pub(super) fn count() -> Option<u64> {
     cfg!(target_os = "linux").then(|| SYNCS.load(Ordering::Acquire))
+}
+
+/// Syncs what was written to `file`, for us: of sled's syncs alone [`count`] tells.
+pub(super) fn data(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    tests::fail_if_told(file)?;
+    file.sync_data()
 }
 
 #[cfg(target_os = "linux")]
@@ -47,6 +56,9 @@ mod symbol {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs::File;
+    use std::io::{self, ErrorKind};
+    use std::os::fd::AsRawFd;
     use std::path::{Path, PathBuf};
 
     use parking_lot::Mutex;
@@ -56,6 +68,10 @@ pub(super) mod tests {
 
     pub(in super::super) fn fail_one_sync_under(dir: &Path) {
         FAILING.lock().push(dir.canonicalize().unwrap());
+    }
+
+    pub(super) fn fail_if_told(file: &File) -> io::Result<()> {
+        if fd_or_failure(file.as_raw_fd()) == -1 { Err(ErrorKind::Other.into()) } else { Ok(()) }
     }
 
     /// A disk takes its time to fail: long enough for sled to wait for it.

@@ -177,10 +177,12 @@ fn a_newer_format_is_refused_and_left_alone() {
     let dir = TempDir::new().unwrap();
     drop(open(&dir));
     let format = dir.path().join("store/format");
-    fs::write(&format, "2\n").unwrap();
-    assert!(matches!(refusal(&dir), StoreError::NewerFormat { found: 2, known: 1 }));
+    fs::write(&format, "3\n").unwrap();
+    assert!(matches!(refusal(&dir), StoreError::NewerFormat { found: 3, known: 2 }));
+    // An older one is opened, and older programs are told to leave it alone from then on.
     fs::write(&format, "1\n").unwrap();
     drop(open(&dir));
+    assert_eq!(fs::read_to_string(&format).unwrap(), "2\n");
 }
 
 #[test]
@@ -201,8 +203,10 @@ fn files_that_are_never_synced_are_refused() {
     store.apply(&put(b"a", "1")).unwrap();
     fs::write(dir.path().join("store/blobs/1"), "x").unwrap();
     assert_eq!(store.usage().unsynced_files, 1);
-    assert!(matches!(store.sync(), Err(StoreError::Damaged { .. })));
-    drop(store);
+    store.sync().unwrap();
+    let error = store.close().unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("never synced"), "{cause}");
     fs::write(dir.path().join("store/blobs/1"), "x").unwrap();
     assert!(matches!(refusal(&dir), StoreError::Damaged { .. }));
 }
@@ -269,7 +273,7 @@ fn rows_that_do_not_add_up_are_refused() {
         let mut bytes = db.get(&row).unwrap().unwrap().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
         db.insert(&row, bytes).unwrap();
-        assert!(matches!(read::get(db, b"a"), Err(StoreError::Damaged { .. })));
+        assert!(matches!(read::get(db, &row), Err(StoreError::Damaged { .. })));
     };
     let changes: [&dyn Fn(&sled::Db); 7] = [
         &flipped,
@@ -308,15 +312,127 @@ fn a_failed_sync_returns_and_closes_the_store() {
     assert!(found == "1" || found == "2", "{found:?}");
 }
 
+/// G3: neither failed file is written again, and what was synced before is there.
 #[test]
-fn every_sync_really_syncs() {
+fn a_fold_that_fails_closes_the_store() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    write(&store, b"a", "1");
+    // The journal has nothing left to sync.
+    real_sync::tests::fail_one_sync_under(dir.path());
+    store.settle().unwrap_err();
+    store.apply(&put(b"a", "3")).unwrap_err();
+    store.get(b"a").unwrap_err();
+    drop(store);
+    assert_eq!(open(&dir).get(b"a").unwrap().unwrap(), "1");
+}
+
+#[test]
+fn every_fold_really_syncs() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     for round in 0..20 {
-        store.apply(&put(b"a", vec![round])).unwrap();
+        write(&store, b"a", vec![round]);
         let before = real_sync::count();
-        store.sync().unwrap();
-        // The batch's own buffer is written by the sync, unless a full segment was before.
+        store.settle().unwrap();
         assert!(real_sync::count() > before || !cfg!(target_os = "linux"));
     }
+}
+
+/// The rows of a killed process: what was synced, and what was applied since.
+fn killed(dir: &TempDir) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    fs::create_dir(copy.path().join("store")).unwrap();
+    fs::create_dir(copy.path().join("store/blobs")).unwrap();
+    for (path, bytes) in save(dir.path()) {
+        fs::write(copy.path().join("store").join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    copy
+}
+
+/// G3, G5: what only the journal has is there after a kill, large rows and removals too.
+#[test]
+fn a_killed_store_is_replayed() {
+    let dir = TempDir::new().unwrap();
+    let large = Bytes::from(vec![7; 100_000]);
+    let store = open(&dir);
+    write(&store, b"a", "1");
+    write(&store, b"gone", large.clone());
+    store.settle().unwrap();
+    write(&store, b"a", "2");
+    write(&store, b"large", large.clone());
+    let mut batch = Batch::default();
+    batch.remove(b"gone".to_vec());
+    store.apply(&batch).unwrap();
+    let copy = killed(&dir);
+    for _ in 0..2 {
+        let expected = [(b"a".to_vec(), Bytes::from("2")), (b"large".to_vec(), large.clone())];
+        assert_eq!(rows(&open(&copy), Direction::Forward), expected);
+    }
+    // Without the journal it is an older store.
+    let copy = killed(&dir);
+    fs::remove_file(copy.path().join("store/journal-0")).unwrap();
+    fs::remove_file(copy.path().join("store/journal-1")).unwrap();
+    assert!(matches!(refusal(&copy), StoreError::WentBack { .. }));
+}
+
+/// Readers see one store, whichever of its three places a row is in, both ways.
+#[test]
+fn rows_above_sled_are_scanned_with_those_in_it() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let mut expected = std::collections::BTreeMap::new();
+    for round in 0..3_u8 {
+        let mut batch = Batch::default();
+        for number in (0..4_000_u16).filter(|number| number % (u16::from(round) + 2) == 0) {
+            let key = number.to_be_bytes().to_vec();
+            if number % 7 == u16::from(round) {
+                batch.remove(key.clone());
+                expected.remove(&key);
+            } else {
+                batch.put(key.clone(), vec![round].into());
+                expected.insert(key, Bytes::from(vec![round]));
+            }
+        }
+        store.apply(&batch).unwrap();
+        match round {
+            0 => store.settle().unwrap(),
+            1 => drop(store.core.overlay.write().freeze()),
+            _ => {}
+        }
+    }
+    let expected: Vec<_> = expected.into_iter().collect();
+    assert_eq!(rows(&store, Direction::Forward), expected);
+    assert!(rows(&store, Direction::Backward).iter().eq(expected.iter().rev()));
+    for (key, value) in &expected {
+        assert_eq!(store.get(key).unwrap().as_ref(), Some(value));
+    }
+    // The frozen rows were never handed to the thread.
+    mem::forget(store);
+}
+
+/// More than is folded at once, while readers look: nothing is missing, nothing is seen twice.
+#[test]
+fn folding_goes_on_beside_readers() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let rounds = 3 * FOLD_BYTES / 100_000;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0;
+            while seen < rounds {
+                let found = rows(&store, Direction::Forward);
+                assert!(found.len() >= seen, "{} rows after {seen}", found.len());
+                seen = found.len();
+            }
+        });
+        for round in 0..rounds {
+            let key = u32::try_from(round).unwrap().to_be_bytes();
+            write(&store, &key, vec![7; 100_000]);
+        }
+        reader.join().unwrap();
+    });
+    assert!(store.core.folded().sequence > 1, "some of it is in sled");
+    store.close().unwrap();
+    assert_eq!(rows(&open(&dir), Direction::Backward).len(), rounds);
 }

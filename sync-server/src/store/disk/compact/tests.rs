@@ -66,7 +66,7 @@ type Content = (Vec<(Vec<u8>, Bytes)>, Ledger);
 fn content(dir: &TempDir) -> Content {
     let store = tests::open(dir);
     let rows = rows(&store, Direction::Forward);
-    (rows, read_ledger(&store.db).unwrap().unwrap())
+    (rows, read_ledger(&store.core.db).unwrap().unwrap())
 }
 
 fn names(dir: &TempDir) -> Vec<String> {
@@ -222,7 +222,7 @@ fn a_wrong_copy_is_thrown_away() {
     let dir = used(1_000);
     let expected = content(&dir);
     let store = tests::open(&dir);
-    let copy = store.files.beside("store.copy");
+    let copy = store.core.files.beside("store.copy");
     let error = store
         .compact(&options(), &mut |step| {
             if step == Step::Copied {
