@@ -170,8 +170,15 @@ impl World {
         stop.cancel();
         let (whole, cut) = within("the backups", backups).await.expect("they do not panic");
         drop(tracer);
-        for (bytes, code) in whole.map(|bytes| (bytes, 0)).into_iter().chain(cut.map(|c| (c, 3))) {
-            let found = restore(&bytes);
+        for (mut bytes, code) in
+            whole.map(|bytes| (bytes, 0)).into_iter().chain(cut.map(|c| (c, 3)))
+        {
+            let mut found = restore(&bytes);
+            if code == 3 && found == Some(0) {
+                // All of it was here, only the word that it is all was cut off.
+                bytes.pop();
+                found = restore(&bytes);
+            }
             if found != Some(code) {
                 return Err(Violation(format!("a backup restores with {found:?}, not {code}")));
             }

@@ -3,6 +3,7 @@
 //! comes from the environment; what the machine cannot do is said as `NOT RUN: …`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod away;
 mod copies;
 mod damage;
 mod disks;
