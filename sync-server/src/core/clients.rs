@@ -26,7 +26,7 @@ pub const POSITIONS_MAX: usize = 4_096;
 /// What a client takes besides its names, and a position besides the name of its collection: the
 /// nodes of two maps each, and what the allocator adds.
 const CLIENT_BYTES: usize = 384;
-const POSITION_BYTES: usize = 224;
+const POSITION_BYTES: usize = 256;
 
 /// Clients by their names, and by when they were heard of.
 #[derive(Debug, Default)]
@@ -41,6 +41,7 @@ pub struct Clients {
 #[derive(Debug, Default)]
 struct Client {
     turn: u64,
+    first_seen: Timestamp,
     last_seen: Timestamp,
     streams: u32,
     sent: BTreeMap<CollectionName, Sent>,
@@ -53,6 +54,8 @@ struct Client {
 struct Sent {
     cursor: Cursor,
     turn: u64,
+    /// The newest cursor that it has acknowledged since.
+    acked: Option<Cursor>,
 }
 
 /// A client as it is known.
@@ -91,6 +94,20 @@ impl Clients {
     #[must_use]
     pub fn newest_sent(&self, key: &ClientKey, collection: &CollectionName) -> Option<Cursor> {
         self.by_key.get(key)?.sent.get(collection).map(|sent| sent.cursor)
+    }
+
+    /// A client acknowledges a cursor: since when it is known, if that is news.
+    pub fn acked(
+        &mut self,
+        key: &ClientKey,
+        collection: &CollectionName,
+        cursor: Cursor,
+    ) -> Option<Timestamp> {
+        let client = self.by_key.get_mut(key)?;
+        let sent = client.sent.get_mut(collection)?;
+        let is_news = sent.acked != Some(cursor);
+        sent.acked = Some(cursor);
+        is_news.then_some(client.first_seen)
     }
 
     /// A stream of a client begins.
@@ -159,6 +176,9 @@ impl Clients {
         };
         self.by_turn.insert(self.turn, Arc::clone(&key));
         let client = self.by_key.entry(key).or_default();
+        if client.turn == 0 {
+            client.first_seen = now;
+        }
         client.turn = self.turn;
         client.last_seen = client.last_seen.max(now);
         client
@@ -193,8 +213,9 @@ impl Client {
         // One copy of the name is enough.
         let name = known.unwrap_or(name);
         let cursor = before.map_or(cursor, |before| further(before.cursor, cursor));
+        let acked = before.and_then(|before| before.acked);
         self.sent_by_turn.insert(turn, name.clone());
-        self.sent.insert(name, Sent { cursor, turn });
+        self.sent.insert(name, Sent { cursor, turn, acked });
         if self.sent.len() > POSITIONS_MAX
             && let Some((_, oldest)) = self.sent_by_turn.pop_first()
         {

@@ -108,6 +108,12 @@ impl Following {
         !self.due.is_empty()
     }
 
+    /// Whether something that some target has not been sent is known.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.targets.iter().any(|one| one.state == State::Behind)
+    }
+
     /// Gives the next target its turn: one page at most. `slow`: the subscriber has made the
     /// server wait, so a target that was live and moved meanwhile lags.
     pub fn step<S: Store>(&mut self, ledger: &Ledger<S>, slow: bool) -> Result<Events, StoreError> {

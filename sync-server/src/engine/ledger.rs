@@ -115,6 +115,11 @@ pub struct Totals {
     pub items: u64,
     /// Their tombstones.
     pub tombstones: u64,
+    /// Bytes of their live items.
+    pub bytes: u64,
+    /// Versions from the floor to the head, where they are fewest and where they are most, among
+    /// those that have a floor.
+    pub floor_distance: Option<(u64, u64)>,
     /// Cursors that are held for clients.
     pub acks: u64,
 }
@@ -234,6 +239,13 @@ impl<S: Store> Ledger<S> {
         for (_, meta) in heads.by_name.values() {
             totals.items += meta.head.items;
             totals.tombstones += meta.head.tombstones;
+            totals.bytes += meta.head.bytes;
+            let (version, floor) = (meta.head.version.get(), meta.head.floor.get());
+            if floor > 0 {
+                let (distance, known) = (version - floor, totals.floor_distance);
+                let (least, most) = known.unwrap_or((distance, distance));
+                totals.floor_distance = Some((least.min(distance), most.max(distance)));
+            }
         }
         totals
     }

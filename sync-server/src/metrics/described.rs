@@ -30,6 +30,13 @@ const GROUP_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256
 const SYNC_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// From a look at a head to a call that waited for room.
+const CALL_BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// From the next room to a client that was away; the clock of commits has milliseconds.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
 /// All of them.
 pub const ALL: &[Described] = &[
     gauge("deltasync_build_info", "1; the label version says which program runs."),
@@ -43,6 +50,13 @@ pub const ALL: &[Described] = &[
     gauge("deltasync_collections", "Collections that exist."),
     gauge("deltasync_items", "Live items of all collections."),
     gauge("deltasync_tombstones", "Tombstones of all collections."),
+    gauge("deltasync_live_bytes", "Bytes of live items: keys, sort keys and values."),
+    gauge("deltasync_store_amplification", "Bytes of files for each byte of live items."),
+    gauge(
+        "deltasync_floor_distance_versions",
+        "Versions from the floor to the head, of the collection with fewest (least) and most (most), \
+         among those that have forgotten deletes.",
+    ),
     counter(
         "deltasync_commits_total",
         "Commits by result: done, refused, full (the disk), unknown (storage failed).",
@@ -60,6 +74,42 @@ pub const ALL: &[Described] = &[
         name: "deltasync_sync_seconds",
         kind: Kind::Histogram(SYNC_BUCKETS),
         help: "How long the disk took to make a group durable.",
+    },
+    counter(
+        "deltasync_calls_total",
+        "Calls by call and result: ok, refused, limited (a limit of ours), unavailable, failed (our \
+         fault).",
+    ),
+    Described {
+        name: "deltasync_call_seconds",
+        kind: Kind::Histogram(CALL_BUCKETS),
+        help: "How long calls took until their answer, or the first of it, by call.",
+    },
+    gauge("deltasync_reads", "Reads of the store that are under way; 32 at most."),
+    counter(
+        "deltasync_sent_bytes_total",
+        "Bytes sent to readers, by kind: delta, load (first loads), reconcile.",
+    ),
+    counter(
+        "deltasync_repairs_total",
+        "Reconciliations that were begun, by reader: in_step (its digest differs, or it doubts its \
+         store), behind, unknown.",
+    ),
+    gauge(
+        "deltasync_subscribers",
+        "Streams by state: live, lagging (a target is behind), parked (what was sent has not been \
+         taken).",
+    ),
+    Described {
+        name: "deltasync_delivered_seconds",
+        kind: Kind::Histogram(LATENCY_BUCKETS),
+        help: "From a commit until it is sent on a stream that was open before.",
+    },
+    Described {
+        name: "deltasync_applied_seconds",
+        kind: Kind::Histogram(LATENCY_BUCKETS),
+        help: "From a commit until a client that was there before acknowledges it, while it is the \
+               newest.",
     },
     gauge("deltasync_write_queue_length", "Writes that wait for the writer; 1,024 at most."),
     counter(

@@ -3,9 +3,16 @@
 
 use sync_proto::types::ResetReason;
 
-/// Codes of `google.rpc.Code` that refuse a caller.
+/// Codes of `google.rpc.Code`.
+const OK: i32 = 0;
+const UNKNOWN: i32 = 2;
+const DEADLINE_EXCEEDED: i32 = 4;
 const PERMISSION_DENIED: i32 = 7;
+const RESOURCE_EXHAUSTED: i32 = 8;
 const UNIMPLEMENTED: i32 = 12;
+const INTERNAL: i32 = 13;
+const UNAVAILABLE: i32 = 14;
+const DATA_LOSS: i32 = 15;
 const UNAUTHENTICATED: i32 = 16;
 
 /// How a commit, or an ack, ended.
@@ -83,6 +90,49 @@ pub(super) enum PullOutcome {
     Failed,
 }
 
+/// How a call was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallResult {
+    Ok,
+    Refused,
+    Limited,
+    Unavailable,
+    Failed,
+}
+
+/// What is sent to readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentKind {
+    /// Changes behind a cursor.
+    Delta,
+    /// Pages of first loads.
+    Load,
+    /// Rounds of reconciliations.
+    Reconcile,
+}
+
+/// Who begins to reconcile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairReader {
+    /// A client that was sent all there is: its digest differs, or it doubts its store.
+    InStep,
+    /// A client that was not.
+    Behind,
+    /// One without a name, or that was not served lately.
+    Unknown,
+}
+
+/// How a subscriber gets on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriberState {
+    /// It has been sent everything.
+    Live,
+    /// Some target is behind.
+    Lagging,
+    /// There is something to send, and what was sent before has not been taken.
+    Parked,
+}
+
 /// A label of ours: every value it can have.
 pub(super) trait Labelled: Copy + PartialEq + 'static {
     const ALL: &'static [(Self, &'static str)];
@@ -102,7 +152,46 @@ impl Refused {
     }
 }
 
+// === impl CallResult ===
+
+impl CallResult {
+    pub(super) fn of(code: i32) -> Self {
+        match code {
+            OK => Self::Ok,
+            RESOURCE_EXHAUSTED => Self::Limited,
+            UNAVAILABLE | DEADLINE_EXCEEDED => Self::Unavailable,
+            UNKNOWN | INTERNAL | DATA_LOSS => Self::Failed,
+            _ => Self::Refused,
+        }
+    }
+}
+
 // === impl Labelled ===
+
+impl Labelled for CallResult {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Ok, "ok"),
+        (Self::Refused, "refused"),
+        (Self::Limited, "limited"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Failed, "failed"),
+    ];
+}
+
+impl Labelled for SentKind {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Delta, "delta"), (Self::Load, "load"), (Self::Reconcile, "reconcile")];
+}
+
+impl Labelled for RepairReader {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::InStep, "in_step"), (Self::Behind, "behind"), (Self::Unknown, "unknown")];
+}
+
+impl Labelled for SubscriberState {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Live, "live"), (Self::Lagging, "lagging"), (Self::Parked, "parked")];
+}
 
 impl Labelled for CommitResult {
     const ALL: &'static [(Self, &'static str)] = &[

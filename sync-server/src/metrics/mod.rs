@@ -17,15 +17,20 @@ use crate::engine::diffusing::SpreadTotals;
 
 use self::described::{ALL, Kind};
 use self::labels::{Labelled, PullOutcome, Refused};
+use self::traffic::Traffic;
 
 pub mod described;
 mod labels;
 pub mod page;
+mod traffic;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::labels::{CommitResult, Handshake, Reload, Reloaded, Revoked};
+pub use self::labels::{
+    CommitResult, Handshake, Reload, Reloaded, RepairReader, Revoked, SentKind, SubscriberState,
+};
+pub use self::traffic::Presence;
 
 /// What is looked at when somebody asks, all at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,6 +42,12 @@ pub struct Sample {
     pub collections: u64,
     pub items: u64,
     pub tombstones: u64,
+    /// Bytes of live items.
+    pub live_bytes: u64,
+    /// Versions from the floor to the head, of the collection where they are fewest, and most.
+    pub floor_distance: Option<(u64, u64)>,
+    /// Reads of the store that are under way.
+    pub reads: u64,
     pub acks: u64,
     pub clients: u64,
     pub write_queue: u64,
@@ -64,6 +75,7 @@ pub struct Metrics {
 }
 
 struct Handles {
+    traffic: Traffic,
     group_commits: Histogram,
     sync_seconds: Histogram,
     mutations: Counter,
@@ -95,6 +107,11 @@ struct Handles {
     collections: Gauge,
     items: Gauge,
     tombstones: Gauge,
+    live_bytes: Gauge,
+    amplification: Gauge,
+    least_floor_distance: Gauge,
+    most_floor_distance: Gauge,
+    reads: Gauge,
     acks_held: Gauge,
     clients: Gauge,
     write_queue: Gauge,
@@ -233,32 +250,7 @@ impl Metrics {
     /// Everything that was measured, with what is there now; nothing if nothing is measured.
     #[must_use]
     pub fn render(&self, sample: &Sample) -> String {
-        let handles = &self.handles;
-        handles.store_bytes.set(as_f64(sample.store_bytes));
-        handles.unsynced_files.set(as_f64(sample.unsynced_files));
-        // A disk that does not say how much is free must not look like a full one.
-        handles.free_disk_bytes.set(sample.free_disk_bytes.map_or(f64::NAN, as_f64));
-        handles.collections.set(as_f64(sample.collections));
-        handles.items.set(as_f64(sample.items));
-        handles.tombstones.set(as_f64(sample.tombstones));
-        handles.acks_held.set(as_f64(sample.acks));
-        handles.clients.set(as_f64(sample.clients));
-        handles.write_queue.set(as_f64(sample.write_queue));
-        handles.streams.set(as_f64(sample.streams));
-        handles.connections.set(as_f64(sample.connections));
-        handles.targets.set(as_f64(sample.targets));
-        handles.requests_bytes.set(as_f64(sample.requests_bytes));
-        handles.replies_bytes.set(as_f64(sample.replies_bytes));
-        handles.pages_bytes.set(as_f64(sample.pages_bytes));
-        handles.page_hits.absolute(sample.page_hits);
-        handles.page_misses.absolute(sample.page_misses);
-        let spread = &sample.spread;
-        handles.entries.absolute(spread.entries);
-        handles.to_write.absolute(spread.to_write);
-        handles.to_read.absolute(spread.to_read);
-        handles.sweeps.absolute(spread.sweeps);
-        handles.write_diffused.set(as_f64(spread.write_diffused));
-        handles.read_diffused.set(as_f64(spread.read_diffused));
+        self.handles.take(sample);
         self.prometheus.as_ref().map(PrometheusHandle::render).unwrap_or_default()
     }
 
@@ -280,42 +272,80 @@ impl std::fmt::Debug for Metrics {
 // === impl Handles ===
 
 impl Handles {
+    /// Sets what is there now.
+    fn take(&self, sample: &Sample) {
+        self.take_store(sample);
+        self.traffic.look();
+        self.acks_held.set(as_f64(sample.acks));
+        self.clients.set(as_f64(sample.clients));
+        self.write_queue.set(as_f64(sample.write_queue));
+        self.streams.set(as_f64(sample.streams));
+        self.connections.set(as_f64(sample.connections));
+        self.targets.set(as_f64(sample.targets));
+        self.requests_bytes.set(as_f64(sample.requests_bytes));
+        self.replies_bytes.set(as_f64(sample.replies_bytes));
+        self.pages_bytes.set(as_f64(sample.pages_bytes));
+        self.page_hits.absolute(sample.page_hits);
+        self.page_misses.absolute(sample.page_misses);
+        let spread = &sample.spread;
+        self.entries.absolute(spread.entries);
+        self.to_write.absolute(spread.to_write);
+        self.to_read.absolute(spread.to_read);
+        self.sweeps.absolute(spread.sweeps);
+        self.write_diffused.set(as_f64(spread.write_diffused));
+        self.read_diffused.set(as_f64(spread.read_diffused));
+    }
+
+    /// What the store holds, and how much of the disk.
+    fn take_store(&self, sample: &Sample) {
+        self.store_bytes.set(as_f64(sample.store_bytes));
+        self.unsynced_files.set(as_f64(sample.unsynced_files));
+        // A disk that does not say how much is free must not look like a full one.
+        self.free_disk_bytes.set(sample.free_disk_bytes.map_or(f64::NAN, as_f64));
+        self.collections.set(as_f64(sample.collections));
+        self.items.set(as_f64(sample.items));
+        self.tombstones.set(as_f64(sample.tombstones));
+        self.live_bytes.set(as_f64(sample.live_bytes));
+        // Nothing is no multiple of nothing.
+        let amplification = as_f64(sample.store_bytes) / as_f64(sample.live_bytes);
+        self.amplification.set(if sample.live_bytes > 0 { amplification } else { f64::NAN });
+        let distance =
+            |of: fn((u64, u64)) -> u64| sample.floor_distance.map_or(f64::NAN, |d| as_f64(of(d)));
+        self.least_floor_distance.set(distance(|(least, _)| least));
+        self.most_floor_distance.set(distance(|(_, most)| most));
+        self.reads.set(as_f64(sample.reads));
+    }
+
     fn new(recorder: &dyn Recorder) -> Self {
-        let reset = |call| Label::new("call", call);
-        let switched = |to| {
-            counter(recorder, "deltasync_diffusion_switches_total", vec![Label::new("to", to)])
+        let resets = |call| {
+            let call = Label::new("call", call);
+            ByLabel::new(recorder, "deltasync_resets_total", "reason", Some(&call))
         };
         let followed = |mode| {
-            let labels = vec![Label::new("diffusion", mode)];
-            let key = Key::from_parts("deltasync_followed_collections", labels);
-            recorder.register_gauge(&key, &METADATA)
+            labelled_gauge(
+                recorder,
+                "deltasync_followed_collections",
+                Label::new("diffusion", mode),
+            )
         };
-        let page = |result| {
-            counter(recorder, "deltasync_page_cache_total", vec![Label::new("result", result)])
-        };
+        let labelled = |name, label, value| counter(recorder, name, vec![Label::new(label, value)]);
         let reloads = |what| {
             let what = Label::new("what", what);
             ByLabel::new(recorder, "deltasync_reloads_total", "result", Some(&what))
         };
+        let distance = |of| {
+            labelled_gauge(recorder, "deltasync_floor_distance_versions", Label::new("of", of))
+        };
         Self {
+            traffic: Traffic::new(recorder),
             group_commits: histogram(recorder, "deltasync_commit_group_commits"),
             sync_seconds: histogram(recorder, "deltasync_sync_seconds"),
             mutations: counter(recorder, "deltasync_mutations_total", Vec::new()),
             commits: ByLabel::new(recorder, "deltasync_commits_total", "result", None),
             acks: ByLabel::new(recorder, "deltasync_acks_total", "result", None),
             pulls: ByLabel::new(recorder, "deltasync_pull_targets_total", "outcome", None),
-            pull_resets: ByLabel::new(
-                recorder,
-                "deltasync_resets_total",
-                "reason",
-                Some(&reset("pull")),
-            ),
-            stream_resets: ByLabel::new(
-                recorder,
-                "deltasync_resets_total",
-                "reason",
-                Some(&reset("subscribe")),
-            ),
+            pull_resets: resets("pull"),
+            stream_resets: resets("subscribe"),
             refusals: ByLabel::new(recorder, "deltasync_calls_refused_total", "reason", None),
             revocations: ByLabel::new(recorder, "deltasync_revocations_total", "what", None),
             policy_reloads: reloads("policy"),
@@ -324,12 +354,12 @@ impl Handles {
             authority_reloads: reloads("authority"),
             handshakes: ByLabel::new(recorder, "deltasync_tls_handshakes_total", "result", None),
             certificate_end: gauge(recorder, "deltasync_tls_certificate_end_seconds"),
-            page_hits: page("hit"),
-            page_misses: page("miss"),
+            page_hits: labelled("deltasync_page_cache_total", "result", "hit"),
+            page_misses: labelled("deltasync_page_cache_total", "result", "miss"),
             notices: counter(recorder, "deltasync_inbox_notices_total", Vec::new()),
             entries: counter(recorder, "deltasync_inbox_entries_total", Vec::new()),
-            to_write: switched("write"),
-            to_read: switched("read"),
+            to_write: labelled("deltasync_diffusion_switches_total", "to", "write"),
+            to_read: labelled("deltasync_diffusion_switches_total", "to", "read"),
             sweeps: counter(recorder, "deltasync_inbox_sweeps_total", Vec::new()),
             write_diffused: followed("write"),
             read_diffused: followed("read"),
@@ -339,6 +369,11 @@ impl Handles {
             collections: gauge(recorder, "deltasync_collections"),
             items: gauge(recorder, "deltasync_items"),
             tombstones: gauge(recorder, "deltasync_tombstones"),
+            live_bytes: gauge(recorder, "deltasync_live_bytes"),
+            amplification: gauge(recorder, "deltasync_store_amplification"),
+            least_floor_distance: distance("least"),
+            most_floor_distance: distance("most"),
+            reads: gauge(recorder, "deltasync_reads"),
             acks_held: gauge(recorder, "deltasync_acks"),
             clients: gauge(recorder, "deltasync_clients"),
             write_queue: gauge(recorder, "deltasync_write_queue_length"),
@@ -370,8 +405,12 @@ impl<L: Labelled, const N: usize> ByLabel<L, N> {
     }
 
     fn count(&self, value: L) {
+        self.add(value, 1);
+    }
+
+    fn add(&self, value: L, count: u64) {
         if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
-            counter.increment(1);
+            counter.increment(count);
         }
     }
 }
@@ -387,6 +426,10 @@ fn counter(recorder: &dyn Recorder, name: &'static str, labels: Vec<Label>) -> C
 
 fn gauge(recorder: &dyn Recorder, name: &'static str) -> Gauge {
     recorder.register_gauge(&Key::from_static_name(name), &METADATA)
+}
+
+fn labelled_gauge(recorder: &dyn Recorder, name: &'static str, label: Label) -> Gauge {
+    recorder.register_gauge(&Key::from_parts(name, vec![label]), &METADATA)
 }
 
 fn histogram(recorder: &dyn Recorder, name: &'static str) -> Histogram {

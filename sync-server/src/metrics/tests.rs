@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sync_proto::types::Timestamp;
+
 use super::*;
 
 /// The names in a page, with what each label was seen to be.
@@ -16,6 +18,10 @@ fn the_page_is_what_is_described() {
     let metrics = Metrics::on();
     metrics.synced(Duration::from_millis(2));
     metrics.wrote_group(3);
+    metrics.answered("/deltasync.v1.SyncService/Pull", 0, Duration::from_millis(1));
+    let (committed, now) = (Timestamp::from_millis(5), Timestamp::from_millis(9));
+    metrics.delivered(committed, now);
+    metrics.applied(committed, now);
     let page = metrics.render(&Sample::default());
     let mut expected = BTreeSet::new();
     for metric in ALL {
@@ -41,7 +47,20 @@ fn what_happens_is_counted() {
     metrics.committed(CommitResult::Refused, 7);
     metrics.pulled(&Outcome::<()>::Denied);
     metrics.stream_reset(ResetReason::BelowFloor);
-    let sample = Sample { page_hits: 5, unsynced_files: 1, ..Sample::default() };
+    for code in [0, 8, 13, 5, 14] {
+        metrics.answered("/deltasync.v1.WriteService/Commit", code, Duration::from_millis(30));
+    }
+    metrics.answered("/some.Other/Call", 0, Duration::ZERO);
+    metrics.sent(SentKind::Load, 900);
+    metrics.repairs(RepairReader::InStep);
+    metrics.delivered(Timestamp::from_millis(5), Timestamp::from_millis(5 + 30));
+    let (mut parked, _live) = (metrics.subscriber(), metrics.subscriber());
+    parked.is(SubscriberState::Lagging);
+    parked.is(SubscriberState::Parked);
+    drop(metrics.subscriber());
+    let (store_bytes, live_bytes, floor_distance) = (300, 100, Some((4, 9)));
+    let sample = Sample { store_bytes, live_bytes, floor_distance, ..Sample::default() };
+    let sample = Sample { page_hits: 5, unsynced_files: 1, ..sample };
     let page = metrics.render(&sample);
     for line in [
         "deltasync_mutations_total 7",
@@ -53,6 +72,21 @@ fn what_happens_is_counted() {
         "deltasync_resets_total{call=\"pull\",reason=\"below_floor\"} 0",
         "deltasync_page_cache_total{result=\"hit\"} 5",
         "deltasync_store_unsynced_files 1",
+        "deltasync_calls_total{call=\"WriteService/Commit\",result=\"ok\"} 1",
+        "deltasync_calls_total{call=\"WriteService/Commit\",result=\"refused\"} 1",
+        "deltasync_calls_total{call=\"WriteService/Commit\",result=\"limited\"} 1",
+        "deltasync_calls_total{call=\"WriteService/Commit\",result=\"failed\"} 1",
+        "deltasync_calls_total{call=\"WriteService/Commit\",result=\"unavailable\"} 1",
+        "deltasync_call_seconds_bucket{call=\"WriteService/Commit\",le=\"0.025\"} 0",
+        "deltasync_call_seconds_bucket{call=\"WriteService/Commit\",le=\"0.1\"} 5",
+        "deltasync_sent_bytes_total{kind=\"load\"} 900",
+        "deltasync_repairs_total{reader=\"in_step\"} 1",
+        "deltasync_delivered_seconds_bucket{le=\"0.05\"} 1",
+        "deltasync_subscribers{state=\"live\"} 1",
+        "deltasync_subscribers{state=\"lagging\"} 0",
+        "deltasync_subscribers{state=\"parked\"} 1",
+        "deltasync_store_amplification 3",
+        "deltasync_floor_distance_versions{of=\"least\"} 4",
         "deltasync_disk_free_bytes NaN",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");

@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response, header};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::connections::Peer;
@@ -72,7 +73,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let rule = rule_of(request.uri().path());
+        let (began, path) = (Instant::now(), request.uri().path().to_owned());
+        let rule = rule_of(&path);
         let peer = request.extensions().get::<Peer>().cloned();
         if let Some(peer) = &peer {
             peer.asks();
@@ -85,6 +87,7 @@ where
             Ok(None) => {}
             Err(refusal) => {
                 self.layer.metrics.refused(refusal.code().into());
+                self.layer.metrics.answered(&path, refusal.code().into(), began.elapsed());
                 return Box::pin(std::future::ready(Ok(refusal.into_http())));
             }
         }
@@ -94,7 +97,7 @@ where
             return Box::pin(self.inner.call(request));
         };
         let account = peer.account().clone();
-        let shape = Shape::of(request.uri().path());
+        let shape = Shape::of(&path);
         let held = Arc::new(Mutex::new(Held::default()));
         request.extensions_mut().insert(account.clone());
         let request = request.map(|body| {
@@ -106,9 +109,10 @@ where
         Box::pin(async move {
             let mut answer = call.await?;
             drop(open);
-            if let Some(status) = Status::from_header_map(answer.headers()) {
-                metrics.refused(status.code().into());
-            }
+            let status = Status::from_header_map(answer.headers());
+            let code = status.map_or(Code::Ok, |status| status.code()).into();
+            metrics.refused(code);
+            metrics.answered(&path, code, began.elapsed());
             let claim = held.lock().answer.take();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
                 return Ok(answer.map(|_| outgoing.into_body()));
