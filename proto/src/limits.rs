@@ -42,6 +42,12 @@ pub const LIST_PAGE_DEFAULT: usize = 100;
 pub const ACK_POSITIONS_MAX: usize = 1_024;
 /// Most positions of one client in a page of `ListClients`.
 pub const CLIENT_POSITIONS_MAX: usize = 256;
+/// Most decisions that `ExplainClient` tells, the newest.
+pub const DECISIONS_TOLD_MAX: usize = 1_000;
+/// Most subjects of one client id that it tells of.
+pub const CLIENT_SUBJECTS_MAX: usize = 16;
+/// Longest time that `Drain` may leave to open calls, in seconds.
+pub const GRACE_S_MAX: u64 = 300;
 
 /// Most groups or segments that one round of a reconciliation asks for.
 pub const RECONCILE_NODES_MAX: usize = 64;

@@ -3,8 +3,8 @@
 
 use sync_proto::limits::{ACK_POSITIONS_MAX, ID_LEN_MAX};
 use sync_proto::types::{
-    Ack, ClientInfo, ClientPosition, CollectionName, Cursor, Epoch, Pull, Subscribe, Timestamp,
-    Version,
+    Ack, ClientInfo, ClientPosition, CollectionName, Cursor, Decision, Epoch, Explanation, Pull,
+    ResetReason, Subscribe, Timestamp, Version,
 };
 use sync_proto::v1;
 
@@ -83,7 +83,11 @@ fn a_held_cursor_needs_a_client_id() {
 fn a_client_arrives_as_it_was() {
     let cursor = Cursor::at(Epoch::new(7).unwrap(), Version::new(3).unwrap());
     let name = |name: &str| CollectionName::new(name).unwrap();
-    let at = |name, sent, acked| ClientPosition { collection: name, sent, acked, behind: 9 };
+    let time = Timestamp::from_millis(99);
+    let at = |name, sent, acked: Option<Cursor>| {
+        let acked_at = acked.map(|_| time);
+        ClientPosition { collection: name, sent, acked, acked_at, head: Some(cursor), behind: 9 }
+    };
     let client = ClientInfo {
         client_id: "phone".to_owned(),
         subject: "alice".to_owned(),
@@ -93,4 +97,23 @@ fn a_client_arrives_as_it_was() {
         more_positions: true,
     };
     assert_eq!(ClientInfo::try_from(v1::ClientInfo::from(client.clone())).unwrap(), client);
+    let decision = |reset_reason, answer: &str| Decision {
+        time: Timestamp::from_millis(9_000),
+        first_time: time,
+        times: 3,
+        subject: "alice".to_owned(),
+        collection: name("a"),
+        call: "pull".to_owned(),
+        shown: Some(cursor),
+        answer: answer.to_owned(),
+        reset_reason,
+        failed_code: 8,
+        reached: None,
+        bytes: 1,
+    };
+    let reset = decision(Some(ResetReason::BelowFloor), "reset");
+    let decisions = vec![reset, decision(None, "delta")];
+    let explained = Explanation { clients: vec![client], decisions };
+    let wire = v1::ExplainClientResponse::from(explained.clone());
+    assert_eq!(Explanation::try_from(wire).unwrap(), explained);
 }

@@ -32,11 +32,12 @@ use crate::engine::ledger::Ledger;
 use crate::engine::writer::Writer;
 use crate::metrics::Metrics;
 use crate::rpc::admin::AdminRpc;
+use crate::rpc::ending::Ending;
 use crate::rpc::loads::LoadBreaker;
 use crate::rpc::places::Places;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
-use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings};
+use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings, VERIFICATIONS_MAX};
 use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
 
@@ -73,9 +74,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer within this is gone.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A request that is not complete when the server begins to stop gets this long, or half the
-/// grace if that is shorter: so a peer that sends no more does not make the end an untimely one.
-const UPLOAD_MAX: Duration = Duration::from_secs(1);
 /// When all calls have been answered, connections get this long to take the last of it; then they
 /// are cut, and get as long again to notice.
 const LINGER: Duration = Duration::from_millis(250);
@@ -169,6 +167,8 @@ pub async fn serve_measured<S: Store>(
         streams: streams(config),
         loads: LoadBreaker::default(),
         clients: Arc::default(),
+        verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+        ending: Ending::default(),
         drain: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
@@ -190,7 +190,7 @@ struct Door {
     tls: Option<Tls>,
 }
 
-/// Serves calls until `stop` or `fatal` is cancelled, then drains them.
+/// Serves calls until `stop` or `fatal` is cancelled or a call asks for the end, then drains them.
 async fn serve_calls<S: Store>(
     door: Door,
     context: Arc<Context<S>>,
@@ -208,7 +208,8 @@ async fn serve_calls<S: Store>(
         uploads: UploadBounds {
             patience: Duration::from_secs(config.upload_timeout_s),
             drain: context.drain.clone(),
-            drain_within: UPLOAD_MAX.min(grace / 2),
+            ending: context.ending.clone(),
+            grace,
         },
     };
     let router = router(&context, config, calls.clone())?.add_service(health_service);
@@ -226,11 +227,13 @@ async fn serve_calls<S: Store>(
         biased;
         () = fatal.cancelled() => {}
         () = stop.cancelled() => {}
+        () = context.ending.asked() => {}
         // Connections are accepted for ever, so this is a failure; it must not be asked again.
         ended = &mut serving => return ended.map_err(|error| system("serve", error)),
     }
 
-    tracing::info!(grace_s = config.grace_s, "draining");
+    let grace = context.ending.grace(grace);
+    tracing::info!(grace_s = grace.as_secs(), "draining");
     set_serving(&health, false).await;
     context.drain.cancel();
     context.tasks.close();

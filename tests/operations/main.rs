@@ -6,6 +6,7 @@ mod backups;
 mod large;
 mod metrics;
 mod offline;
+mod operators;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

@@ -165,24 +165,6 @@ async fn what_makes_no_sense_is_refused_by_name() {
     server.stop().await;
 }
 
-/// What later parts of the protocol will offer says that it is not offered; nothing is changed.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_offered_says_so() {
-    let server = TestServer::start().await;
-    let (mut sync, mut admin) = (server.wire().sync(), server.wire().admin());
-    let explained = admin.explain_client(v1::ExplainClientRequest::default()).await.map(|_| ());
-    let verified = admin.verify(v1::VerifyRequest::default()).await.map(|_| ());
-    let drained = admin.drain(v1::DrainRequest::default()).await.map(|_| ());
-    for refused in [explained, verified, drained] {
-        let refusal = refused.unwrap_err();
-        assert_eq!(refusal.code(), Code::Unimplemented, "{refusal}");
-    }
-    let list = v1::ListCollectionsRequest::default();
-    let listed = sync.list_collections(list).await.unwrap().into_inner();
-    assert!(listed.collections.is_empty());
-    server.stop().await;
-}
-
 /// G11: bytes that are no message are the caller's fault, in every kind of call, and change
 /// nothing; what a stream sent before them stays.
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{required, required_head, timestamp};
-use crate::limits::TOMBSTONE_AGE_S_MAX;
+use crate::limits::{GRACE_S_MAX, TOMBSTONE_AGE_S_MAX};
 use crate::types::{Diffusion, Inspection, Malformed, Policy, PolicyChange, PolicyField};
 use crate::v1;
 
@@ -140,9 +140,25 @@ fn duration_to_wire(duration: Duration) -> prost_types::Duration {
 }
 
 fn age(wire: prost_types::Duration) -> Result<Duration, Malformed> {
-    let seconds = u64::try_from(wire.seconds).ok().filter(|s| *s <= TOMBSTONE_AGE_S_MAX);
+    duration(wire, 0, TOMBSTONE_AGE_S_MAX)
+}
+
+/// How long a server that drains leaves to open calls, if the request says so.
+pub fn grace(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Malformed> {
+    let checked = wire.map(|wire| duration(wire, 1, GRACE_S_MAX)).transpose();
+    checked.map_err(|error| error.within("grace"))
+}
+
+/// Asks a server to end.
+#[must_use]
+pub fn drain_request(grace: Option<Duration>) -> v1::DrainRequest {
+    v1::DrainRequest { grace: grace.map(duration_to_wire) }
+}
+
+fn duration(wire: prost_types::Duration, least: u64, most: u64) -> Result<Duration, Malformed> {
+    let seconds = u64::try_from(wire.seconds).ok().filter(|s| (least..=most).contains(s));
     let seconds = seconds.ok_or_else(|| {
-        let reason = format!("{}, 0 to {TOMBSTONE_AGE_S_MAX} is allowed", wire.seconds);
+        let reason = format!("{}, {least} to {most} is allowed", wire.seconds);
         Malformed::new("seconds", reason)
     })?;
     let nanos = u32::try_from(wire.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);

@@ -21,7 +21,7 @@ mod read;
 mod reconcile;
 mod write;
 
-pub use admin::{policy_change, policy_fields};
+pub use admin::{drain_request, grace, policy_change, policy_fields};
 pub use inbox::{decode_inbox_entry, encode_inbox_entry, polled};
 pub use order::{decode_scope, encode_scope};
 pub use read::page_size;

@@ -14,7 +14,7 @@ mod write;
 
 pub use ack::{Ack, Acked};
 pub use admin::{Diffusion, Inspection, Policy, PolicyChange, PolicyField};
-pub use clients::{ClientInfo, ClientPosition};
+pub use clients::{ClientInfo, ClientPosition, Decision, Explanation};
 pub use inbox::{InboxEntry, InboxNotice, Polled, PolledHead, Subject};
 pub use log::{
     Change, ChangeKind, Cursor, Delta, Epoch, Head, Item, Reset, ResetReason, Timestamp, Version,

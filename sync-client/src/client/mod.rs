@@ -29,6 +29,7 @@ mod credentials;
 #[cfg(feature = "cli")]
 mod health;
 mod inbox;
+mod operating;
 mod status;
 mod stream;
 mod tls;
@@ -37,6 +38,7 @@ mod traffic;
 pub use backup::{BackupPiece, BackupStream};
 pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, Page};
 pub(crate) use inbox::Pulled;
+pub use operating::{Verification, Verified};
 pub use stream::EventStream;
 
 /// How long one attempt of a call waits in vain when the builder does not say.

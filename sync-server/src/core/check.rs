@@ -22,6 +22,7 @@ use self::audiences::Audiences;
 pub use self::logged::Logged;
 
 mod acked;
+mod alone;
 mod audiences;
 mod logged;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod acks;
 pub mod check;
 pub mod clients;
+pub mod decisions;
 pub mod diffusion;
 mod effect;
 pub mod inbox;

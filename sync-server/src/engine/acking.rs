@@ -101,27 +101,38 @@ impl<S: Store> Ledger<S> {
         let (seen, streams, sent) = known.map_or((acked_last, 0, Vec::new()), |known| {
             (known.last_seen, known.streams, known.sent)
         });
-        let mut places: BTreeMap<CollectionName, (Option<Cursor>, Option<Cursor>)> =
+        let mut places: BTreeMap<CollectionName, (Option<Cursor>, Option<Held>)> =
             sent.into_iter().map(|(name, cursor)| (name, (Some(cursor), None))).collect();
         for (place, held) in acks {
-            places.entry(place.collection).or_default().1 = Some(held.cursor);
+            places.entry(place.collection).or_default().1 = Some(held);
         }
         let more_positions = places.len() > CLIENT_POSITIONS_MAX;
-        let position = |(collection, (sent, acked)): (CollectionName, _)| {
-            let behind = self.behind(&collection, Option::or(acked, sent));
-            ClientPosition { collection, sent, acked, behind }
-        };
+        let position = |(collection, (sent, held))| self.position(collection, sent, held);
         let positions = places.into_iter().take(CLIENT_POSITIONS_MAX).map(position).collect();
         let ClientKey { client_id, subject } = key;
         let last_seen = seen.max(acked_last);
         Ok(ClientInfo { client_id, subject, last_seen, streams, positions, more_positions })
     }
 
-    /// Versions from a cursor to the head.
-    fn behind(&self, collection: &CollectionName, cursor: Option<Cursor>) -> u64 {
-        let Some(head) = self.head(collection) else { return 0 };
-        let same_life = cursor.filter(|cursor| cursor.epoch == head.epoch);
-        let version = same_life.map_or(0, |cursor| cursor.version.get());
-        head.version.get().saturating_sub(version)
+    /// Where a client stands that was sent this, and that this is held for.
+    pub fn position(
+        &self,
+        collection: CollectionName,
+        sent: Option<Cursor>,
+        held: Option<Held>,
+    ) -> ClientPosition {
+        let acked = held.map(|held| held.cursor);
+        let now = self.head(&collection).map(|head| head.cursor());
+        let same_life = acked.or(sent).filter(|at| now.is_some_and(|now| at.epoch == now.epoch));
+        let from = same_life.map_or(0, |cursor| cursor.version.get());
+        let behind = now.map_or(0, |now| now.version.get().saturating_sub(from));
+        ClientPosition {
+            collection,
+            sent,
+            acked,
+            acked_at: held.map(|held| held.time),
+            head: now,
+            behind,
+        }
     }
 }

@@ -19,5 +19,6 @@ pub mod reading;
 pub mod reconciling;
 mod scanning;
 mod upgrading;
+pub mod verifying;
 pub mod view;
 pub mod writer;

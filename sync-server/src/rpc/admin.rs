@@ -1,5 +1,5 @@
 //! `AdminService`. A call about a collection needs the right to administer it, any other that to
-//! administer everything; what this server does not offer says so.
+//! administer everything.
 
 use std::sync::Arc;
 
@@ -7,11 +7,10 @@ use sync_proto::convert;
 use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Subject, Timestamp, Version};
 use sync_proto::v1;
 use sync_proto::v1::admin_service_server::AdminService;
-use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, backup, clients};
+use super::{Context, backup, clients, explaining, verifying};
 use crate::auth::policy::Verb;
 use crate::auth::{AccessError, Caller};
 use crate::core::window;
@@ -39,12 +38,6 @@ impl<S: Store> AdminRpc<S> {
         let caller = Context::<S>::caller(request)?;
         let rights = caller.rights().map_err(status::access)?;
         if rights.allows_all(Verb::Admin) { Ok(caller) } else { Err(denied()) }
-    }
-
-    /// The answer to a call that is not offered.
-    fn not_offered<T, R>(request: &Request<T>) -> Result<Response<R>, Status> {
-        Self::may_all(request)?;
-        Err(Status::unimplemented("this server does not offer the call"))
     }
 
     async fn administer(
@@ -104,7 +97,7 @@ fn denied() -> Status {
 #[tonic::async_trait]
 impl<S: Store> AdminService for AdminRpc<S> {
     type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
-    type VerifyStream = Empty<Result<v1::VerifyResponse, Status>>;
+    type VerifyStream = ReceiverStream<Result<v1::VerifyResponse, Status>>;
 
     async fn inspect_collection(
         &self,
@@ -181,7 +174,9 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        Self::not_offered(&request)
+        let caller = Self::may_all(&request)?;
+        let prefix = request.into_inner().prefix;
+        Ok(Response::new(ReceiverStream::new(verifying::start(&self.context, caller, prefix)?)))
     }
 
     async fn list_clients(
@@ -201,7 +196,16 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::ExplainClientRequest>,
     ) -> Result<Response<v1::ExplainClientResponse>, Status> {
-        Self::not_offered(&request)
+        Self::may_all(&request)?;
+        let wire = request.into_inner();
+        convert::id(&wire.client_id, "client_id").map_err(|error| status::malformed(&error))?;
+        if wire.client_id.is_empty() {
+            return Err(status::malformed(&Malformed::new("client_id", "must be set")));
+        }
+        let name = wire.collection;
+        let name = (!name.is_empty()).then(|| collection(&name)).transpose()?;
+        let explained = explaining::explain(&self.context, wire.client_id, name).await?;
+        Ok(Response::new(explained.into()))
     }
 
     async fn list_audience(
@@ -253,6 +257,11 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
-        Self::not_offered(&request)
+        Self::may_all(&request)?;
+        let grace = convert::grace(request.into_inner().grace);
+        let grace = grace.map_err(|error| status::malformed(&error))?;
+        tracing::info!(grace_s = grace.map(|grace| grace.as_secs()), "an operator asks to drain");
+        self.context.ending.ask(grace);
+        Ok(Response::new(v1::DrainResponse {}))
     }
 }

@@ -12,15 +12,18 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sync_proto::limits::CLIENT_POSITIONS_MAX;
 use sync_proto::types::{
-    Ack, Acked, ClientInfo, CollectionName, Cursor, Event, Outcome, Plan, Timestamp,
+    AcceptedTarget, Ack, Acked, ClientInfo, CollectionName, Cursor, Event, Head, Outcome, Plan,
+    Timestamp,
 };
 use tonic::Status;
 
-use super::Context;
+use super::{Context, explaining};
 use crate::auth::Caller;
 use crate::core::acks::{Claim, Claims};
 use crate::core::clients::{self, Clients};
+use crate::core::decisions::{Answer, Decided, Decisions, Pushed};
 use crate::engine::ledger::Ledger;
+use crate::metrics::RepairReader;
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
@@ -34,13 +37,15 @@ const ENTRY_BYTES: usize = 96;
 /// The clients of all calls.
 #[derive(Debug, Default)]
 pub struct ClientRegistry {
-    clients: Mutex<Clients>,
+    pub(super) clients: Mutex<Clients>,
+    /// What was decided for them.
+    pub(super) decisions: Mutex<Decisions>,
     /// The books of the live streams.
     books: Mutex<HashMap<ClientKey, Vec<Arc<Book>>>>,
 }
 
-/// What a stream said since somebody asked: one cursor for each of its targets at most.
-type Book = Mutex<BTreeMap<CollectionName, Cursor>>;
+/// What a stream said since somebody asked: one entry for each of its targets at most.
+type Book = Mutex<BTreeMap<CollectionName, Pushed>>;
 
 /// A live stream of a client.
 #[derive(Debug)]
@@ -93,13 +98,23 @@ impl ClientRegistry {
         self.clients.lock().sent(key, sent, Timestamp::now());
     }
 
+    /// This is about to be answered, and for those answers.
+    pub(super) fn decided(
+        &self,
+        key: &ClientKey,
+        decided: impl IntoIterator<Item = (CollectionName, Decided)>,
+    ) {
+        self.decisions.lock().decided(key, decided, Timestamp::now());
+    }
+
     /// What a client says, with what it was sent.
     pub(super) fn claims(&self, client: ClientKey, ack: Ack) -> Claims {
         let books = self.books.lock().get(&client).cloned().unwrap_or_default();
-        let said = books.iter().flat_map(|book| mem::take(&mut *book.lock()));
-        let said: Vec<_> = said.collect();
+        for book in books {
+            self.read_book(&client, &book);
+        }
         let mut clients = self.clients.lock();
-        clients.sent(&client, said, Timestamp::now());
+        clients.sent(&client, [], Timestamp::now());
         let claim = |Acked { collection, cursor }: Acked| {
             let sent = clients.newest_sent(&client, &collection);
             Claim { collection, cursor, sent }
@@ -107,6 +122,38 @@ impl ClientRegistry {
         let claims = ack.acked.into_iter().map(claim).collect();
         drop(clients);
         Claims { client, claims }
+    }
+
+    /// When that was committed which a client says for the first time that it has applied, as far as
+    /// it is the newest of its collection and the client was there before.
+    pub(super) fn applied(
+        &self,
+        key: &ClientKey,
+        acked: &[Acked],
+        newest: impl Fn(&CollectionName) -> Option<Head>,
+    ) -> Vec<Timestamp> {
+        let mut clients = self.clients.lock();
+        let first = |one: &Acked| {
+            let head = newest(&one.collection).filter(|head| head.cursor() == one.cursor)?;
+            let since = clients.acked(key, &one.collection, one.cursor)?;
+            (head.commit_time > since).then_some(head.commit_time)
+        };
+        acked.iter().filter_map(first).collect()
+    }
+
+    /// Who begins to reconcile a collection that stands there.
+    pub(super) fn repairs(
+        &self,
+        key: Option<&ClientKey>,
+        collection: &CollectionName,
+        head: Cursor,
+    ) -> RepairReader {
+        let sent = key.and_then(|key| self.clients.lock().newest_sent(key, collection));
+        match sent {
+            Some(sent) if sent == head => RepairReader::InStep,
+            Some(_) => RepairReader::Behind,
+            None => RepairReader::Unknown,
+        }
     }
 
     /// A stream of a client begins.
@@ -119,50 +166,75 @@ impl ClientRegistry {
 
     /// Takes over what the streams of these clients said: of one client after the other, so that
     /// nobody waits for all of them.
-    fn read_books(&self, prefix: &str) {
+    pub(super) fn read_books(&self, prefix: &str) {
         let books = self.books.lock();
         let books = books.iter().filter(|(key, _)| key.client_id.starts_with(prefix));
         let books: Vec<_> = books.map(|(key, books)| (key.clone(), books.clone())).collect();
         for (key, books) in books {
             for book in books {
-                self.sent(&key, mem::take(&mut *book.lock()));
+                self.read_book(&key, &book);
             }
         }
+    }
+
+    fn read_book(&self, key: &ClientKey, book: &Book) {
+        let said = mem::take(&mut *book.lock());
+        let cursors = said.iter().map(|(name, pushed)| (name.clone(), pushed.reached));
+        self.clients.lock().sent(key, cursors, Timestamp::now());
+        self.decisions.lock().pushed(key, said);
     }
 }
 
 // === impl OpenStream ===
 
 impl OpenStream {
+    /// What was decided for the targets, which showed these cursors.
+    pub(super) fn decided(&self, shown: &[Option<Cursor>], accepted: &[AcceptedTarget]) {
+        let decided = shown.iter().zip(accepted).map(|(shown, target)| {
+            (target.collection.clone(), explaining::of_target(*shown, target))
+        });
+        self.clients.decided(&self.key, decided);
+    }
+
     /// An event is about to be sent.
     pub(super) fn says(&self, event: &Event<Bytes>) {
-        let at = |name: &CollectionName, cursor: Cursor| (name.clone(), cursor);
+        let at = |name: &CollectionName, cursor: Cursor| (name.clone(), cursor, 0);
         match event {
             Event::Accepted(targets, _) => {
                 let live = targets.iter().filter(|target| target.plan == Plan::Live);
                 let live = live.filter_map(|target| Some((target, target.head?)));
                 self.sent(live.map(|(target, head)| at(&target.collection, head.cursor())));
             }
-            Event::Changes(name, delta) => self.sent([at(name, delta.to)]),
+            Event::Changes(name, delta) => {
+                self.sent([(name.clone(), delta.to, explaining::bytes_of(delta))]);
+            }
             Event::CaughtUp(name, cursor) => self.sent([at(name, *cursor)]),
             Event::Bookmark(positions, _) => {
                 self.sent(
                     positions.iter().map(|position| at(&position.collection, position.cursor)),
                 );
             }
-            Event::Notice(..)
-            | Event::InboxNotice(_)
-            | Event::Reset(..)
-            | Event::Lagging(..)
-            | Event::Absent(_)
-            | Event::Revoked(_)
-            | Event::Failed(..)
-            | Event::Goodbye(_) => {}
+            Event::Reset(name, reset) => self.ended(name, Answer::Reset(reset.reason)),
+            Event::Absent(name) => self.ended(name, Answer::NotFound),
+            Event::Revoked(name) => self.ended(name, Answer::Revoked),
+            Event::Failed(name, failure) => self.ended(name, Answer::Failed(failure.code)),
+            Event::Notice(..) | Event::InboxNotice(_) | Event::Lagging(..) | Event::Goodbye(_) => {}
         }
     }
 
-    fn sent(&self, sent: impl IntoIterator<Item = (CollectionName, Cursor)>) {
-        self.book.lock().extend(sent);
+    fn sent(&self, sent: impl IntoIterator<Item = (CollectionName, Cursor, u64)>) {
+        let now = Timestamp::now();
+        let mut book = self.book.lock();
+        for (name, reached, bytes) in sent {
+            let before = book.get(&name).map_or(0, |pushed| pushed.bytes);
+            book.insert(name, Pushed { reached, bytes: before + bytes, at: now });
+        }
+    }
+
+    /// Rare, so it goes where all look; what was said before comes first.
+    fn ended(&self, name: &CollectionName, answer: Answer) {
+        self.clients.read_book(&self.key, &self.book);
+        self.clients.decisions.lock().ended(&self.key, name.clone(), answer, Timestamp::now());
     }
 }
 
@@ -176,9 +248,8 @@ impl Drop for OpenStream {
             }
         }
         drop(books);
-        let mut clients = self.clients.clients.lock();
-        clients.sent(&self.key, mem::take(&mut *self.book.lock()), Timestamp::now());
-        clients.stream_closed(&self.key, Timestamp::now());
+        self.clients.read_book(&self.key, &self.book);
+        self.clients.clients.lock().stream_closed(&self.key, Timestamp::now());
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
 
 use self::clients::ClientRegistry;
+use self::ending::Ending;
 use self::loads::{ConnectionNumber, LoadBreaker};
 use self::places::Places;
 use crate::auth::{AccessError, Caller};
@@ -23,11 +24,15 @@ use crate::store::Store;
 pub mod admin;
 mod backup;
 pub mod clients;
+pub mod ending;
+mod explaining;
 pub mod loads;
+mod long_calls;
 pub(crate) mod outbox;
 pub mod places;
 mod subscribe;
 pub mod sync;
+mod verifying;
 mod withholding;
 pub mod write;
 
@@ -36,6 +41,9 @@ pub const READS_MAX: usize = 32;
 
 /// Backups at once.
 pub const BACKUPS_MAX: usize = 1;
+
+/// Verifications at once.
+pub const VERIFICATIONS_MAX: usize = 1;
 
 /// What every service needs.
 #[derive(Debug)]
@@ -47,6 +55,8 @@ pub struct Context<S> {
     pub reads: Arc<tokio::sync::Semaphore>,
     /// Backups at once: each reads everything.
     pub backups: Arc<tokio::sync::Semaphore>,
+    /// Verifications at once, likewise.
+    pub verifications: Arc<tokio::sync::Semaphore>,
     /// News of heads.
     pub hub: Arc<Hub>,
     /// Writes.
@@ -59,6 +69,8 @@ pub struct Context<S> {
     pub loads: LoadBreaker,
     /// The clients that were served lately.
     pub clients: Arc<ClientRegistry>,
+    /// Who wants the server to end.
+    pub ending: Ending,
     /// Cancelled when the server begins to stop.
     pub drain: CancellationToken,
     /// Every task that a call leaves behind; the end of the server waits for them.

@@ -18,11 +18,11 @@ use sync_proto::v1;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
 
-use super::Context;
 use super::clients::OpenStream;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
 use super::withholding::withhold;
+use super::{Context, explaining};
 use crate::auth::{Caller, RulesSeen};
 use crate::budget::{Account, Claim};
 use crate::core::loads::Who;
@@ -31,7 +31,7 @@ use crate::engine::following::Following;
 use crate::engine::hub::Listener;
 use crate::engine::ledger::Ledger;
 use crate::engine::noticing::{Noticing, Watching};
-use crate::metrics::Revoked;
+use crate::metrics::{Presence, Revoked, SubscriberState};
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
@@ -62,6 +62,10 @@ struct Stream<S> {
     waiting_since: Option<Instant>,
     /// The client that reads, if it has a name.
     client: Option<OpenStream>,
+    /// How it is counted.
+    presence: Presence,
+    /// What is committed from then on is delivered live.
+    began_at: Timestamp,
     _place: Place,
 }
 
@@ -125,6 +129,7 @@ pub(super) fn start<S: Store>(
     // Before any right is judged: what changes meanwhile is judged again.
     let rules = caller.seen();
     let may_read = |name: &_| caller.may_read(name);
+    let shown: Vec<_> = asked.targets.iter().map(|target| target.cursor).collect();
     let (targets, held_up) = hold_up(context, who, asked.targets, may_read);
     // Listen before looking: a head that moves in between is looked at again, not missed.
     let names = targets.iter().map(|target| target.collection.clone()).collect();
@@ -146,8 +151,11 @@ pub(super) fn start<S: Store>(
         accepted.insert(index, target);
         first.push(Event::Failed(accepted[index].collection.clone(), failure));
     }
-    first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     let client = client.map(|client| context.clients.open_stream(client));
+    if let Some(client) = &client {
+        client.decided(&shown, &accepted);
+    }
+    first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
     let stream = Stream {
@@ -163,6 +171,8 @@ pub(super) fn start<S: Store>(
         room: None,
         waiting_since: None,
         client,
+        presence: context.metrics.subscriber(),
+        began_at: Timestamp::now(),
         _place: place,
     };
     context.tasks.spawn(stream.run(Halves { following, noticing }));
@@ -259,6 +269,11 @@ impl<S: Store> Stream<S> {
         beats: bool,
         halves: &Halves,
     ) -> Result<Wake, End> {
+        self.presence.is(match (halves.following.is_due(), halves.following.is_behind()) {
+            (true, _) => SubscriberState::Parked,
+            (false, true) => SubscriberState::Lagging,
+            (false, false) => SubscriberState::Live,
+        });
         if halves.following.is_due() {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
@@ -355,8 +370,14 @@ impl<S: Store> Stream<S> {
             Event::Reset(_, reset) => metrics.stream_reset(reset.reason),
             Event::InboxNotice(_) => metrics.noticed(),
             Event::Revoked(_) => metrics.revoked(Revoked::Target),
+            Event::Changes(_, delta) => {
+                metrics.sent(explaining::kind_of(delta), explaining::bytes_of(delta));
+                let committed = delta.head.commit_time;
+                if !delta.has_more && committed > self.began_at {
+                    metrics.delivered(committed, Timestamp::now());
+                }
+            }
             Event::Accepted(..)
-            | Event::Changes(..)
             | Event::Notice(..)
             | Event::Bookmark(..)
             | Event::Lagging(..)

@@ -9,7 +9,7 @@ use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{
     Ack, CollectionName, Cursor, Failure, Head, Key, ListItems, Malformed, Outcome, Polled, Pull,
-    Reconcile, Round, Subscribe, Target,
+    Reconcile, Round, Subscribe, Target, Timestamp,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
@@ -17,12 +17,13 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::subscribe::Reader;
-use super::{Context, clients, subscribe};
+use super::{Context, clients, explaining, subscribe};
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::core::{request, window};
 use crate::engine::pulling::Answered;
+use crate::metrics::SentKind;
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
@@ -147,6 +148,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let mut pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let client = clients::key(&caller, &pull.client_id);
         pull.targets = self.resume(&caller, client.as_ref(), pull.targets).await?;
+        let explained = client.as_ref().map(|key| (key.clone(), shown(&pull)));
         let held_up = self.hold_up(&who, &caller, &mut pull);
         let answered = if pull.targets.is_empty() {
             Vec::new()
@@ -158,12 +160,26 @@ impl<S: Store> SyncService for SyncRpc<S> {
             Some(failure) => (Outcome::Failed(failure), Polled::default()),
             None => answered.next().expect("one for each target that was not held up"),
         });
-        let counted = |told: &(Outcome<Bytes>, Polled)| self.context.metrics.pulled(&told.0);
+        let outcomes: Vec<_> = outcomes.collect();
+        if let Some((key, shown)) = explained {
+            let decided = shown.into_iter().zip(&outcomes).filter_map(|(shown, (outcome, _))| {
+                let (name, cursor) = shown?;
+                Some((name, explaining::of_outcome(cursor, outcome)))
+            });
+            self.context.clients.decided(&key, decided);
+        }
+        let counted = |(outcome, _): &(Outcome<Bytes>, Polled)| {
+            self.context.metrics.pulled(outcome);
+            if let Outcome::Delta(delta) = outcome {
+                let (kind, bytes) = (explaining::kind_of(delta), explaining::bytes_of(delta));
+                self.context.metrics.sent(kind, bytes);
+            }
+        };
         let wire = |(outcome, polled): (Outcome<Bytes>, Polled)| {
             let (polled, polled_more) = polled.into();
             v1::Outcome { polled, polled_more, ..outcome.into() }
         };
-        let outcomes = outcomes.inspect(counted).map(wire).collect();
+        let outcomes = outcomes.into_iter().inspect(counted).map(wire).collect();
         Ok(Response::new(v1::PullResponse { outcomes }))
     }
 
@@ -285,6 +301,16 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let (name, first) = (asked.collection.clone(), asked.round == Round::Groups);
         let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
         let answer = answer.map_err(|error| status::reconcile(&error))?;
+        let metrics = &self.context.metrics;
+        metrics.sent(SentKind::Reconcile, explaining::round_bytes(&answer));
+        if first {
+            let key = client.as_ref();
+            metrics.repairs(self.context.clients.repairs(key, &name, answer.head.cursor()));
+        }
+        if let Some(client) = &client {
+            let decided = (name.clone(), explaining::of_round(&answer));
+            self.context.clients.decided(client, [decided]);
+        }
         if let Some(client) = client.filter(|_| first) {
             // A copy that was put together from rounds stands at the head of the first.
             let head = answer.head.cursor();
@@ -306,11 +332,22 @@ impl<S: Store> SyncService for SyncRpc<S> {
             return Err(status::access_at(&field, AccessError::Denied));
         }
         let client = clients::key(&caller, &ack.client_id).expect("an ack names its client");
-        let claims = self.context.clients.claims(client, ack);
+        let acked = ack.acked.clone();
+        let claims = self.context.clients.claims(client.clone(), ack);
         let done = self.context.writes.commit(request::Request::Ack(claims)).await;
         done.map_err(|error| status::write(&error))?;
+        let newest = |name: &CollectionName| self.context.ledger.head(name);
+        for committed in self.context.clients.applied(&client, &acked, newest) {
+            self.context.metrics.applied(committed, Timestamp::now());
+        }
         Ok(Response::new(v1::AckResponse {}))
     }
+}
+
+/// Where the targets of a pull say that they stand; nothing of those that make no sense.
+fn shown(pull: &Pull) -> Vec<Option<(CollectionName, Option<Cursor>)>> {
+    let shown = |target: &Target| (target.collection.clone(), target.cursor);
+    pull.targets.iter().map(|target| target.as_ref().ok().map(shown)).collect()
 }
 
 fn collection(name: &str) -> Result<CollectionName, Status> {

@@ -26,6 +26,7 @@ use tonic::body::Body;
 use super::framing::Framing;
 use crate::budget::{Account, Claim, Exhausted};
 use crate::flight::CALL_BYTES;
+use crate::rpc::ending::Ending;
 use crate::status;
 
 /// A message must arrive at least this fast, give or take the server's patience.
@@ -33,6 +34,9 @@ const UPLOAD_BYTES_PER_S_MIN: usize = 16 * 1024;
 
 /// An import may pause this long between two messages.
 const IMPORT_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// A request that is not complete when the server begins to stop gets at most this long.
+const UPLOAD_MAX: Duration = Duration::from_secs(1);
 
 /// How long a call waits for room that others hold.
 pub(super) const ROOM_WITHIN: Duration = Duration::from_secs(5);
@@ -75,8 +79,10 @@ pub(super) struct UploadBounds {
     pub(super) patience: Duration,
     /// Cancelled when the server begins to stop.
     pub(super) drain: CancellationToken,
-    /// From then on, what a peer still has to send of its requests must come within this.
-    pub(super) drain_within: Duration,
+    /// Who may have asked for that, and with which grace.
+    pub(super) ending: Ending,
+    /// The grace otherwise.
+    pub(super) grace: Duration,
 }
 
 /// The body of a request: ends when the server does not wait for it any longer.
@@ -172,6 +178,17 @@ impl Held {
     }
 }
 
+// === impl UploadBounds ===
+
+impl UploadBounds {
+    /// From when the server drains, what a peer still has to send of its requests must come within
+    /// this: half the grace if that is short, so that a peer that sends no more does not make the
+    /// end an untimely one.
+    fn drain_within(&self) -> Duration {
+        UPLOAD_MAX.min(self.ending.grace(self.grace) / 2)
+    }
+}
+
 // === impl Upload ===
 
 impl Upload {
@@ -182,10 +199,10 @@ impl Upload {
         held: Arc<Mutex<Held>>,
         bounds: UploadBounds,
     ) -> Self {
-        let UploadBounds { patience, drain, drain_within } = bounds;
+        let patience = bounds.patience;
         let drained = Box::pin(async move {
-            drain.cancelled().await;
-            tokio::time::sleep(drain_within).await;
+            bounds.drain.cancelled().await;
+            tokio::time::sleep(bounds.drain_within()).await;
         });
         let lane = account.calls.clone();
         let starting = Box::pin(async move { lane.claim_within(CALL_BYTES, ROOM_WITHIN).await });

@@ -1,0 +1,136 @@
+//! What was decided for a client, for operators: how answers become decisions that are remembered
+//! (`core::decisions`), and what is told of them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sync_proto::limits::{CLIENT_POSITIONS_MAX, CLIENT_SUBJECTS_MAX, DECISIONS_TOLD_MAX};
+use sync_proto::types::{
+    AcceptedTarget, ClientInfo, CollectionName, Cursor, Delta, Explanation, Found, Outcome, Plan,
+    Reconciled,
+};
+use tonic::Status;
+
+use super::Context;
+use super::clients::{self, ClientRegistry};
+use crate::core::decisions::{Answer, Call, Decided};
+use crate::engine::ledger::Ledger;
+use crate::metrics::SentKind;
+use crate::status;
+use crate::store::keys::ClientKey;
+use crate::store::{Store, StoreError};
+
+/// Bytes of an entry of a reconciliation besides its key and sort key, about.
+const ENTRY_BYTES: u64 = 48;
+
+/// Bytes of a sum of a reconciliation.
+const SUM_BYTES: u64 = 18;
+
+/// Bytes of the changes of a page.
+pub(super) fn bytes_of(delta: &Delta<Bytes>) -> u64 {
+    delta.changes.iter().map(|change| change.len() as u64).sum()
+}
+
+/// What kind of changes they are, for metrics.
+pub(super) fn kind_of(delta: &Delta<Bytes>) -> SentKind {
+    if delta.initial { SentKind::Load } else { SentKind::Delta }
+}
+
+/// What a target of a pull was answered.
+pub(super) fn of_outcome(shown: Option<Cursor>, outcome: &Outcome<Bytes>) -> Decided {
+    let (answer, bytes) = match outcome {
+        Outcome::Aligned(_) => (Answer::Aligned, 0),
+        Outcome::Delta(delta) => (Answer::Delta, bytes_of(delta)),
+        Outcome::Reset(reset) => (Answer::Reset(reset.reason), 0),
+        Outcome::Denied => (Answer::Denied, 0),
+        Outcome::NotFound => (Answer::NotFound, 0),
+        Outcome::Deferred(_) => (Answer::Deferred, 0),
+        Outcome::Failed(failure) => (Answer::Failed(failure.code), 0),
+    };
+    Decided { call: Call::Pull, shown, answer, reached: clients::handed_out(outcome), bytes }
+}
+
+/// How a target of a stream is served.
+pub(super) fn of_target(shown: Option<Cursor>, target: &AcceptedTarget) -> Decided {
+    let answer = match &target.plan {
+        Plan::Live => Answer::Aligned,
+        Plan::CatchUp | Plan::Load => Answer::Delta,
+        Plan::Absent => Answer::NotFound,
+        Plan::Reset(reset) => Answer::Reset(reset.reason),
+        Plan::Denied => Answer::Denied,
+        Plan::Notify => Answer::Notify,
+    };
+    let live = target.head.filter(|_| target.plan == Plan::Live);
+    let reached = live.map(|head| head.cursor());
+    Decided { call: Call::Subscribe, shown, answer, reached, bytes: 0 }
+}
+
+/// A round of a reconciliation.
+pub(super) fn of_round(answered: &Reconciled) -> Decided {
+    let bytes = round_bytes(answered);
+    let reached = Some(answered.head.cursor());
+    Decided { call: Call::Reconcile, shown: None, answer: Answer::Repair, reached, bytes }
+}
+
+/// Bytes of a round, about: what is found is encoded only behind the last of our layers.
+pub(super) fn round_bytes(answered: &Reconciled) -> u64 {
+    match &answered.found {
+        Found::Sums(sums) => sums.len() as u64 * SUM_BYTES,
+        Found::Entries(entries, _) => {
+            let names = entries
+                .iter()
+                .map(|entry| entry.key.as_bytes().len() + entry.sort_key.as_bytes().len());
+            names.map(|bytes| bytes as u64 + ENTRY_BYTES).sum()
+        }
+    }
+}
+
+/// What is known of the clients of this id; only about `collection`, if one is named.
+pub(super) async fn explain<S: Store>(
+    context: &Context<S>,
+    client_id: String,
+    collection: Option<CollectionName>,
+) -> Result<Explanation, Status> {
+    let registry = Arc::clone(&context.clients);
+    let explained = context.read(move |ledger| {
+        registry.read_books(&client_id);
+        let asked = collection.as_ref();
+        let decisions = registry.decisions.lock().tell(&client_id, asked, DECISIONS_TOLD_MAX);
+        let keys = keys(ledger, &registry, &client_id)?;
+        let clients = keys.into_iter().map(|key| describe(ledger, &registry, key, asked));
+        Ok(Explanation { clients: clients.collect::<Result<_, StoreError>>()?, decisions })
+    });
+    let explained = explained.await?.map_err(|error: StoreError| status::storage(&error))?;
+    if explained.clients.is_empty() && explained.decisions.is_empty() {
+        let text = "client_id: no client of this id was served lately or has acknowledged anything";
+        return Err(Status::not_found(text));
+    }
+    Ok(explained)
+}
+
+/// The clients of this id, by subject: they come first of those whose ids begin with it.
+fn keys<S: Store>(
+    ledger: &Ledger<S>,
+    registry: &ClientRegistry,
+    client_id: &str,
+) -> Result<Vec<ClientKey>, StoreError> {
+    let known = registry.clients.lock().list(client_id, None, CLIENT_SUBJECTS_MAX);
+    let keys = ledger.clients(known, client_id, None, CLIENT_SUBJECTS_MAX)?;
+    Ok(keys.into_iter().filter(|key| key.client_id == client_id).collect())
+}
+
+fn describe<S: Store>(
+    ledger: &Ledger<S>,
+    registry: &ClientRegistry,
+    key: ClientKey,
+    collection: Option<&CollectionName>,
+) -> Result<ClientInfo, StoreError> {
+    let known = registry.clients.lock().known(&key, CLIENT_POSITIONS_MAX + 1);
+    let Some(name) = collection else { return ledger.client(key, known) };
+    let sent = registry.clients.lock().newest_sent(&key, name);
+    let held = ledger.held(&key, name)?;
+    let known_here = sent.is_some() || held.is_some();
+    let position = known_here.then(|| ledger.position(name.clone(), sent, held));
+    let client = ledger.client(key, known)?;
+    Ok(ClientInfo { positions: position.into_iter().collect(), more_positions: false, ..client })
+}

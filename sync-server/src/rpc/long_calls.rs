@@ -1,0 +1,83 @@
+//! Calls of operators that work through everything and tell how far they are: one of a kind at a
+//! time, ended by the end of the server or of the caller's right, and given up when nobody takes
+//! what is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tonic::Status;
+
+use super::Context;
+use crate::auth::Caller;
+use crate::auth::policy::Verb;
+use crate::status;
+use crate::store::Store;
+
+/// Messages that wait for the transport, each below 4 MiB.
+const OUTBOX_LEN: usize = 2;
+
+/// Whoever takes nothing for so long is gone.
+const TAKE_WITHIN: Duration = Duration::from_secs(60);
+
+pub(super) type Message<T> = Result<T, Status>;
+
+/// Where such a call tells what it has.
+#[derive(Debug)]
+pub(super) struct Outbox<T>(mpsc::Sender<Message<T>>);
+
+/// Starts the task of a call and returns its messages. `busy` is said when another has the turn.
+pub(super) fn start<S: Store, T: Send + 'static, W>(
+    context: &Arc<Context<S>>,
+    caller: Caller,
+    turn: &Arc<Semaphore>,
+    busy: &str,
+    work: impl FnOnce(Arc<Context<S>>, Outbox<T>) -> W,
+) -> Result<mpsc::Receiver<Message<T>>, Status>
+where
+    W: Future<Output = Result<(), Status>> + Send + 'static,
+{
+    if context.drain.is_cancelled() {
+        return Err(stopping());
+    }
+    let turn = Arc::clone(turn).try_acquire_owned();
+    let turn = turn.map_err(|_| Status::resource_exhausted(busy))?;
+    let (sender, messages) = mpsc::channel(OUTBOX_LEN);
+    let work = work(Arc::clone(context), Outbox(sender.clone()));
+    let drain = context.drain.clone();
+    context.tasks.spawn(async move {
+        let _turn = turn;
+        let ended = tokio::select! {
+            biased;
+            () = drain.cancelled() => Err(stopping()),
+            () = sender.closed() => return,
+            error = caller.loses(|rights| rights.allows_all(Verb::Admin)) => {
+                Err(status::access(error))
+            }
+            ended = work => ended,
+        };
+        if let Err(status) = ended
+            && tokio::time::timeout(TAKE_WITHIN, sender.send(Err(status))).await.is_err()
+        {
+            tracing::debug!("nobody was there to hear why a call of an operator ended");
+        }
+    });
+    Ok(messages)
+}
+
+// === impl Outbox ===
+
+impl<T> Outbox<T> {
+    /// Sends a message, and waits until it may.
+    pub(super) async fn send(&self, message: T) -> Result<(), Status> {
+        match tokio::time::timeout(TAKE_WITHIN, self.0.send(Ok(message))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Status::cancelled("the caller is gone")),
+            Err(_) => Err(Status::deadline_exceeded("the caller took nothing for a minute")),
+        }
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the server is stopping")
+}
