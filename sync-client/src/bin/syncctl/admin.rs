@@ -2,16 +2,49 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
-use sync_client::types::{self, CollectionName, Diffusion, Inspection, Policy, PolicyField};
+use sync_client::types::{
+    self, CollectionName, Diffusion, Inspection, Policy, PolicyField, Version,
+};
 
 use crate::Context;
-use crate::args::{HowTold, Inspect, PolicyChange, PolicyPart, Purge, RotateEpoch};
+use crate::args::{HowTold, PolicyChange, PolicyPart, collection, version};
 use crate::exit::{Exit, Failure};
 use crate::output::table;
 use crate::read::{HeadFields, facts};
 use crate::text::moment;
 use crate::write::agreed;
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Only deletes up to this version. Default: all.
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    pub(crate) up_to: Option<Version>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateEpoch {
+    /// Name of the collection.
+    #[arg(value_parser = collection)]
+    pub(crate) collection: CollectionName,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
 
 /// A policy in JSON; what is not said is left out.
 #[derive(Serialize)]

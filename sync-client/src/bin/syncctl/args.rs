@@ -7,10 +7,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sync_client::types::{CollectionName, Key, ListOrder, SortKey, Version};
 
+use crate::admin::{Inspect, Purge, RotateEpoch};
 use crate::clients::{Ack, Clients};
 use crate::exit::EXIT_CODES;
+use crate::explain::Explain;
 use crate::followers::{Audience, Followers, Follows};
+use crate::operating::{Drain, Verify};
 use crate::text::{FIELDS, from_base64};
+use crate::top::Top;
 
 #[cfg(test)]
 mod tests;
@@ -130,6 +134,14 @@ pub(crate) enum Command {
     Follows(Follows),
     /// Show the clients that were served lately or have acknowledged something. For operators.
     Clients(Clients),
+    /// Show what a client showed lately, what was decided and why, and what to do about it.
+    Explain(Explain),
+    /// Show what the server is busy with, again and again, until Ctrl-C.
+    Top(Top),
+    /// Check every row of the collections while the server serves.
+    Verify(Verify),
+    /// End the server in good order, as SIGTERM does.
+    Drain(Drain),
     /// Acknowledge for a client that it has applied a collection.
     Ack(Ack),
     /// Ask whether the server serves.
@@ -359,13 +371,6 @@ pub(crate) struct DeleteCollection {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Inspect {
-    /// Name of the collection.
-    #[arg(value_parser = collection)]
-    pub(crate) collection: CollectionName,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct PolicyChange {
     /// Name of the collection.
     #[arg(value_parser = collection)]
@@ -404,29 +409,6 @@ pub(crate) enum PolicyPart {
     Diffusion,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Purge {
-    /// Name of the collection.
-    #[arg(value_parser = collection)]
-    pub(crate) collection: CollectionName,
-    /// Only deletes up to this version. Default: all.
-    #[arg(long, value_name = "VERSION", value_parser = version)]
-    pub(crate) up_to: Option<Version>,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RotateEpoch {
-    /// Name of the collection.
-    #[arg(value_parser = collection)]
-    pub(crate) collection: CollectionName,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-}
-
 // === impl KeyForm ===
 
 impl KeyForm {
@@ -461,7 +443,7 @@ pub(crate) fn version(text: &str) -> Result<Version, String> {
 }
 
 /// `10`, `10s`, `500ms`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| "must be like 10, 500ms or 2m".to_owned())?;

@@ -32,7 +32,7 @@ pub(crate) struct Ack {
 
 /// A client in JSON.
 #[derive(Serialize)]
-struct ClientFields<'a> {
+pub(crate) struct ClientFields<'a> {
     client_id: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     subject: &'a str,
@@ -50,12 +50,16 @@ struct PositionFields<'a> {
     sent: Option<CursorFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
     acked: Option<CursorFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acked_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<CursorFields>,
     behind: u64,
 }
 
 /// A cursor in JSON.
 #[derive(Serialize)]
-struct CursorFields {
+pub(crate) struct CursorFields {
     epoch: String,
     version: u64,
     base: u64,
@@ -82,6 +86,8 @@ impl<'a> From<&'a ClientInfo> for ClientFields<'a> {
             collection: at.collection.as_str(),
             sent: at.sent.map(Into::into),
             acked: at.acked.map(Into::into),
+            acked_time: at.acked_at.map(moment),
+            head: at.head.map(Into::into),
             behind: at.behind,
         };
         Self {

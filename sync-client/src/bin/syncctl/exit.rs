@@ -18,6 +18,7 @@ pub(crate) enum Exit {
     Precondition = 4,
     Unavailable = 5,
     Denied = 6,
+    Findings = 7,
     Interrupted = 130,
 }
 
@@ -31,6 +32,7 @@ Exit codes:
   4    a precondition does not hold; nothing was changed
   5    the server cannot be reached, is not ready, or did not answer in time
   6    the token is missing, unknown, or does not cover this
+  7    \"verify\": something does not fit
   130  interrupted (Ctrl-C); \"watch\" and \"replica\" end with 0 then";
 
 /// Why a command failed.
@@ -42,6 +44,9 @@ pub(crate) enum Failure {
     Usage(String),
     #[error("{0}")]
     NotFound(String),
+    /// A store that was checked, and does not hold together.
+    #[error("{0} finding(s)")]
+    Unsound(u64),
     /// The server is there but does not serve.
     #[error("{0}")]
     NotServing(String),
@@ -81,6 +86,7 @@ impl Failure {
             Self::ClosedPipe => Exit::Done,
             Self::Usage(_) | Self::Input(_) => Exit::Usage,
             Self::NotFound(_) => Exit::NotFound,
+            Self::Unsound(_) => Exit::Findings,
             Self::NotServing(_) | Self::TooLate(_) => Exit::Unavailable,
             Self::Interrupted { .. } => Exit::Interrupted,
             Self::Io { .. } | Self::Store(_) | Self::Replica(_) | Self::Internal(_) => Exit::Failed,
@@ -109,6 +115,9 @@ impl Failure {
             Self::Client(ClientError::Precondition(_)) => {
                 Some("read the item again (\"syncctl get\") and decide anew".into())
             }
+            Self::Client(ClientError::NotFound(text)) if text.starts_with("client_id: ") => {
+                Some("\"syncctl clients\" shows which there are".into())
+            }
             Self::Client(ClientError::NotFound(_)) | Self::NotFound(_) => {
                 Some("\"syncctl list\" shows what there is".into())
             }
@@ -116,6 +125,11 @@ impl Failure {
                 "is the server running at {server}? A first load of a large collection may need a \
                  longer --timeout"
             )),
+            Self::Unsound(_) => Some(
+                "stop the server and run \"sync-server verify\": it says which rows; then restore a \
+                 backup, and look at disk and memory"
+                    .into(),
+            ),
             Self::NotServing(_) => Some("wait until it has started, or look at its log".into()),
             Self::Store(StoreError::InUse) => {
                 Some("end the other process, or use another --store".into())
@@ -182,6 +196,7 @@ mod tests {
             Exit::Precondition,
             Exit::Unavailable,
             Exit::Denied,
+            Exit::Findings,
             Exit::Interrupted,
         ] {
             let code = format!("\n  {:<4} ", exit as u8);

@@ -18,11 +18,13 @@ mod args;
 mod backup;
 mod clients;
 mod exit;
+mod explain;
 mod export;
 mod follow;
 mod followers;
 mod health;
 mod import;
+mod operating;
 mod output;
 mod progress;
 mod read;
@@ -30,6 +32,7 @@ mod record;
 mod replica;
 mod source;
 mod text;
+mod top;
 mod watch;
 mod window;
 mod write;
@@ -121,6 +124,10 @@ async fn carry_out(context: &mut Context, command: Command) -> Result<Exit, Fail
         Command::Audience(asked) => followers::audience(context, &asked).await,
         Command::Follows(asked) => followers::follows(context, &asked).await,
         Command::Clients(asked) => clients::clients(context, &asked).await,
+        Command::Explain(asked) => explain::explain(context, &asked).await,
+        Command::Top(asked) => top::top(context, &asked).await,
+        Command::Verify(asked) => operating::verify(context, &asked).await,
+        Command::Drain(asked) => operating::drain(context, &asked).await,
         Command::Ack(asked) => clients::ack(context, &asked).await,
         Command::Health => health::health(context).await,
         Command::Completions { shell } => {

@@ -16,7 +16,7 @@ pub(crate) struct Output {
 }
 
 /// Colours of lines.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
     Plain,
     Green,
