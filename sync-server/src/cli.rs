@@ -37,14 +37,30 @@ pub struct Cli {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE", env = "SYNC_SERVER_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Print the configuration in force, without secrets, and exit.
-    #[arg(long)]
-    pub print_config: bool,
+    /// Print the configuration in force, without secrets, and exit: as one JSON object, or as a file
+    /// that `--config` takes, with where each value comes from (`--print-config=toml`).
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "json"
+    )]
+    pub print_config: Option<PrintFormat>,
     #[command(flatten)]
     flags: Flags,
     /// What to do instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// How the configuration is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrintFormat {
+    /// One object.
+    Json,
+    /// A file, with the origin of each value.
+    Toml,
 }
 
 /// What works on a store without serving it.
@@ -354,6 +370,19 @@ struct StoreFlags {
 // === impl Cli ===
 
 impl Cli {
+    /// The configuration in force, for printing.
+    pub fn print(&self, format: PrintFormat) -> Result<String, ConfigError> {
+        match format {
+            PrintFormat::Json => {
+                let text = serde_json::to_string_pretty(&self.load()?.printable());
+                Ok(text.expect("settings are plain values") + "\n")
+            }
+            PrintFormat::Toml => {
+                Config::explain(&Config::default(), self.config.as_deref(), &self.flags)
+            }
+        }
+    }
+
     /// The configuration in force.
     pub fn load(&self) -> Result<Config, ConfigError> {
         match &self.command {

@@ -20,6 +20,8 @@ use crate::rpc::places::Limits;
 use crate::security::fetching::Source;
 use crate::store::disk::DiskOptions;
 
+mod printing;
+
 /// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
 pub const ENV_PREFIX: &str = "SYNC_SERVER_";
 
@@ -206,6 +208,31 @@ impl Config {
         file: Option<&Path>,
         flags: &impl Serialize,
     ) -> Result<Self, ConfigError> {
+        Self::extracted(&Self::merged(defaults, file, flags)?)
+    }
+
+    /// The same as a file, with where each value comes from, without secrets.
+    pub fn explain(
+        defaults: &Self,
+        file: Option<&Path>,
+        flags: &impl Serialize,
+    ) -> Result<String, ConfigError> {
+        let figment = Self::merged(defaults, file, flags)?;
+        Ok(printing::to_toml(&Self::extracted(&figment)?, &figment))
+    }
+
+    fn extracted(figment: &Figment) -> Result<Self, ConfigError> {
+        let config: Self =
+            figment.extract().map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn merged(
+        defaults: &Self,
+        file: Option<&Path>,
+        flags: &impl Serialize,
+    ) -> Result<Figment, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(defaults));
         if let Some(file) = file {
             figment = figment.merge(Toml::file_exact(file));
@@ -216,13 +243,7 @@ impl Config {
             let reason = format!("{ENV_PREFIX}TOKENS: tokens are only read from the file");
             return Err(ConfigError::Invalid { setting: FILE_ONLY, reason });
         }
-        let config: Self = figment
-            .merge(env)
-            .merge(Serialized::defaults(flags))
-            .extract()
-            .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
-        config.check()?;
-        Ok(config)
+        Ok(figment.merge(env).merge(Serialized::defaults(flags)))
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -69,9 +69,12 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(Exit::Configuration, &error, json),
     };
-    if cli.print_config {
-        let text = serde_json::to_string_pretty(&config.printable()).unwrap_or_default();
-        return match writeln!(std::io::stdout(), "{text}") {
+    if let Some(format) = cli.print_config {
+        let text = match cli.print(format) {
+            Ok(text) => text,
+            Err(error) => return fail(Exit::Configuration, &error, json),
+        };
+        return match write!(std::io::stdout(), "{text}") {
             Ok(()) => ExitCode::from(Exit::Stopped as u8),
             Err(error) => fail(Exit::CouldNotStart, &error, json),
         };

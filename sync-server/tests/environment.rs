@@ -4,8 +4,12 @@ use std::process::Command;
 
 /// Runs the program until it has printed its configuration.
 fn print_config(variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    print(&["--print-config"], variables)
+}
+
+fn print(flags: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sync-server"));
-    command.args(["--data-dir", "unused", "--print-config"]).envs(variables.iter().copied());
+    command.args(["--data-dir", "unused"]).args(flags).envs(variables.iter().copied());
     let output = command.output().expect("the program was built");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).expect("it speaks UTF-8"))
@@ -25,6 +29,10 @@ fn what_kubernetes_injects_is_ignored() {
     ]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("\"grace_s\": 7"), "{text}");
+    let told = print(&["--print-config=toml"], &[("SYNC_SERVER_GRACE_S", "7")]);
+    let line = told.1.lines().find(|line| line.starts_with("grace_s = 7 "));
+    let line = line.unwrap_or_else(|| panic!("{told:?}"));
+    assert!(line.ends_with(" # environment SYNC_SERVER_GRACE_S"), "{line}");
     let (code, text) = print_config(&[("SYNC_SERVER_SERVICE", "1")]);
     assert!(code == Some(2) && text.contains("service"), "{text}");
 }
