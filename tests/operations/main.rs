@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod backups;
+mod board;
 mod large;
 mod metrics;
 mod offline;

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use crate::SERVER;
 
 /// A server that shows metrics.
-struct Shown {
+pub(crate) struct Shown {
     child: Child,
     address: SocketAddr,
     page: SocketAddr,
@@ -27,7 +27,7 @@ struct Shown {
 // === impl Shown ===
 
 impl Shown {
-    fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         let mut child = Command::new(SERVER)
             .arg("--data-dir")
             .arg(dir)
@@ -48,7 +48,7 @@ impl Shown {
         Self { child, address, page }
     }
 
-    async fn page(&self) -> String {
+    pub(crate) async fn page(&self) -> String {
         let answer = ask(self.page, "GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n").await;
         let (head, page) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -62,7 +62,7 @@ impl Shown {
     }
 
     /// Asks it to stop, and waits until it has.
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let ended = until("its end", async || self.child.try_wait().unwrap()).await;
@@ -142,6 +142,11 @@ async fn what_the_server_does_is_on_its_page() {
         ("deltasync_pull_targets_total{outcome=\"reset\"}", 1.0),
         ("deltasync_resets_total{call=\"pull\",reason=\"ahead_of_head\"}", 1.0),
         ("deltasync_resets_total{call=\"subscribe\",reason=\"ahead_of_head\"}", 0.0),
+        ("deltasync_calls_total{call=\"SyncService/Pull\",result=\"ok\"}", 1.0),
+        ("deltasync_calls_total{call=\"WriteService/Commit\",result=\"refused\"}", 1.0),
+        ("deltasync_call_seconds_count{call=\"WriteService/Commit\"}", 3.0),
+        ("deltasync_sent_bytes_total{kind=\"reconcile\"}", 0.0),
+        ("deltasync_subscribers{state=\"live\"}", 1.0),
         ("deltasync_store_unsynced_files", 0.0),
         ("deltasync_write_queue_length", 0.0),
         ("deltasync_connections", 1.0),
@@ -152,9 +157,31 @@ async fn what_the_server_does_is_on_its_page() {
     assert!(value(&page, "deltasync_store_bytes") > 1e6, "{page}");
     assert!(value(&page, "deltasync_disk_free_bytes") > 1e6, "{page}");
     assert!(value(&page, "process_start_time_seconds") > 1.7e9, "{page}");
+    assert!(value(&page, "deltasync_sent_bytes_total{kind=\"load\"}") > 0.0, "{page}");
+    assert!(value(&page, "deltasync_store_amplification") > 1.0, "{page}");
+    latencies(&server, &wire).await;
     drop(stream);
     server.until("deltasync_streams 0").await;
     server.stop().await;
+}
+
+/// What is committed while a stream is open, and acknowledged for the first time, is timed.
+async fn latencies(server: &Shown, wire: &Wire) {
+    let before = wire.head(&name("list")).await.unwrap();
+    let delivered = value(&server.page().await, "deltasync_delivered_seconds_count");
+    wire.pull_as("phone", vec![after("list", before.cursor())]).await;
+    // The clock of commits has milliseconds: what is committed in the same one is not live.
+    until_true("a commit that is delivered", async || {
+        wire.commit(vec![put("list", "c", format!("{:?}", std::time::Instant::now()))]).await;
+        value(&server.page().await, "deltasync_delivered_seconds_count") > delivered
+    })
+    .await;
+    let head = wire.head(&name("list")).await.unwrap();
+    wire.pull_as("phone", vec![after("list", before.cursor())]).await;
+    for _ in 0..2 {
+        wire.ack("phone", &[("list", head.cursor())]).await.unwrap();
+    }
+    server.until("deltasync_applied_seconds_count 1").await;
 }
 
 /// G8: whoever reads the page slowly, wrongly or in crowds is bounded, keeps nobody else from
