@@ -53,6 +53,7 @@ mod framing;
 pub(crate) mod line;
 mod measuring;
 mod reply;
+mod spans;
 mod upload;
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.

@@ -154,3 +154,31 @@ async fn an_operator_ends_the_server() {
     })
     .await;
 }
+
+/// What a call logs, also at the end of its stream, belongs to the trace that its caller is in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_logged_in_the_trace_of_its_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::new(SERVER, dir.path());
+    let program = program.with(&["--log=info,sync_server=debug", "--log-format=json"]);
+    let process = program.start_serving().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let subscribe = Subscribe {
+        targets: vec![scratch("private/list")],
+        heartbeat: Duration::from_secs(60),
+        client_id: String::new(),
+    };
+    let mut request = tonic::Request::new(v1::SubscribeRequest::from(subscribe));
+    let header = format!("00-{trace}-00f067aa0ba902b7-01").parse().unwrap();
+    request.metadata_mut().insert("traceparent", header);
+    let stream = within("a stream", program.wire().sync().subscribe(request)).await.unwrap();
+    drop(stream);
+    let found = until_true("the end of the stream in the log", async || {
+        process.log().lines().any(|line| line.contains("a stream ends") && line.contains(trace))
+    });
+    found.await;
+    let log = process.log();
+    assert!(log.contains("deltasync.v1.SyncService/Subscribe"), "{log}");
+    assert!(!log.contains("private"), "G10: {log}");
+    drop(process);
+}

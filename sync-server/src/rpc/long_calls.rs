@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tonic::Status;
+use tracing::Instrument as _;
 
 use super::Context;
 use crate::auth::Caller;
@@ -45,7 +46,7 @@ where
     let (sender, messages) = mpsc::channel(OUTBOX_LEN);
     let work = work(Arc::clone(context), Outbox(sender.clone()));
     let drain = context.drain.clone();
-    context.tasks.spawn(async move {
+    let task = async move {
         let _turn = turn;
         let ended = tokio::select! {
             biased;
@@ -61,7 +62,8 @@ where
         {
             tracing::debug!("nobody was there to hear why a call of an operator ended");
         }
-    });
+    };
+    context.tasks.spawn(task.in_current_span());
     Ok(messages)
 }
 

@@ -17,6 +17,7 @@ use sync_proto::types::{
 use sync_proto::v1;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
+use tracing::Instrument as _;
 
 use super::clients::OpenStream;
 use super::outbox::{self, Outbox, Outgoing};
@@ -175,7 +176,8 @@ pub(super) fn start<S: Store>(
         began_at: Timestamp::now(),
         _place: place,
     };
-    context.tasks.spawn(stream.run(Halves { following, noticing }));
+    // What is logged about it belongs to the call that has opened it.
+    context.tasks.spawn(stream.run(Halves { following, noticing }).in_current_span());
     Ok(outgoing)
 }
 
@@ -206,11 +208,28 @@ fn hold_up<S: Store>(
     (served, held_up)
 }
 
+// === impl End ===
+
+impl End {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Goodbye(GoodbyeReason::Draining) => "draining",
+            Self::Goodbye(GoodbyeReason::MaxAge) => "max_age",
+            Self::Goodbye(GoodbyeReason::CredentialsExpired) => "credentials_expired",
+            Self::Goodbye(GoodbyeReason::Overloaded) => "overloaded",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
     async fn run(mut self, halves: Halves) {
-        match self.follow(halves).await {
+        let ended = self.follow(halves).await;
+        tracing::debug!(why = ended.word(), lived = ?self.began.elapsed(), "a stream ends");
+        match ended {
             End::Gone => {}
             End::Failed(status) => self.outbox.fail(status),
             End::Goodbye(reason) => {

@@ -14,9 +14,11 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response, header};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::connections::Peer;
 use super::reply::Reply;
+use super::spans;
 use super::upload::{Held, Shape, Upload, UploadBounds};
 use crate::auth::methods::{Rule, rule_of};
 use crate::auth::principal::Credentials;
@@ -104,15 +106,17 @@ where
             let uploads = self.layer.uploads.clone();
             Body::new(Upload::new(body, shape, account.clone(), Arc::clone(&held), uploads))
         });
-        let call = self.inner.call(request);
+        let span = spans::of_call(&path, request.headers());
+        let call = span.in_scope(|| self.inner.call(request));
         let metrics = self.layer.metrics.clone();
-        Box::pin(async move {
+        let answered = async move {
             let mut answer = call.await?;
             drop(open);
             let status = Status::from_header_map(answer.headers());
             let code = status.map_or(Code::Ok, |status| status.code()).into();
             metrics.refused(code);
             metrics.answered(&path, code, began.elapsed());
+            tracing::debug!(code, took = ?began.elapsed(), "answered");
             let claim = held.lock().answer.take();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
                 return Ok(answer.map(|_| outgoing.into_body()));
@@ -124,7 +128,8 @@ where
                 // A refusal, which is all in the head of the answer.
                 Some(_) | None => answer,
             })
-        })
+        };
+        Box::pin(answered.instrument(span))
     }
 }
 
