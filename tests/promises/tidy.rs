@@ -18,12 +18,13 @@ const EMPTY_NAMES: [&str; 7] =
     ["utils", "common", "helpers", "models", "constants", "prelude", "traits"];
 
 /// Who of us may depend on whom, also for tests: server and client never see each other.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("proto", &[]),
     ("sync-server", &["sync-proto"]),
     ("sync-client", &["sync-proto"]),
     ("tests", &["sync-client", "sync-proto", "sync-server"]),
     ("examples", &["sync-client", "sync-proto", "sync-server"]),
+    ("conformance", &["sync-client", "sync-proto", "sync-server"]),
     // It measures the program that users run, not a library.
     ("benches", &["sync-client", "sync-proto"]),
 ];
