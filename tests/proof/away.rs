@@ -150,8 +150,9 @@ async fn read_every_head(wire: &Wire, held: &[(String, Cursor)]) -> usize {
 async fn measured(proxy: &Proxy, work: impl Future<Output = ()>) -> Cost {
     let (began, before) = (Instant::now(), proxy.passed());
     work.await;
-    let after = proxy.passed();
-    Cost { to_server: after.0 - before.0, to_client: after.1 - before.1, time: began.elapsed() }
+    let (to_server, to_client) = proxy.passed();
+    let time = began.elapsed();
+    Cost { to_server: to_server - before.0, to_client: to_client - before.1, time }
 }
 
 fn tell(way: &str, Cost { to_server, to_client, time }: Cost) {

@@ -183,7 +183,7 @@ impl DiskStore {
     fn settle(&self) -> Result<(), StoreError> {
         let _watched = self.core.health.enter()?;
         let mut writer = self.writer.lock();
-        let settled = self.sync_all(&mut writer).and_then(|()| {
+        let settled = writer.sync().and_then(|()| {
             self.core.wait()?;
             if self.core.folded().sequence < writer.sequence {
                 self.fold(&mut writer)?;
@@ -226,15 +226,6 @@ impl DiskStore {
         writer.journal.turn().map_err(io_error("syncing the journal"))?;
         self.core.begin(writer.sequence);
         Ok(())
-    }
-
-    fn sync_all(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if writer.sequence == writer.high_water.mark().sequence {
-            return Ok(());
-        }
-        let doing = io_error("syncing");
-        writer.journal.sync().map_err(&doing)?;
-        writer.high_water.write(writer.sequence).map_err(doing)
     }
 }
 
@@ -292,7 +283,7 @@ impl Store for DiskStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         let _watched = self.core.health.enter()?;
-        self.core.health.stick(self.sync_all(&mut self.writer.lock()))
+        self.core.health.stick(self.writer.lock().sync())
     }
 
     fn usage(&self) -> Usage {
@@ -322,6 +313,19 @@ impl Drop for DiskStore {
             mem::forget(self.core.db.clone());
             mem::forget(self.lock.take());
         }
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if self.sequence == self.high_water.mark().sequence {
+            return Ok(());
+        }
+        let doing = io_error("syncing");
+        self.journal.sync().map_err(&doing)?;
+        self.high_water.write(self.sequence).map_err(doing)
     }
 }
 

@@ -290,10 +290,4 @@ fn split(bytes: &mut Bytes, len: usize) -> Option<Bytes> {
     (len <= bytes.len()).then(|| bytes.split_to(len))
 }
 
-/// Whether a file is one of the journal's.
-#[cfg(test)]
-pub(super) fn is_journal(name: &str) -> bool {
-    NAMES.contains(&name)
-}
-
 const _: () = assert!(super::super::KEY_BYTES_MAX * 2 < u16::MAX as usize);

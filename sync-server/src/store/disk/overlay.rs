@@ -81,10 +81,6 @@ mod tests {
         (key.to_vec(), Some(Bytes::from_static(value.as_bytes())))
     }
 
-    fn value(overlay: &Overlay, key: &[u8]) -> Option<Option<Bytes>> {
-        overlay.get(key).cloned()
-    }
-
     /// G2: the newest word about a key counts, a removal as much as a value.
     #[test]
     fn the_newest_layer_counts() {
@@ -93,13 +89,14 @@ mod tests {
         let frozen = overlay.freeze();
         assert_eq!(overlay.bytes(), 0);
         overlay.put(vec![(b"a".to_vec(), None), row(b"c", "2")]);
-        assert_eq!(value(&overlay, b"a"), Some(None));
-        assert_eq!(value(&overlay, b"b"), Some(Some(Bytes::from_static(b"1"))));
-        assert_eq!(value(&overlay, b"d"), None);
+        let one = Some(Bytes::from_static(b"1"));
+        assert_eq!(overlay.get(b"a"), Some(&None));
+        assert_eq!(overlay.get(b"b"), Some(&one));
+        assert_eq!(overlay.get(b"d"), None);
         assert_eq!(frozen.len(), 2, "what is folded does not change");
         overlay.thaw();
-        assert_eq!(value(&overlay, b"b"), None);
-        assert_eq!(value(&overlay, b"a"), Some(None), "what came later stays");
+        assert_eq!(overlay.get(b"b"), None);
+        assert_eq!(overlay.get(b"a"), Some(&None), "what came later stays");
         let of_layer = |layer: Option<Range<'_, Vec<u8>, _>>| layer.map_or(0, Iterator::count);
         assert_eq!(overlay.range(b"b", b"z").map(of_layer), [1, 0]);
         assert_eq!(overlay.range(b"z", b"b").map(of_layer), [0, 0]);
