@@ -39,15 +39,14 @@ pub fn distort(delta: &mut v1::Delta, fault: Fault) -> bool {
 /// A delta that fits behind this one but for its epoch.
 #[must_use]
 pub fn stray(delta: &v1::Delta) -> v1::Delta {
-    let place = |version| {
-        let epoch = delta.to.map_or(1, |to| to.epoch ^ 1);
-        Some(v1::Cursor { epoch, version, base: 0 })
-    };
-    let version = delta.to.map_or(0, |to| to.version);
+    let (epoch, version) = delta.to.map_or((1, 0), |to| (to.epoch ^ 1, to.version));
+    let place = |version| Some(v1::Cursor { epoch, version, base: 0 });
+    let head = delta.head.clone();
     v1::Delta {
         from: place(version),
         to: place(version + 1),
         changes: vec![change(b"stray", version + 1, Bytes::from_static(b"stray"))],
+        head: head.map(|head| v1::Head { epoch, version: version + 1, ..head }),
         ..v1::Delta::default()
     }
 }
