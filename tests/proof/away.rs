@@ -137,9 +137,9 @@ fn is_up_to_date(account: &Account, followed: u64, changed: u64) -> bool {
 }
 
 /// Asks for everything that is held, as who knows of no inbox must.
-async fn read_every_head(wire: &Wire, held: &[(String, Cursor)]) -> usize {
+async fn read_every_head(wire: &Wire, stood: &[(String, Cursor)]) -> usize {
     let mut moved = 0;
-    for some in held.chunks(TARGETS) {
+    for some in stood.chunks(TARGETS) {
         let targets: Vec<Target> = some.iter().map(|(name, at)| after(name, *at)).collect();
         let outcomes = wire.pull(targets).await;
         moved += outcomes.iter().filter(|one| !matches!(one, Outcome::Aligned(_))).count();
@@ -171,10 +171,10 @@ async fn a_month_costs_what_has_changed() {
     let mut process = program.start_serving().await;
     let (wire, proxy) = (program.wire(), Proxy::to(program.address()).await);
     fill(&wire, followed).await;
-    let mut held = Vec::new();
+    let mut stood = Vec::new();
     for number in 0..followed {
         let head = wire.head(&name(&group(number))).await.unwrap();
-        held.push((group(number), head.cursor()));
+        stood.push((group(number), head.cursor()));
     }
     let [first, forgotten] = ["first.redb", "forgotten.redb"].map(|file| dir.path().join(file));
     let load = measured(&proxy, async {
@@ -190,7 +190,7 @@ async fn a_month_costs_what_has_changed() {
     ));
     let done = |account: &Account| is_up_to_date(account, followed, changed);
     let heads = measured(&proxy, async {
-        let moved = read_every_head(&Wire::to(proxy.address()), &held).await;
+        let moved = read_every_head(&Wire::to(proxy.address()), &stood).await;
         assert_eq!(moved as u64, changed + OTHERS, "what was unfollowed is where it was");
     });
     let heads = heads.await;
