@@ -169,7 +169,7 @@ struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_keys_max: Option<u64>,
     /// Update the inbox of every follower of a collection that has at most this many; the others
-    /// poll. 0..16384, default 512.
+    /// poll. 0..2048, default 512.
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     write_audience_max: Option<u64>,

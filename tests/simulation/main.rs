@@ -3,8 +3,8 @@
 //! them a network that loses, repeats, delays, reorders and cuts. Backups are restored, epochs
 //! rotated, tombstones purged, clocks moved, copies damaged, collections followed. Virtual time, seeded dice: a seed is a history.
 //!
-//! `DELTASYNC_SEEDS=n` runs n seeds (default 1,000), `DELTASYNC_SEED=s` replays one and tells
-//! what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
+//! `DELTASYNC_SEEDS=n` runs n seeds (default 1,000), from `DELTASYNC_SEEDS_FROM` on, so that a long
+//! search can be cut into parts; `DELTASYNC_SEED=s` replays one and tells what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
 
 mod consumers;
 mod deeds;
@@ -23,6 +23,9 @@ use world::World;
 /// Seeds of a run that does not say.
 const SEEDS_DEFAULT: u64 = 1_000;
 
+/// A long search says how far it is.
+const TOLD_EVERY: u64 = 5_000;
+
 /// Seeds that once failed.
 const REGRESSIONS: [u64; 4] = [3368, 4408, 6817, 8958];
 
@@ -40,8 +43,9 @@ fn replicas_converge_whatever_happens() {
         return;
     }
     let seeds = from_environment("DELTASYNC_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let first = from_environment("DELTASYNC_SEEDS_FROM").unwrap_or(1);
     let next = AtomicU64::new(0);
-    let all: Vec<u64> = REGRESSIONS.into_iter().chain(1..=seeds).collect();
+    let all: Vec<u64> = REGRESSIONS.into_iter().chain(first..first + seeds).collect();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -49,6 +53,9 @@ fn replicas_converge_whatever_happens() {
                     .ok()
                     .and_then(|i| all.get(i))
                 {
+                    if seed.is_multiple_of(TOLD_EVERY) {
+                        eprintln!("seed {seed} is reached; all before have passed, or are running");
+                    }
                     let world = std::panic::AssertUnwindSafe(|| World::new(*seed, false).run());
                     if let Err(cause) = std::panic::catch_unwind(world) {
                         eprintln!("seed {seed} failed; replay it with DELTASYNC_SEED={seed}");
