@@ -151,10 +151,11 @@ impl DiskStore {
                        running server is not a backup)";
         let mut high_water = high_water.ok_or_else(|| files.damaged("high-water", missing))?;
 
-        files.adopt_format().map_err(io_error("writing the format number"))?;
         let db = files.open_sled(options)?;
         let (ledger, journal) = files.catch(|| replay(&files, &db, Some(high_water.mark())))??;
         files.catch(|| check::check(&db, &ledger))??;
+        // Only now, so that a store that is refused is what it was; the journal has no record yet.
+        files.adopt_format().map_err(io_error("writing the format number"))?;
         let core = Core::new(files, db, ledger)?;
         // A killed process leaves writes that nobody synced; from here on they are shown.
         core.flush(None)?;
@@ -297,11 +298,14 @@ impl Store for DiskStore {
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        // What is not in sled yet the next start replays: this only spares it the work.
+        // What is not in sled yet the next start replays: a moment's work is spared it, more would
+        // keep the end of the process waiting.
+        let little = self.core.overlay.read().bytes() < FOLD_BYTES && !self.core.is_folding();
+        let ended = if little { self.settle() } else { self.sync() };
         if self.core.health.enter().is_ok()
-            && let Err(error) = self.settle()
+            && let Err(error) = ended
         {
-            error!(%error, "what was applied could not be brought into sled");
+            error!(%error, "what was applied could not be synced");
         }
         self.folder = None;
         if let Err(error) = self.writer.get_mut().high_water.sync() {
@@ -361,7 +365,8 @@ fn replay(
     refuse(mark.and_then(|mark| went_back(Some(&replayed), mark)))?;
     let (turns, torn) = (RwLock::<Overlay>::default(), AtomicBool::default());
     let target = Target { db, turns: &turns, torn: &torn };
-    let ledger = target.fold(ledger, &rows, through, &mut || {})?;
+    let ledger = target.fold(ledger, &rows, through, &mut || ControlFlow::Continue(()))?;
+    let ledger = ledger.expect("nobody has it given up");
     Ok((ledger, journal))
 }
 

@@ -1,6 +1,7 @@
 //! Brings what the journal holds into sled, some rows at a time, on a thread of its own beside the
 //! commits. A row that many commits change in the meantime is written once.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -53,7 +54,7 @@ struct Folding {
     closing: bool,
 }
 
-/// The thread. Dropping this ends and joins it; what it has begun it completes.
+/// The thread. Dropping this ends and joins it, after the chunk that it writes.
 pub(super) struct Folder {
     core: Arc<Core>,
     thread: Option<JoinHandle<()>>,
@@ -70,17 +71,15 @@ pub(super) struct Target<'a> {
 
 impl Target<'_> {
     /// Writes `rows` on top of what `ledger` describes; afterwards sled is at `through`. Until then
-    /// it is at the sequence before, and whoever opens it replays them all.
+    /// it is at the sequence before, and whoever opens it replays them all. `told` hears of every
+    /// chunk and says whether to go on; `None` = it did not.
     pub(super) fn fold(
         &self,
         mut ledger: Ledger,
         rows: &Rows,
         through: u64,
-        told: &mut dyn FnMut(),
-    ) -> Result<Ledger, StoreError> {
-        if ledger.sequence == through {
-            return Ok(ledger);
-        }
+        told: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Ledger>, StoreError> {
         let mut left = rows.iter().peekable();
         while ledger.sequence != through {
             let mut plan = Plan::new(ledger);
@@ -95,9 +94,11 @@ impl Target<'_> {
                 plan.ledger.sequence = through;
             }
             ledger = self.write(plan.seal())?;
-            told();
+            if told().is_break() {
+                return Ok(None);
+            }
         }
-        Ok(ledger)
+        Ok(Some(ledger))
     }
 
     fn write(&self, plan: Plan) -> Result<Ledger, StoreError> {
@@ -193,10 +194,13 @@ impl Core {
         let syncs = real_sync::count();
         let target = Target { db: &self.db, turns: &self.overlay, torn: &self.torn };
         let told = &mut || {
-            self.folding.lock().chunks += 1;
+            let mut folding = self.folding.lock();
+            folding.chunks += 1;
             self.moved.notify_all();
+            if folding.closing { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let ledger = target.fold(self.folded(), rows, through, told)?;
+        // Given up, it is left to the next start, as after a kill.
+        let Some(ledger) = target.fold(self.folded(), rows, through, told)? else { return Ok(()) };
         self.flush(syncs)?;
         self.overlay.write().thaw();
         let mut folding = self.folding.lock();
@@ -213,7 +217,10 @@ impl Core {
                 while folding.due.is_none() && !folding.closing {
                     self.moved.wait(&mut folding);
                 }
-                let Some((rows, through)) = &folding.due else { return };
+                let Some((rows, through)) = folding.due.as_ref().filter(|_| !folding.closing)
+                else {
+                    return;
+                };
                 (Arc::clone(rows), *through)
             };
             // A failure sticks: whoever waits for the rows learns of it.

@@ -411,6 +411,27 @@ fn rows_above_sled_are_scanned_with_those_in_it() {
     mem::forget(store);
 }
 
+/// G3: a store that is dropped in the middle of folding leaves what a kill leaves, and does not keep
+/// its process waiting.
+#[test]
+fn a_fold_is_given_up_when_the_store_is_dropped() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let mut batch = Batch::default();
+    for number in 0..40_000_u32 {
+        batch.put(number.to_be_bytes().to_vec(), vec![7; 100].into());
+    }
+    store.apply(&batch).unwrap();
+    write(&store, b"last", "1");
+    assert!(store.core.is_folding(), "there was enough to begin");
+    let mark = store.core.folded().sequence;
+    drop(store);
+    let mut left = 0;
+    tamper(dir.path(), |db| left = read_ledger(db).unwrap().unwrap().sequence);
+    assert_eq!(left, mark, "not all of it was folded");
+    assert_eq!(rows(&open(&dir), Direction::Forward).len(), 40_001);
+}
+
 /// More than is folded at once, while readers look: nothing is missing, nothing is seen twice.
 #[test]
 fn folding_goes_on_beside_readers() {
