@@ -3,7 +3,6 @@
 //! twice, and come late, from an earlier life of the server or of the collection.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -23,7 +22,7 @@ use crate::server::Server;
 use crate::world::World;
 
 /// The longest that an ack is under way.
-const LATE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const LATE_MAX: Duration = Duration::from_secs(60);
 
 /// A consumer and its sink.
 #[derive(Debug)]
@@ -82,7 +81,14 @@ impl Consumer {
         let mut staged: Option<Items> = None;
         let mut acked = None;
         for _ in 0..dice.random_range(1..=6) {
-            match server.pull_for(&self.key, &target) {
+            let pull = Pull {
+                targets: vec![Ok(target.clone())],
+                bytes_max: 1 << 20,
+                changes_max: usize::MAX,
+                client_id: self.key.client_id.clone(),
+            };
+            let (outcome, _) = server.pull(Some(&self.key), pull).remove(0);
+            match outcome {
                 Outcome::Delta(delta) => {
                     let rows = match &mut staged {
                         Some(rows) => rows,
@@ -155,35 +161,6 @@ fn apply(rows: &mut Items, change: &Change) {
             rows.remove(&change.key);
         }
         ChangeKind::LeftScope => panic!("the scope is all"),
-    }
-}
-
-// === impl Server ===
-
-impl Server {
-    /// Answers a pull of one target of a client, over the wire and back, and remembers what is sent.
-    fn pull_for(&mut self, client: &ClientKey, target: &Target) -> Outcome {
-        let pull = Pull {
-            targets: vec![Ok(target.clone())],
-            bytes_max: 1 << 20,
-            changes_max: self.limits.changes_max,
-            client_id: client.client_id.clone(),
-        };
-        let answer = self.ledger.pull(&pull, 0, |_| true, &AtomicBool::new(false)).remove(0);
-        let wire = sync_proto::v1::Outcome::from(answer.outcome.expect("reads never fail"));
-        let outcome = Outcome::try_from(wire).expect("what the server says is well-formed");
-        let sent = match &outcome {
-            Outcome::Delta(delta) => Some(delta.to),
-            Outcome::Aligned(head) => Some(head.cursor()),
-            Outcome::Reset(_)
-            | Outcome::Denied
-            | Outcome::NotFound
-            | Outcome::Deferred(_)
-            | Outcome::Failed(_) => None,
-        };
-        let sent = sent.map(|cursor| (target.collection.clone(), cursor));
-        self.clients.sent(client, sent, sync_proto::types::Timestamp::default());
-        outcome
     }
 }
 

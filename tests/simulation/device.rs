@@ -1,64 +1,105 @@
-//! A device: the real session over the real in-memory replica store. It can die between any two
-//! steps and come back with what its store holds.
+//! A device: the real state machines of the client over the real in-memory replica store. It can
+//! die between any two steps and come back with what its store holds.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use rand::RngExt as _;
-use rand::rngs::StdRng;
-use sync_client::session::{Action, Config, Input, Session, carry_out, work};
-use sync_client::store::{MemoryStore, ReplicaStore, Row, Standing, Step, Write, check};
-use sync_proto::types::{CollectionName, Cursor, Value};
-use sync_tests::device::change_of;
+use sync_client::account::desk::{Action, Holdings, Input};
+use sync_client::session::{self, WriteFault, work};
+use sync_client::store::{Notes, ReplicaStore as _, StoreError, Write, check};
+use sync_proto::types::{CollectionName, Cursor, Subject};
+use sync_server::store::keys::ClientKey;
 
-use crate::model::{History, Items};
+use crate::copies::{Copies, FAILS_NEVER};
+use crate::machine::{Account, Machine};
+use crate::model::{History, Model};
 use crate::network::{DeviceId, Packet};
 
-/// Rows of a collection in a simulation: fewer than this.
-const ROWS_MAX: usize = 100_000;
+/// When a history begins, by the clocks of devices.
+const CLOCK_MS: u64 = 1_700_000_000_000;
 
 /// A device.
 pub(crate) struct Device {
     pub(crate) id: DeviceId,
-    store: Arc<MemoryStore>,
-    pub(crate) session: Session,
+    pub(crate) copies: Copies,
+    pub(crate) machine: Machine,
+    /// The newest ack of its inbox that the server took.
+    pub(crate) acked: Option<Cursor>,
     names: Vec<CollectionName>,
-    /// The newest state that its readers have seen, per collection.
-    shown: BTreeMap<CollectionName, Cursor>,
-    /// Copies that were damaged and are not repaired yet.
-    damaged: BTreeSet<CollectionName>,
+    began: Instant,
 }
 
+// === impl Device ===
+
 impl Device {
-    pub(crate) fn new(number: usize, names: Vec<CollectionName>, seed: u64, now: Instant) -> Self {
-        let store = Arc::new(MemoryStore::new());
-        let session = session(&store, &names, seed, now);
-        let (shown, damaged) = (BTreeMap::new(), BTreeSet::new());
-        Self { id: (number, 0), store, session, names, shown, damaged }
+    /// A device with replicas of all these collections; of a subject, with its account.
+    pub(crate) fn new(
+        number: usize,
+        subject: Option<Subject>,
+        names: Vec<CollectionName>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let copies = Copies::new();
+        let machine = match subject {
+            None => Machine::replica(&copies.store, &names, seed, now),
+            Some(subject) => Machine::account(&copies.store, subject, CLOCK_MS, seed, now),
+        };
+        Self { id: (number, 0), copies, machine, acked: None, names, began: now }
     }
 
     /// Dies and comes back: whatever was under way is gone, the store is what it was.
     pub(crate) fn restart(&mut self, seed: u64, now: Instant) {
         self.id.1 += 1;
-        self.session = session(&self.store, &self.names, seed, now);
+        let store = &self.copies.store;
+        let since = u64::try_from(now.duration_since(self.began).as_millis()).expect("short");
+        self.machine = match &self.machine {
+            Machine::Replica(_) => Machine::replica(store, &self.names, seed, now),
+            Machine::Account(account) => {
+                let subject = account.subject.clone();
+                Machine::account(store, subject, CLOCK_MS + since, seed, now)
+            }
+        };
     }
 
-    /// Takes in something and carries out what follows; `None` from `survives` kills the device
+    /// By what name the server knows it, if it acknowledges anything.
+    pub(crate) fn client(&self) -> Option<ClientKey> {
+        let account = self.machine.as_account()?;
+        let subject = account.subject.to_string();
+        Some(ClientKey { client_id: format!("device {}", self.id.0), subject })
+    }
+
+    /// The server has taken an ack of the inbox. One that came late takes nothing back.
+    pub(crate) fn was_acked(&mut self, cursor: Cursor) {
+        let late = |acked: Cursor| acked.epoch == cursor.epoch && acked.version > cursor.version;
+        if !self.acked.is_some_and(late) {
+            self.acked = Some(cursor);
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.machine.deadline().saturating_duration_since(self.began)
+    }
+
+    /// Takes in something and carries out what follows; `false` from `survives` kills the device
     /// before the next step.
     pub(crate) fn handle(
         &mut self,
-        input: Input,
+        inputs: Vec<Input>,
         now: Instant,
         history: &History,
         mut survives: impl FnMut() -> bool,
     ) -> Result<Vec<Packet>, Died> {
-        self.tell("hears", &input);
-        self.session.handle(input, now);
-        self.act(now, history, &mut survives)
+        let mut packets = Vec::new();
+        for input in inputs {
+            self.tell("hears", &input);
+            self.machine.handle(input, now);
+            packets.extend(self.act(now, history, &mut survives)?);
+        }
+        Ok(packets)
     }
 
-    /// Carries out what the session says.
+    /// Carries out what the machine says.
     pub(crate) fn act(
         &mut self,
         now: Instant,
@@ -66,126 +107,106 @@ impl Device {
         survives: &mut impl FnMut() -> bool,
     ) -> Result<Vec<Packet>, Died> {
         let mut packets = Vec::new();
-        while let Some(action) = self.session.poll_action() {
+        while let Some(action) = self.machine.poll_action() {
             if !survives() {
                 return Err(Died);
             }
             self.tell("does", &action);
             match action {
-                Action::OpenStream(id, asked) => {
-                    packets.push(Packet::Subscribe(self.id, id, asked));
-                }
-                Action::CloseStream(id) => packets.push(Packet::Unsubscribe(self.id, id)),
-                Action::Pull(id, pull) => packets.push(Packet::Pull(self.id, id, pull)),
-                Action::Write(name, write) => {
-                    let (input, _) = carry_out(self.store.as_ref(), &name, &write)
-                        .expect("a store in memory never fails");
-                    self.check(&name, history);
-                    // X16: rows and cursor are one transaction, so dying here loses nothing.
+                Action::Session(action) => packets.extend(self.converse(action, now)),
+                Action::Write(name, write, notes) => {
+                    let input = self.write(&name, &write, &notes);
+                    if self.names.contains(&name) {
+                        self.copies.check(&name, history);
+                    }
+                    // X16: rows, cursor and notes are one transaction, so dying here loses nothing.
                     if !survives() {
                         return Err(Died);
                     }
-                    self.session.handle(input, now);
+                    self.machine.flush_soon(now);
+                    self.machine.handle(Input::Session(input), now);
                 }
-                Action::SelfCheck(name) => {
-                    let snapshot = self.store.snapshot(&name);
-                    let sound = snapshot.and_then(|snapshot| check(snapshot.as_ref()));
-                    let sound = sound.expect("a store in memory never fails");
-                    self.session.handle(Input::SelfChecked(name, sound), now);
+                Action::Note(notes) => {
+                    self.copies.store.note(&notes).expect(FAILS_NEVER);
+                    self.machine.flush_soon(now);
+                    self.machine.handle(Input::Noted(true), now);
                 }
-                Action::Mend(name, id, task) => {
-                    let done = work(self.store.as_ref(), &name, &task);
-                    match done.expect("a store in memory never fails") {
-                        Some(done) => self.session.handle(Input::Mended(name, id, done), now),
-                        None => packets.push(Packet::Mend(self.id, name, id, task)),
-                    }
+                Action::Scan => {
+                    let inbox = self.account().subject.inbox();
+                    let held = Holdings::read(&*self.copies.store, &inbox).expect(FAILS_NEVER);
+                    self.machine.flush_soon(now);
+                    self.machine.handle(Input::Scanned(Some(held)), now);
                 }
-                Action::Report(..) | Action::Chosen(..) => {}
+                Action::Poll(id, cursor, after) => {
+                    packets.push(Packet::Poll(self.id, id, cursor, after));
+                }
+                Action::Ack(cursor) => packets.push(Packet::AckInbox(self.id, cursor, false)),
+                Action::Show(shown, summary) => self.machine.show(shown, summary),
             }
         }
         Ok(packets)
     }
 
-    /// Tells what its session hears and does, if the environment asks for this device.
+    fn account(&self) -> &Account {
+        self.machine.as_account().expect("a replica asks for nothing of the kind")
+    }
+
+    fn converse(&mut self, action: session::Action, now: Instant) -> Option<Packet> {
+        match action {
+            session::Action::OpenStream(id, asked) => {
+                return Some(Packet::Subscribe(self.id, id, asked));
+            }
+            session::Action::CloseStream(id) => return Some(Packet::Unsubscribe(self.id, id)),
+            session::Action::Pull(id, pull) => return Some(Packet::Pull(self.id, id, pull)),
+            session::Action::SelfCheck(name) => {
+                let snapshot = self.copies.store.snapshot(&name);
+                let sound = snapshot.and_then(|snapshot| check(snapshot.as_ref()));
+                let input = session::Input::SelfChecked(name, sound.expect(FAILS_NEVER));
+                self.machine.handle(Input::Session(input), now);
+            }
+            session::Action::Mend(name, id, task) => {
+                let done = work(self.copies.store.as_ref(), &name, &task);
+                let Some(done) = done.expect(FAILS_NEVER) else {
+                    return Some(Packet::Mend(self.id, name, id, task));
+                };
+                let input = session::Input::Mended(name, id, done);
+                self.machine.handle(Input::Session(input), now);
+            }
+            session::Action::Report(..) | session::Action::Chosen(..) => {}
+            session::Action::Write(..) => unreachable!("writes come with their notes"),
+        }
+        None
+    }
+
+    fn write(&self, name: &CollectionName, write: &Write, notes: &Notes) -> session::Input {
+        let written = match self.copies.store.write_with(name, write, notes) {
+            Ok(applied) => Ok(applied.standing),
+            Err(StoreError::Conflict { standing }) => Err(WriteFault::Conflict(*standing)),
+            Err(StoreError::MissingValue) => Err(WriteFault::MissingValue),
+            Err(other) => panic!("{other}"),
+        };
+        session::Input::Written(name.clone(), written)
+    }
+
+    /// Tells what its machine hears and does, if the environment asks for this device.
     fn tell(&self, what: &str, of: &impl std::fmt::Debug) {
-        if crate::from_environment("DELTASYNC_DEVICE") == u64::try_from(self.id.0).ok() {
+        static TOLD: OnceLock<Option<u64>> = OnceLock::new();
+        let told = TOLD.get_or_init(|| crate::from_environment("DELTASYNC_DEVICE"));
+        if told.is_some_and(|told| u64::try_from(self.id.0) == Ok(told)) {
             eprintln!("           {:?} {what} {of:?}", self.id);
         }
     }
 
-    /// Where the copy of a collection stands.
-    pub(crate) fn standing(&self, name: &CollectionName) -> Standing {
-        self.store.standing(name).expect("a store in memory never fails")
-    }
-
-    /// What its readers see.
-    pub(crate) fn items(&self, name: &CollectionName) -> Items {
-        let snapshot = self.store.snapshot(name).expect("a store in memory never fails");
-        let rows = snapshot.rows(None, ROWS_MAX).expect("a store in memory never fails");
-        let item = |row: Row| {
-            let value = Value::new(row.value).expect("was checked");
-            (row.key, (value, row.sort_key, row.version))
-        };
-        rows.into_iter().map(item).collect()
-    }
-
-    /// After every write: what readers see of a caught-up copy is a state that the server has
-    /// announced (G1, G3, G4), and it never goes back within an epoch (G2).
-    fn check(&mut self, name: &CollectionName, history: &History) {
-        let Some(cursor) = self.standing(name).cursor else {
-            self.shown.remove(name);
-            assert!(self.items(name).is_empty(), "rows without a cursor");
-            return;
-        };
-        if let Some(seen) = self.shown.insert(name.clone(), cursor)
-            && seen.epoch == cursor.epoch
-            && !history.is_ambiguous(name, cursor.epoch)
-        {
-            let (id, seen) = (self.id, seen.version);
-            assert!(seen <= cursor.version, "{name} of {id:?} went back: {seen} to {cursor}");
-        }
-        if cursor.is_caught_up() && !history.is_ambiguous(name, cursor.epoch) {
-            let announced = history.at(name, cursor);
-            let announced = announced.unwrap_or_else(|| panic!("{cursor} was never announced"));
-            let equal = self.items(name) == *announced;
-            if equal {
-                self.damaged.remove(name);
-            }
-            let excused = self.damaged.contains(name);
-            assert!(equal || excused, "{name} of {:?} at {cursor} is not the server's", self.id);
-        }
-    }
-
-    /// Loses a row and changes another behind the session's back. `false`: there was nothing to
-    /// damage.
-    pub(crate) fn damage(&mut self, name: &CollectionName, dice: &mut StdRng) -> bool {
-        let standing = self.standing(name);
-        let at = standing.cursor.filter(|at| at.is_caught_up() && standing.load.is_none());
-        let Some(at) = at else { return false };
-        let snapshot = self.store.snapshot(name).expect("a store in memory never fails");
-        let mut rows = snapshot.rows(None, ROWS_MAX).expect("a store in memory never fails");
-        if rows.is_empty() {
-            return false;
-        }
-        rows.swap_remove(dice.random_range(0..rows.len()));
-        if let Some(changed) = rows.first_mut() {
-            changed.value = vec![7; 9].into();
-        }
-        let changes = rows.iter().map(change_of).collect();
-        let write = Write { expected: Some(at), step: Step::BeginLoad { changes, to: at } };
-        self.store.write(name, &write).expect("nobody else writes");
-        self.damaged.insert(name.clone());
-        true
+    /// Whether it has a collection as it should: of an account only if it is followed.
+    pub(crate) fn is_right(&self, name: &CollectionName, model: &Model) -> bool {
+        let wanted = model.collections.get(name).filter(|_| match self.machine.as_account() {
+            None => true,
+            Some(account) => model.follows.contains(&(account.subject.clone(), name.clone())),
+        });
+        self.copies.is_equal(name, wanted)
     }
 }
 
 /// The device died on the way.
 #[derive(Debug)]
 pub(crate) struct Died;
-
-fn session(store: &MemoryStore, names: &[CollectionName], seed: u64, now: Instant) -> Session {
-    let standing = |name: &CollectionName| {
-        (name.clone(), store.standing(name).expect("a store in memory never fails"))
-    };
-    Session::new(Config::default(), names.iter().map(standing).collect(), seed, now)
-}

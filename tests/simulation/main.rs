@@ -1,15 +1,19 @@
 //! Deterministic simulation of the real halves: client sessions and stores, the server's ledger,
 //! its subscriptions, its reconciliation and its in-memory store with crash points, and between
 //! them a network that loses, repeats, delays, reorders and cuts. Backups are restored, epochs
-//! rotated, tombstones purged, clocks moved, copies damaged, collections followed. Virtual time, seeded dice: a seed is a history.
+//! rotated, tombstones purged, clocks moved, copies damaged, collections followed, strategies of
+//! diffusion switched. Some devices run replicas, others the accounts of subjects, which catch up by
+//! their inboxes and acknowledge them. Virtual time, seeded dice: a seed is a history.
 //!
-//! `DELTASYNC_SEEDS=n` runs n seeds (default 1,000), from `DELTASYNC_SEEDS_FROM` on, so that a long
+//! `DELTASYNC_SEEDS=n` runs n seeds (default 700), from `DELTASYNC_SEEDS_FROM` on, so that a long
 //! search can be cut into parts; `DELTASYNC_SEED=s` replays one and tells what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
 
 mod consumers;
+mod copies;
 mod deeds;
 mod device;
 mod inboxes;
+mod machine;
 mod model;
 mod network;
 mod server;
@@ -21,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use world::World;
 
 /// Seeds of a run that does not say.
-const SEEDS_DEFAULT: u64 = 1_000;
+const SEEDS_DEFAULT: u64 = 700;
 
 /// A long search says how far it is.
 const TOLD_EVERY: u64 = 5_000;

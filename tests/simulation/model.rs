@@ -34,6 +34,7 @@ pub(crate) struct Model {
 pub(crate) struct History {
     states: HashMap<(CollectionName, Epoch, Version), Arc<Items>>,
     given_again: HashSet<(CollectionName, Epoch)>,
+    newest: HashMap<(CollectionName, Epoch), u64>,
 }
 
 impl Model {
@@ -153,11 +154,22 @@ impl History {
         self.given_again.contains(&(name.clone(), epoch))
     }
 
+    /// Whether this version, or one behind it, was given before and stood for something else: a
+    /// copy that has it by then cannot be told by its version.
+    pub(crate) fn is_given_again(&self, name: &CollectionName, collection: &Collection) -> bool {
+        let of = collection.epoch.map(|epoch| (name.clone(), epoch));
+        let newest =
+            of.filter(|of| self.given_again.contains(of)).and_then(|of| self.newest.get(&of));
+        newest.is_some_and(|newest| collection.version <= *newest)
+    }
+
     /// The server has announced this state. G2: a version never stands for two contents, unless an
     /// older data directory was put in place.
     pub(crate) fn announce(&mut self, name: &CollectionName, collection: &Collection) {
         let epoch = collection.epoch.expect("the server has told its epoch");
         let version = Version::new(collection.version).expect("small");
+        let newest = self.newest.entry((name.clone(), epoch)).or_default();
+        *newest = collection.version.max(*newest);
         if self.is_ambiguous(name, epoch) {
             return;
         }

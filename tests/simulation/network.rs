@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use sync_client::session::{Input, MendId, PullId, StreamId, Task};
-use sync_proto::types::{CollectionName, Pull, Subscribe};
+use sync_client::account::desk::{Input, PollId};
+use sync_client::session::{self, MendId, PullId, StreamId, Task};
+use sync_proto::types::{CollectionName, Cursor, Pull, Subscribe};
 
 use crate::consumers::LateAck;
 
@@ -20,8 +21,12 @@ pub(crate) enum Packet {
     Unsubscribe(DeviceId, StreamId),
     Pull(DeviceId, PullId, Pull),
     Mend(DeviceId, CollectionName, MendId, Task),
+    Poll(DeviceId, PollId, Option<Cursor>, Option<CollectionName>),
+    /// `true`: it has come before, and nobody waits for an answer.
+    AckInbox(DeviceId, Cursor, bool),
     Ack(LateAck),
-    ToDevice(DeviceId, Input),
+    /// What comes in one message.
+    ToDevice(DeviceId, Vec<Input>),
 }
 
 /// How bad the network is.
@@ -71,10 +76,11 @@ impl Network {
         &mut self,
         to: DeviceId,
         stream: StreamId,
-        input: Input,
+        input: session::Input,
         now: Duration,
         dice: &mut StdRng,
     ) {
+        let inputs = vec![Input::Session(input)];
         if dice.random_bool(self.weather.lose) {
             return;
         }
@@ -86,9 +92,9 @@ impl Network {
         }
         if dice.random_bool(self.weather.repeat) {
             let again = at + self.delay(dice);
-            self.put(again, Packet::ToDevice(to, input.clone()));
+            self.put(again, Packet::ToDevice(to, inputs.clone()));
         }
-        self.put(at, Packet::ToDevice(to, input));
+        self.put(at, Packet::ToDevice(to, inputs));
     }
 
     pub(crate) fn put(&mut self, at: Duration, packet: Packet) {

@@ -1,16 +1,18 @@
 //! The server: the real ledger over the real in-memory store, and the real subscriptions. It can
 //! die inside of any storage step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use sync_client::session::{Done, Input, MendFault, PullId, StreamId, Task};
+use sync_client::session::{Done, Input, MendFault, StreamId, Task};
+use sync_proto::convert::polled;
 use sync_proto::types::{
-    CollectionName, Epoch, Event, Head, Outcome, Pull, Reconcile, Reconciled, Subscribe, Timestamp,
+    CollectionName, Cursor, Epoch, Event, Head, Outcome, Plan, Polled, Pull, Reconcile, Reconciled,
+    Subscribe, Timestamp,
 };
 use sync_proto::v1;
 use sync_server::core::acks::AckRetention;
@@ -22,12 +24,17 @@ use sync_server::core::retention::Retention;
 use sync_server::engine::administering::{Administered, Administration};
 use sync_server::engine::following::Following;
 use sync_server::engine::ledger::{Group, Ledger, Settings};
+use sync_server::engine::noticing::{Noticing, WatchId, Watching};
 use sync_server::engine::pulling::Answered;
 use sync_server::engine::reconciling::ReconcileError;
 use sync_server::store::StoreError;
+use sync_server::store::keys::ClientKey;
 use sync_server::store::memory::MemoryStore;
 
 use crate::network::DeviceId;
+
+/// Least time between two notices of one collection.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A server that is up.
 pub(crate) struct Server {
@@ -36,6 +43,8 @@ pub(crate) struct Server {
     pub(crate) limits: PageLimits,
     /// What was sent in this life.
     pub(crate) clients: Clients,
+    /// How long the history has lasted.
+    pub(crate) now: Duration,
 }
 
 /// How a server keeps what it has.
@@ -49,10 +58,19 @@ pub(crate) struct Kept {
 /// A subscription.
 pub(crate) struct Stream {
     following: Following,
+    noticing: Noticing,
     names: Vec<CollectionName>,
+    /// What it listens to besides.
+    watched: BTreeMap<WatchId, CollectionName>,
+    /// Whose acks are judged by what is sent here.
+    client: Option<ClientKey>,
+    began: Duration,
     heartbeat: Duration,
-    pub(crate) next_bookmark: Duration,
+    next_bookmark: Duration,
 }
+
+/// The answer to one target, and what is said besides.
+pub(crate) type Said = (Outcome, Polled);
 
 impl Server {
     /// Opens a ledger over what a store holds.
@@ -64,7 +82,8 @@ impl Server {
         let settings = Settings { retention, diffusion, acks, ..Settings::default() };
         let ledger = Ledger::open(store, settings, &mut |_| {}).expect("the rows fit together");
         let limits = PageLimits { changes_max: page_changes_max, ..PageLimits::FULL };
-        Self { ledger, streams: BTreeMap::new(), limits, clients: Clients::default() }
+        let (streams, clients) = (BTreeMap::new(), Clients::default());
+        Self { ledger, streams, limits, clients, now: Duration::ZERO }
     }
 
     /// Heads of what authorities write.
@@ -87,9 +106,12 @@ impl Server {
     /// Tells the streams that heads moved.
     pub(crate) fn announce(&mut self, moved: &[CollectionName]) {
         for stream in self.streams.values_mut() {
-            let marks = stream.names.iter().enumerate();
+            let watched = stream.watched.iter().map(|(id, name)| (*id, name));
+            let marks = stream.names.iter().enumerate().chain(watched);
             let marks = marks.filter(|(_, name)| moved.contains(name)).map(|(index, _)| index);
-            stream.following.mark(marks.collect());
+            let marks: BTreeSet<usize> = marks.collect();
+            stream.noticing.mark(&marks, self.now - stream.began);
+            stream.following.mark(marks);
         }
     }
 
@@ -103,35 +125,61 @@ impl Server {
     pub(crate) fn subscribe(
         &mut self,
         device: DeviceId,
+        client: Option<ClientKey>,
         id: StreamId,
         asked: Subscribe,
-        now: Duration,
     ) -> Input {
         let names = asked.targets.iter().map(|target| target.collection.clone()).collect();
         let heartbeat = asked.heartbeat;
         let (following, accepted) =
             Following::accept(&self.ledger, asked.targets, self.limits, |_| true);
-        let next_bookmark = now + heartbeat;
-        let stream = Stream { following, names, heartbeat, next_bookmark };
+        let noticing = Noticing::new(following.targets(), &accepted, NOTICE_INTERVAL);
+        let first = Event::Accepted(accepted, heartbeat);
+        self.remember(client.as_ref(), reached(&first));
+        let (began, next_bookmark) = (self.now, self.now + heartbeat);
+        let watched = BTreeMap::new();
+        let stream =
+            Stream { following, noticing, names, watched, client, began, heartbeat, next_bookmark };
         self.streams.insert((device, id), stream);
-        message(id, Event::Accepted(accepted, heartbeat))
+        message(id, first)
     }
 
     /// One turn of one target of a stream: what it says.
     pub(crate) fn step(&mut self, of: (DeviceId, StreamId), slow: bool) -> Vec<Input> {
         let Some(stream) = self.streams.get_mut(&of) else { return Vec::new() };
-        let events = stream.following.step(&self.ledger, slow).expect("reads never fail");
-        events.into_iter().map(|event| message(of.1, event)).collect()
+        let said = stream.step(&self.ledger, slow, self.now).expect("reads never fail");
+        let client = stream.client.clone();
+        for event in &said {
+            self.remember(client.as_ref(), reached(event));
+        }
+        said.into_iter().map(|event| message(of.1, event)).collect()
     }
 
     pub(crate) fn is_due(&self, of: (DeviceId, StreamId)) -> bool {
-        self.streams.get(&of).is_some_and(|stream| stream.following.is_due())
+        self.streams.get(&of).is_some_and(|stream| {
+            stream.following.is_due() || stream.noticing.is_due(self.now - stream.began)
+        })
     }
 
+    /// When a stream has something to say by itself, and which.
+    pub(crate) fn next_turn(&self) -> Option<(Duration, (DeviceId, StreamId))> {
+        self.streams.iter().map(|(of, stream)| (stream.next_turn(), *of)).min()
+    }
+
+    /// The bookmark of a stream, if it is due.
     pub(crate) fn bookmark(&mut self, of: (DeviceId, StreamId), now: Timestamp) -> Option<Input> {
-        let stream = self.streams.get_mut(&of)?;
+        let stream = self.streams.get_mut(&of).filter(|it| it.next_bookmark <= self.now)?;
         stream.next_bookmark += stream.heartbeat;
-        Some(message(of.1, stream.following.bookmark(now)))
+        let (event, client) = (stream.following.bookmark(now), stream.client.clone());
+        self.remember(client.as_ref(), reached(&event));
+        Some(message(of.1, event))
+    }
+
+    /// Remembers what was sent to a client, as the service does before it sends it.
+    fn remember(&mut self, client: Option<&ClientKey>, sent: Vec<(CollectionName, Cursor)>) {
+        if let Some(client) = client {
+            self.clients.sent(client, sent, Timestamp::default());
+        }
     }
 
     /// Gives a collection that exists a new epoch.
@@ -182,16 +230,90 @@ impl Server {
     }
 
     /// Answers a pull, over the wire and back.
-    pub(crate) fn pull(&self, id: PullId, mut pull: Pull) -> Input {
+    pub(crate) fn pull(&mut self, client: Option<&ClientKey>, mut pull: Pull) -> Vec<Said> {
         pull.changes_max = pull.changes_max.min(self.limits.changes_max);
         let first = pull.targets.len() / 2;
         let answers = self.ledger.pull(&pull, first, |_| true, &AtomicBool::new(false));
-        let outcome = |answer: Answered| {
-            let wire = v1::Outcome::from(answer.outcome.expect("reads never fail"));
-            Outcome::try_from(wire).expect("what the server says is well-formed")
-        };
-        Input::Pulled(id, Ok(answers.into_iter().map(outcome).collect()))
+        let said: Vec<Said> = answers.into_iter().map(over_the_wire).collect();
+        let names = pull.targets.into_iter().map(|target| target.expect("well-formed").collection);
+        let sent = names.zip(&said).filter_map(|(name, (outcome, _))| Some((name, at(outcome)?)));
+        self.remember(client, sent.collect());
+        said
     }
+}
+
+impl Stream {
+    /// What the service does in one turn of a stream.
+    fn step(
+        &mut self,
+        ledger: &Ledger<MemoryStore>,
+        slow: bool,
+        now: Duration,
+    ) -> Result<Vec<Event<Bytes>>, StoreError> {
+        let lasted = now - self.began;
+        let due = self.following.is_due();
+        let mut events = if due { self.following.step(ledger, slow)? } else { Vec::new() };
+        self.noticing.heard(&events)?;
+        if self.noticing.is_due(lasted) {
+            events.extend(self.noticing.step(ledger, lasted, |_| true)?);
+        }
+        for change in self.noticing.take_changes() {
+            match change {
+                Watching::Begin(id, name) => drop(self.watched.insert(id, name)),
+                Watching::End(id) => drop(self.watched.remove(&id)),
+            }
+        }
+        Ok(events)
+    }
+
+    fn next_turn(&self) -> Duration {
+        let notice = self.noticing.next_at().map(|at| self.began + at);
+        notice.map_or(self.next_bookmark, |at| at.min(self.next_bookmark))
+    }
+}
+
+/// How far a message brings a client that has it.
+fn reached(event: &Event<Bytes>) -> Vec<(CollectionName, Cursor)> {
+    match event {
+        Event::Accepted(targets, _) => {
+            let live = targets.iter().filter(|target| target.plan == Plan::Live);
+            let at = live.filter_map(|one| Some((one.collection.clone(), one.head?.cursor())));
+            at.collect()
+        }
+        Event::Changes(name, delta) => vec![(name.clone(), delta.to)],
+        Event::CaughtUp(name, cursor) => vec![(name.clone(), *cursor)],
+        Event::Bookmark(positions, _) => {
+            positions.iter().map(|one| (one.collection.clone(), one.cursor)).collect()
+        }
+        Event::Notice(..)
+        | Event::InboxNotice(_)
+        | Event::Lagging(..)
+        | Event::Reset(..)
+        | Event::Absent(_)
+        | Event::Revoked(_)
+        | Event::Failed(..)
+        | Event::Goodbye(_) => Vec::new(),
+    }
+}
+
+/// How far an answer brings a client that has it.
+fn at(outcome: &Outcome) -> Option<Cursor> {
+    match outcome {
+        Outcome::Delta(delta) => Some(delta.to),
+        Outcome::Aligned(head) => Some(head.cursor()),
+        Outcome::Reset(_)
+        | Outcome::Denied
+        | Outcome::NotFound
+        | Outcome::Deferred(_)
+        | Outcome::Failed(_) => None,
+    }
+}
+
+fn over_the_wire(answer: Answered) -> Said {
+    let mut wire = v1::Outcome::from(answer.outcome.expect("reads never fail"));
+    (wire.polled, wire.polled_more) = answer.polled.into();
+    let heads = polled(&wire).expect("what the server says is well-formed");
+    (Outcome::try_from(wire).expect("what the server says is well-formed"), heads)
 }
 
 /// A message as it arrives: over the wire and back.

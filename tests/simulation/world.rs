@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use sync_client::session::{Fault, Input, MendFault, StreamId};
-use sync_proto::types::{CollectionName, Timestamp};
+use sync_client::account::desk::Input;
+use sync_client::session::{self, Fault, MendFault, StreamId};
+use sync_proto::types::{CollectionName, Polled, Timestamp};
 use sync_server::core::diffusion::Limits;
 use sync_server::store::memory::{Faults, MemoryStore};
 
 use crate::consumers::Consumer;
 use crate::device::{Device, Died};
+use crate::inboxes::subject;
 use crate::model::{History, Model};
 use crate::network::{DeviceId, Network, Packet, Weather};
 use crate::server::{Kept, Server};
@@ -40,7 +42,7 @@ pub(crate) struct World {
     pub(crate) disk: Option<MemoryStore>,
     pub(crate) kept: Kept,
     pub(crate) devices: Vec<Device>,
-    network: Network,
+    pub(crate) network: Network,
     pub(crate) consumers: Vec<Consumer>,
     /// Counts the starts of the server.
     pub(crate) server_life: u64,
@@ -62,9 +64,7 @@ impl World {
         let names: Vec<_> = (0..dice.random_range(1..=4))
             .map(|n| CollectionName::new(&format!("c/{n}")).expect("well-formed"))
             .collect();
-        let count = dice.random_range(1..=3);
-        let devices =
-            (0..count).map(|n| Device::new(n, names.clone(), dice.random(), began)).collect();
+        let devices = devices(&names, &mut dice, began);
         let tombstones_max = *[0, 2, 8, 1_000].choose(&mut dice).expect("not empty");
         let page_changes_max = dice.random_range(1..=6);
         let diffusion = Limits {
@@ -129,17 +129,18 @@ impl World {
     /// On to the next thing that happens.
     fn advance(&mut self, eventful: bool) {
         let packet = self.network.next_at().unwrap_or(Duration::MAX);
-        let bookmark = self.server.iter().flat_map(|server| server.streams.iter());
-        let bookmark = bookmark.map(|(of, stream)| (stream.next_bookmark, *of)).min();
-        let deadline = |device: &Device| device.session.deadline().duration_since(self.began);
-        let timer = (0..self.devices.len()).map(|i| (deadline(&self.devices[i]), i)).min();
+        let turn = self.server.as_ref().and_then(Server::next_turn);
+        let timer = (0..self.devices.len()).map(|i| (self.devices[i].deadline(), i)).min();
         let (timer, device) = timer.expect("there is a device");
         let deed = if eventful { self.next_deed } else { Duration::MAX };
-        let bookmark_at = bookmark.map_or(Duration::MAX, |(at, _)| at);
-        let next = packet.min(bookmark_at).min(timer).min(deed);
+        let turn_at = turn.map_or(Duration::MAX, |(at, _)| at);
+        let next = packet.min(turn_at).min(timer).min(deed);
         self.steps_at_once = if next > self.now { 0 } else { self.steps_at_once + 1 };
         assert!(self.steps_at_once < STEPS_AT_ONCE_MAX, "somebody is busy doing nothing");
         self.now = self.now.max(next);
+        if let Some(server) = &mut self.server {
+            server.now = self.now;
+        }
         if next == packet {
             let packet = self.network.pop().expect("looked at above");
             self.arrive(packet);
@@ -149,10 +150,12 @@ impl World {
             self.next_deed = self.now + Duration::from_millis(pause);
         } else if next == timer {
             if self.steps_at_once > STEPS_AT_ONCE_MAX - 3 {
-                eprintln!("{:?}", self.devices[device].session);
+                eprintln!("{}", self.devices[device].machine.tell());
             }
-            self.input(device, Input::Elapsed);
-        } else if let Some((_, of)) = bookmark {
+            let now = self.began + self.now;
+            self.devices[device].machine.elapse(now);
+            self.receive(device, Vec::new());
+        } else if let Some((_, of)) = turn {
             let now = self.clock();
             let server = self.server.as_mut().expect("it has streams");
             if let Some(input) = server.bookmark(of, now) {
@@ -209,13 +212,14 @@ impl World {
     }
 
     fn end_stream(&mut self, device: DeviceId, stream: StreamId) {
-        let ended = Input::StreamEnded(stream, Fault::Passing);
-        self.network.send(Packet::ToDevice(device, ended), self.now, &mut self.dice);
+        let ended = session::Input::StreamEnded(stream, Fault::Passing);
+        self.reply(device, ended);
     }
 
     pub(crate) fn start_server(&mut self) {
         let Some(store) = self.disk.take() else { return };
-        let server = Server::open(store, self.kept);
+        let mut server = Server::open(store, self.kept);
+        server.now = self.now;
         let (heads, follows) = (server.heads(), server.follows());
         if let Some(maybe) = self.maybe.take()
             && !self.model.is_at(&heads, &follows)
@@ -262,53 +266,75 @@ impl World {
         self.act(index);
     }
 
+    /// Sends an answer.
+    pub(crate) fn send_later(&mut self, packet: Packet) {
+        self.network.send(packet, self.now, &mut self.dice);
+    }
+
+    /// Sends what a call or a stream has come to.
+    pub(crate) fn reply(&mut self, to: DeviceId, input: session::Input) {
+        self.send_later(Packet::ToDevice(to, vec![Input::Session(input)]));
+    }
+
     fn arrive(&mut self, packet: Packet) {
-        let died = Input::StreamEnded;
+        let passing = Fault::Passing;
         match (packet, &mut self.server) {
             (Packet::Ack(ack), _) => self.ack_arrives(ack),
-            (Packet::ToDevice(id, input), _) => {
+            (Packet::AckInbox(id, cursor, again), _) => self.inbox_ack_arrives(id, cursor, again),
+            (Packet::Poll(id, poll, cursor, after), _) => {
+                self.poll_arrives(id, poll, cursor, after)
+            }
+            (Packet::ToDevice(id, inputs), _) => {
                 if self.devices[id.0].id == id {
-                    self.input(id.0, input);
+                    self.receive(id.0, inputs);
                 }
             }
             (Packet::Subscribe(id, stream, asked), Some(server)) => {
-                let first = server.subscribe(id, stream, asked, self.now);
+                let first = server.subscribe(id, self.devices[id.0].client(), stream, asked);
                 self.network.stream(id, stream, first, self.now, &mut self.dice);
                 self.pump();
             }
             (Packet::Subscribe(id, stream, _), None) => {
-                let ended = Packet::ToDevice(id, died(stream, Fault::Passing));
-                self.network.send(ended, self.now, &mut self.dice);
+                self.reply(id, session::Input::StreamEnded(stream, passing));
             }
             (Packet::Unsubscribe(id, stream), Some(server)) => {
                 server.streams.remove(&(id, stream));
             }
             (Packet::Unsubscribe(..), None) => {}
             (Packet::Pull(id, pull, asked), Some(server)) => {
-                let answer = server.pull(pull, asked);
-                self.network.send(Packet::ToDevice(id, answer), self.now, &mut self.dice);
+                let said = server.pull(self.devices[id.0].client().as_ref(), asked);
+                let (outcomes, polled): (Vec<_>, Vec<_>) = said.into_iter().unzip();
+                let pulled = session::Input::Pulled(pull, Ok(outcomes));
+                let polled = polled.into_iter().filter(|said| *said != Polled::default());
+                let inputs = std::iter::once(Input::Session(pulled));
+                let inputs = inputs.chain(polled.map(Input::Polled)).collect();
+                self.send_later(Packet::ToDevice(id, inputs));
             }
             (Packet::Mend(id, name, mend, task), Some(server)) => {
-                let done = Input::Mended(name.clone(), mend, server.mend(&name, &task));
-                self.network.send(Packet::ToDevice(id, done), self.now, &mut self.dice);
+                let done = server.mend(&name, &task);
+                self.reply(id, session::Input::Mended(name, mend, done));
             }
             (Packet::Mend(id, name, mend, _), None) => {
-                let failed = Input::Mended(name, mend, Err(MendFault::Call(Fault::Passing)));
-                self.network.send(Packet::ToDevice(id, failed), self.now, &mut self.dice);
+                let failed = Err(MendFault::Call(passing));
+                self.reply(id, session::Input::Mended(name, mend, failed));
             }
             (Packet::Pull(id, pull, _), None) => {
-                let failed = Input::Pulled(pull, Err(Fault::Passing));
-                self.network.send(Packet::ToDevice(id, failed), self.now, &mut self.dice);
+                self.reply(id, session::Input::Pulled(pull, Err(passing)));
             }
         }
     }
 
-    fn input(&mut self, index: usize, input: Input) {
+    fn receive(&mut self, index: usize, inputs: Vec<Input>) {
         let now = self.began + self.now;
         let mortal = self.now < EVENTFUL;
         let dice = &mut self.dice;
-        let survives = || !mortal || !dice.random_bool(0.003);
-        let handled = self.devices[index].handle(input, now, &self.history, survives);
+        let mut survives = || !mortal || !dice.random_bool(0.003);
+        let device = &mut self.devices[index];
+        let handled = if inputs.is_empty() {
+            device.act(now, &self.history, &mut survives)
+        } else {
+            device.handle(inputs, now, &self.history, survives)
+        };
         self.send_all(index, handled);
     }
 
@@ -337,30 +363,26 @@ impl World {
         self.start_server();
         self.network.weather = Weather { delay_ms_max: 5, ..Weather::default() };
         self.note("calm");
+        self.pass_what_was_given_twice();
         self.pump();
     }
 
     fn is_quiet(&self) -> bool {
         self.network.next_at().is_none()
-            && self.devices.iter().all(|device| device.session.is_settled())
-            && self.devices.iter().all(|device| self.is_equal(device))
+            && self.devices.iter().all(|device| device.machine.is_settled())
+            && self.devices.iter().all(|device| self.is_right(device))
     }
 
-    fn is_equal(&self, device: &Device) -> bool {
-        self.names.iter().all(|name| {
-            let standing = device.standing(name);
-            match self.model.collections.get(name) {
-                Some(wanted) => {
-                    let at =
-                        standing.cursor.map(|cursor| (Some(cursor.epoch), cursor.version.get()));
-                    at == Some((wanted.epoch, wanted.version))
-                        && standing.load.is_none()
-                        && device.items(name) == wanted.items
-                        && standing.tally.digest == crate::model::digest(&wanted.items)
-                }
-                None => standing.cursor.is_none() && device.items(name).is_empty(),
-            }
-        })
+    fn is_right(&self, device: &Device) -> bool {
+        let server = self.server.as_ref().expect("it was started");
+        self.names.iter().all(|name| device.is_right(name, &self.model))
+            && device.machine.as_account().is_none_or(|account| {
+                let wanted = |name: &CollectionName| {
+                    self.model.follows.contains(&(account.subject.clone(), name.clone()))
+                };
+                account.listed().eq(self.names.iter().filter(|name| wanted(name)))
+                    && server.is_inbox_of(device, account)
+            })
     }
 
     /// G1: replica = server = model, by content and by digest.
@@ -371,17 +393,28 @@ impl World {
         server.check_inboxes(&self.model.follows);
         for device in &self.devices {
             for name in &self.names {
-                let standing = device.standing(name);
-                let items = self.model.collections.get(name).map(|found| found.items.clone());
-                assert_eq!(
-                    device.items(name),
-                    items.unwrap_or_default(),
-                    "device {:?} at {standing:?} is not the server at {name}: {:?}",
+                assert!(
+                    device.is_right(name, &self.model),
+                    "device {:?} is not the server at {name}: {:?}, {:?}\n{}",
                     device.id,
-                    device.session
+                    device.copies.standing(name),
+                    device.copies.items(name),
+                    device.machine.tell()
                 );
             }
-            assert!(self.is_equal(device), "device {:?} does not stand at the head", device.id);
+            let (id, told) = (device.id, device.machine.tell());
+            assert!(self.is_right(device), "device {id:?} does not stand at the head\n{told}");
         }
     }
+}
+
+/// Devices with replicas of everything, and some with the accounts of subjects: of the first one
+/// often two.
+fn devices(names: &[CollectionName], dice: &mut StdRng, began: Instant) -> Vec<Device> {
+    let replicas = dice.random_range(1..=2);
+    let accounts = dice.random_range(0..=3);
+    let subjects = (0..accounts).map(|number| Some(subject(number / 2)));
+    let whose = std::iter::repeat_n(None, replicas).chain(subjects);
+    let device = |(n, subject)| Device::new(n, subject, names.to_vec(), dice.random(), began);
+    whose.enumerate().map(device).collect()
 }

@@ -66,6 +66,9 @@ pub(super) struct Clock {
 pub(super) enum Teller {
     /// An entry of the inbox, of this version.
     Inbox(Version),
+    /// An entry of this version that came instead of what was there, perhaps because the server is
+    /// an older one now.
+    Exchanged(Version),
     /// A head that was polled or noticed.
     Head,
 }
@@ -78,6 +81,35 @@ pub(super) fn covers(standing: &Standing, remote: Option<InboxEntry>) -> bool {
         }
         Some(InboxEntry::Deleted(..) | InboxEntry::Absent) => *standing == Standing::default(),
         None => false,
+    }
+}
+
+/// Whether a copy has more of this life than was told. Where that is not merely late, the server
+/// has gone back, and only a pull can tell.
+fn is_ahead(standing: &Standing, remote: Option<InboxEntry>) -> bool {
+    let at = standing.cursor.map(|cursor| (cursor.epoch, cursor.version));
+    match (at, remote.and_then(InboxEntry::stands_at)) {
+        (Some((life, at)), Some((epoch, version))) => life == epoch && at > version,
+        (None, _) | (_, None) => false,
+    }
+}
+
+// === impl Teller ===
+
+impl Teller {
+    /// The version of the inbox that asks.
+    fn asks(self) -> Option<Version> {
+        match self {
+            Self::Inbox(version) | Self::Exchanged(version) => Some(version),
+            Self::Head => None,
+        }
+    }
+
+    /// Whether a copy with this standing has everything that this one tells.
+    pub(super) fn is_covered(self, standing: &Standing, remote: Option<InboxEntry>) -> bool {
+        // Pages of the inbox tell of every step on the way, and a pull may have been quicker.
+        let in_order = matches!(self, Self::Inbox(_));
+        covers(standing, remote) && (in_order || !is_ahead(standing, remote))
     }
 }
 
@@ -153,8 +185,8 @@ impl Entry {
         if denied && teller == Teller::Head && remote == self.remote {
             return self;
         }
-        let covered = covers(&self.standing, remote);
-        if let Teller::Inbox(version) = teller {
+        let covered = teller.is_covered(&self.standing, remote);
+        if let Some(version) = teller.asks() {
             self.listed = remote;
             if !covered {
                 self.asked = version;
@@ -162,8 +194,6 @@ impl Entry {
         }
         if !self.is_newer_than(remote) {
             self.remote = remote;
-        } else if teller == Teller::Head {
-            return self;
         }
         match self.stage {
             Stage::Idle if covered => self.asked = Version::ZERO,
@@ -189,6 +219,12 @@ impl Entry {
         }
     }
 
+    /// Whether more of the life of the copy was told than the copy has.
+    fn is_ahead_of_copy(&self) -> bool {
+        let at = self.standing.cursor.map(|at| InboxEntry::Exists(at.epoch, at.version));
+        self.is_newer_than(at)
+    }
+
     /// It is not followed any more.
     pub(super) fn unfollowed(mut self, asked: Version, now: Instant) -> Self {
         (self.asked, self.stage) = (asked, Stage::Dropping(Some(now)));
@@ -197,6 +233,10 @@ impl Entry {
 
     /// Nothing is to be done any more.
     pub(super) fn settled(mut self) -> Self {
+        // The server has gone back: what it told before is no measure of what it tells now.
+        if self.stage == (Stage::Working { pulled: true }) && self.is_ahead_of_copy() {
+            self.remote = self.standing.cursor.map(|at| InboxEntry::Exists(at.epoch, at.version));
+        }
         self.stage = Stage::Idle;
         self.asked = Version::ZERO;
         (self.since_ms, self.attempts, self.next_try_ms) = (0, 0, 0);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use sync_proto::types::{CollectionName, InboxEntry, Value, Version};
 
-use super::entry::{Entry, Stage, Teller, covers};
+use super::entry::{Entry, Stage, Teller};
 use super::inbox::read_entry;
 use super::{Action, Desk};
 use crate::account::note::{EXCHANGED, Note, NoteStage};
@@ -132,14 +132,16 @@ impl Desk {
         let entry = known.unwrap_or_else(|| Entry::new(standing));
         let listed = entry.listed;
         let newest = if entry.is_newer_than(remote) { entry.remote } else { remote };
-        if entry.stage == Stage::Idle && (settled || covers(&standing, remote)) {
+        let teller =
+            if self.exchanged { Teller::Exchanged(version) } else { Teller::Inbox(version) };
+        if entry.stage == Stage::Idle && (settled || teller.is_covered(&standing, remote)) {
             return Some(Entry { remote: newest, listed: remote, ..entry });
         }
         // What an earlier life was refused it asks for again by itself.
         if matches!(entry.stage, Stage::Denied(_)) && listed == remote {
             return Some(entry);
         }
-        Some(entry.told(remote, Teller::Inbox(version), (now, &self.clock)))
+        Some(entry.told(remote, teller, (now, &self.clock)))
     }
 
     /// Reads again what did not read.

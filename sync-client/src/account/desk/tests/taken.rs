@@ -93,6 +93,22 @@ fn what_is_covered_is_not_asked_for() {
     assert_eq!(talk.answer(|_| empty(6, 7)), [name(1)], "what is not followed is not asked for");
 }
 
+/// A head behind the copy is late, or the server is an older one now: one pull tells, and what was
+/// known before is then no reason to overhear the next head (G2).
+#[test]
+fn a_head_behind_the_copy_is_asked_for_once() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(0, 6));
+    talk.noticed(1, 5);
+    talk.pass(GATHER * 2);
+    assert_eq!(talk.answer(|_| Outcome::Aligned(head(6, Digest::EMPTY))), [name(1)]);
+    talk.pass(GATHER * 2);
+    assert!(talk.pulls.is_empty(), "it was late");
+    assert_eq!(talk.state(1), FollowState::Current);
+}
+
 /// Something was told while a pull was under way that read before it: it is pulled again.
 #[test]
 fn what_was_told_during_a_pull_is_not_taken_for_done() {
