@@ -20,9 +20,9 @@ use crate::offline;
 use crate::rpc::READS_MAX;
 use crate::security::Security;
 use crate::server::{Measuring, ServeError, serve_measured};
-use crate::store::disk::DiskStore;
 use crate::store::measured::Measured;
 use crate::store::{Store, StoreError};
+use crate::verify::starting;
 
 /// Threads for what blocks: the reads, and a few that must never wait for reads.
 const BLOCKING_THREADS: usize = READS_MAX + 4;
@@ -98,11 +98,12 @@ fn run(config: &Config) -> Result<(), Ended> {
         return Err((Exit::Configuration, ServeError::Config(error).into()));
     }
     let refused = |error| refused(&config.data_dir, error);
-    let store = DiskStore::open(&config.data_dir, &config.store()).map_err(refused)?;
+    let progress = |rows: u64| tracing::info!(rows, "checking the store");
+    let opened = starting::open(&config.data_dir, &config.store(), &progress);
+    let (store, checked) = opened.map_err(refused)?;
     let metrics = if config.metrics_listen.is_some() { Metrics::on() } else { Metrics::off() };
     let store = Measured::new(store, metrics.clone());
-    let mut progress = |rows: u64| tracing::info!(rows, "checking the store");
-    let ledger = Ledger::open(store, config.ledger(), &mut progress).map_err(refused)?;
+    let ledger = Ledger::over(store, config.ledger(), checked).map_err(refused)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

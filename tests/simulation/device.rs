@@ -1,13 +1,14 @@
 //! A device: the real state machines of the client over the real in-memory replica store. It can
 //! die between any two steps and come back with what its store holds.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use sync_client::account::desk::{Action, Holdings, Input};
 use sync_client::session::{self, WriteFault, work};
 use sync_client::store::{Notes, ReplicaStore as _, StoreError, Write, check};
-use sync_proto::types::{CollectionName, Cursor, Subject};
+use sync_proto::types::{CollectionName, Cursor, Epoch, Subject, Version};
 use sync_server::store::keys::ClientKey;
 
 use crate::copies::{Copies, FAILS_NEVER};
@@ -23,8 +24,8 @@ pub(crate) struct Device {
     pub(crate) id: DeviceId,
     pub(crate) copies: Copies,
     pub(crate) machine: Machine,
-    /// The newest ack of its inbox that the server took.
-    pub(crate) acked: Option<Cursor>,
+    /// The newest ack of each life of its inbox that the server took.
+    acked: HashMap<Epoch, Version>,
     names: Vec<CollectionName>,
     began: Instant,
 }
@@ -45,7 +46,7 @@ impl Device {
             None => Machine::replica(&copies.store, &names, seed, now),
             Some(subject) => Machine::account(&copies.store, subject, CLOCK_MS, seed, now),
         };
-        Self { id: (number, 0), copies, machine, acked: None, names, began: now }
+        Self { id: (number, 0), copies, machine, acked: HashMap::new(), names, began: now }
     }
 
     /// Dies and comes back: whatever was under way is gone, the store is what it was.
@@ -71,10 +72,14 @@ impl Device {
 
     /// The server has taken an ack of the inbox. One that came late takes nothing back.
     pub(crate) fn was_acked(&mut self, cursor: Cursor) {
-        let late = |acked: Cursor| acked.epoch == cursor.epoch && acked.version > cursor.version;
-        if !self.acked.is_some_and(late) {
-            self.acked = Some(cursor);
-        }
+        let newest = self.acked.entry(cursor.epoch).or_default();
+        *newest = cursor.version.max(*newest);
+    }
+
+    /// Whether all of an inbox that stands there is acknowledged: more than that only if an older
+    /// store was put in place.
+    pub(crate) fn has_acked(&self, head: Cursor) -> bool {
+        self.acked.get(&head.epoch).is_some_and(|acked| *acked >= head.version)
     }
 
     pub(crate) fn deadline(&self) -> Duration {

@@ -109,8 +109,7 @@ impl Server {
         let Some(head) = self.ledger.head(&inbox) else { return standing.cursor.is_none() };
         standing.cursor == Some(head.cursor())
             && standing.tally.digest == head.digest
-            // Beyond it only after an older store was put in place.
-            && device.acked.is_some_and(|at| at.epoch == head.epoch && at.version >= head.version)
+            && device.has_acked(head.cursor())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What must be true: a naive model of the collections, written without the server's code.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sync_proto::digest::Digest;
@@ -33,8 +33,10 @@ pub(crate) struct Model {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     states: HashMap<(CollectionName, Epoch, Version), Arc<Items>>,
-    given_again: HashSet<(CollectionName, Epoch)>,
+    /// The newest version of each life.
     newest: HashMap<(CollectionName, Epoch), u64>,
+    /// Lives that an older store has begun again, and how far each had come before.
+    given_again: HashMap<(CollectionName, Epoch), u64>,
 }
 
 impl Model {
@@ -146,21 +148,22 @@ impl History {
     /// From now on the versions of this life may stand for other contents than before.
     pub(crate) fn give_again(&mut self, name: &CollectionName, collection: &Collection) {
         let epoch = collection.epoch.expect("it was backed up from a running server");
-        self.given_again.insert((name.clone(), epoch));
+        let life = (name.clone(), epoch);
+        let newest = self.newest.get(&life).copied().unwrap_or_default();
+        self.given_again.insert(life, newest);
     }
 
     /// Whether versions of an epoch were given twice: nothing can be told by them then.
     pub(crate) fn is_ambiguous(&self, name: &CollectionName, epoch: Epoch) -> bool {
-        self.given_again.contains(&(name.clone(), epoch))
+        self.given_again.contains_key(&(name.clone(), epoch))
     }
 
     /// Whether this version, or one behind it, was given before and stood for something else: a
     /// copy that has it by then cannot be told by its version.
     pub(crate) fn is_given_again(&self, name: &CollectionName, collection: &Collection) -> bool {
-        let of = collection.epoch.map(|epoch| (name.clone(), epoch));
-        let newest =
-            of.filter(|of| self.given_again.contains(of)).and_then(|of| self.newest.get(&of));
-        newest.is_some_and(|newest| collection.version <= *newest)
+        let life = collection.epoch.map(|epoch| (name.clone(), epoch));
+        let before = life.and_then(|life| self.given_again.get(&life));
+        before.is_some_and(|before| collection.version <= *before)
     }
 
     /// The server has announced this state. G2: a version never stands for two contents, unless an

@@ -21,7 +21,7 @@ use super::purging::Purging;
 use super::upgrading;
 use super::view::View;
 use crate::core::acks::AckRetention;
-use crate::core::check::{Checker, as_damage};
+use crate::core::check::{Checked, Checker, as_damage};
 use crate::core::diffusion;
 use crate::core::plan::{Answer, Moment, Refusal};
 use crate::core::request::Request;
@@ -136,6 +136,16 @@ pub enum DeleteRefusal {
     HeadDiffers(sync_proto::types::Cursor),
 }
 
+/// Refuses rows of a newer program, which this one could only misread. `row` is that of the format.
+pub fn known_format(row: Option<Bytes>) -> Result<(), StoreError> {
+    match row.map(|row| Row::decode(&keys::format_key(), row)).transpose()? {
+        Some(Row::Format { format }) if format > ROW_FORMAT => {
+            Err(StoreError::NewerFormat { found: format, known: ROW_FORMAT })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 // === impl Settings ===
 
 impl Default for Settings {
@@ -162,12 +172,7 @@ impl<S: Store> Ledger<S> {
         settings: Settings,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, StoreError> {
-        if let Some(row) = store.get(&keys::format_key())?
-            && let Row::Format { format } = Row::decode(&keys::format_key(), row)?
-            && format > ROW_FORMAT
-        {
-            return Err(StoreError::NewerFormat { found: format, known: ROW_FORMAT });
-        }
+        known_format(store.get(&keys::format_key())?)?;
         let mut checker = Checker::default();
         let everything = KeyRange { start: Vec::new(), end: None };
         store.scan(&everything, Direction::Forward, &mut |key, value| {
@@ -178,6 +183,16 @@ impl<S: Store> Ledger<S> {
             ControlFlow::Continue(())
         })?;
         let found = checker.finish().map_err(|findings| as_damage(&findings))?;
+        Self::over(store, settings, found)
+    }
+
+    /// Whether work that can wait should, see [`Store::is_behind`].
+    pub fn is_behind(&self) -> bool {
+        self.store.is_behind()
+    }
+
+    /// A ledger over a store of which every row has just been checked.
+    pub fn over(store: S, settings: Settings, found: Checked) -> Result<Self, StoreError> {
         if found.empty {
             let mut batch = Batch::default();
             batch.put(keys::format_key(), Bytes::copy_from_slice(&ROW_FORMAT.to_be_bytes()));

@@ -22,3 +22,14 @@ mod upgrading;
 pub mod verifying;
 pub mod view;
 pub mod writer;
+
+use sync_proto::types::Epoch;
+
+/// An epoch that nobody has had.
+pub(crate) fn fresh_epoch() -> Epoch {
+    loop {
+        if let Some(epoch) = Epoch::new(rand::random()) {
+            return epoch;
+        }
+    }
+}

@@ -15,7 +15,10 @@ use crate::store::keys::{self, CollectionId, Row, log_key};
 use crate::store::rows::Meta;
 use crate::store::{Batch, Direction, Store, StoreError};
 
+use self::fronts::Fronts;
+
 mod aged;
+mod fronts;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +64,8 @@ pub(super) struct Purging {
     /// come (they are younger) and go; it only leads to a look too early. So a collection costs a
     /// look into the store when its oldest tombstone may have fallen due, and none in between.
     oldest: BTreeMap<CollectionId, Timestamp>,
+    /// Where to look for what is removed next.
+    fronts: Fronts,
 }
 
 /// Collections that are served round robin.
@@ -135,6 +140,7 @@ impl<S: Store> Ledger<S> {
         if writing.failed || !leaves_reserve(self.store.room())? {
             return Ok(Rest::Nothing);
         }
+        writing.purging.fronts.look_at_the_clock(now);
         let round_ended = self.find_ready(&mut writing.purging, now);
         let mut step = Step::default();
         let mut in_vain = 0;
@@ -207,17 +213,22 @@ impl<S: Store> Ledger<S> {
         let mut batch = Batch::default();
         let mut bytes = 0;
         let mut gone = 0;
+        let mut passed = Vec::new();
         for id in &writing.doomed {
             for range in keys::doomed_ranges(*id) {
-                self.store.scan(&range, Direction::Forward, &mut |key, value| {
+                let left = writing.purging.fronts.left_of(&range);
+                let mut last = None;
+                self.store.scan(&left, Direction::Forward, &mut |key, value| {
                     if is_full(&batch, bytes + value.len()) {
                         bytes = BATCH_BYTES_MAX;
                         return ControlFlow::Break(());
                     }
                     bytes += value.len();
                     batch.remove(key.to_vec());
+                    last = Some(key.to_vec());
                     ControlFlow::Continue(())
                 })?;
+                passed.extend(last.map(|last| (range, last)));
             }
             if is_full(&batch, bytes) {
                 break;
@@ -227,6 +238,9 @@ impl<S: Store> Ledger<S> {
         }
         // Nobody finds a deleted collection, so its rows need no undo.
         self.forget(writing, step, &batch, Undo::new())?;
+        for (range, last) in passed {
+            writing.purging.fronts.pass(&range, &last);
+        }
         for id in writing.doomed.drain(..gone) {
             writing.purging.oldest.remove(&id);
         }
@@ -252,8 +266,9 @@ impl<S: Store> Ledger<S> {
         let Some((id, meta)) = found else { return Ok(true) };
         let retention = self.settings.retention.under(&meta.policy);
         let surplus = retention.surplus(meta.head.tombstones);
-        let outlived =
-            self.oldest(id, |count, time, _| count < surplus || retention.outlived(time, now))?;
+        let outlived = self.oldest(&purging.fronts, id, |count, time, _| {
+            count < surplus || retention.outlived(time, now)
+        })?;
         let purge = retention::purge(id, &meta, &outlived.tombstones);
         let after = purge.meta.unwrap_or(meta);
         if retention.surplus(after.head.tombstones) > 0 {
@@ -265,6 +280,7 @@ impl<S: Store> Ledger<S> {
         }
         step.moved.insert(name, (id, after));
         self.forget(writing, step, &purge.batch, purge.undo)?;
+        writing.purging.passed(id, &outlived.tombstones);
         Ok(true)
     }
 
@@ -295,9 +311,11 @@ impl<S: Store> Ledger<S> {
         let before = meta.head.tombstones;
         let mut step = Step::default();
         let done = loop {
-            let oldest = self.oldest(id, |_, _, version| version <= up_to)?;
+            let fronts = &writing.purging.fronts;
+            let oldest = self.oldest(fronts, id, |_, _, version| version <= up_to)?;
             let purge = retention::purge(id, &meta, &oldest.tombstones);
             self.forget(writing, &mut step, &purge.batch, purge.undo)?;
+            writing.purging.passed(id, &oldest.tombstones);
             meta = purge.meta.unwrap_or(meta);
             if !oldest.more {
                 break true;
@@ -317,14 +335,18 @@ impl<S: Store> Ledger<S> {
     /// before it.
     fn oldest(
         &self,
+        fronts: &Fronts,
         id: CollectionId,
         may_go: impl Fn(u64, Timestamp, Version) -> bool,
     ) -> Result<Outlived, StoreError> {
         let mut outlived = Outlived::default();
         let mut places = Vec::new();
         let mut broken = None;
-        self.store.scan(&keys::tombstone_range(id), Direction::Forward, &mut |key, value| {
-            match Row::decode(key, value) {
+        let left = fronts.left_of(&keys::tombstone_range(id));
+        self.store.scan(
+            &left,
+            Direction::Forward,
+            &mut |key, value| match Row::decode(key, value) {
                 Ok(Row::Tombstone { time, version, key, .. }) => {
                     let count = u64::try_from(places.len()).expect("a batch is small");
                     if !may_go(count, time, version) {
@@ -343,8 +365,8 @@ impl<S: Store> Ledger<S> {
                     broken = Some(error);
                     ControlFlow::Break(())
                 }
-            }
-        })?;
+            },
+        )?;
         if let Some(error) = broken {
             return Err(error);
         }
@@ -367,6 +389,18 @@ impl<S: Store> Ledger<S> {
         let key_row = row(keys::key_key(id, &key))?;
         let log_row = row(log_key(id, version, &key))?;
         Ok(Tombstone { time, version, key, key_row, log_row })
+    }
+}
+
+// === impl Purging ===
+
+impl Purging {
+    /// These tombstones of a collection are removed, the oldest it had.
+    fn passed(&mut self, id: CollectionId, tombstones: &[Tombstone]) {
+        if let Some(Tombstone { time, version, key, .. }) = tombstones.last() {
+            let last = keys::tombstone_key(id, *time, *version, key);
+            self.fronts.pass(&keys::tombstone_range(id), &last);
+        }
     }
 }
 

@@ -7,12 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sync_proto::types::{CollectionName, Condition, Epoch, Head, Timestamp};
+use sync_proto::types::{CollectionName, Condition, Head, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::purges::{PURGE_PAUSE, PURGE_STEP_MIN};
 use super::administering::{AdminRefusal, Administered, Administration};
+use super::fresh_epoch;
 use super::hub::Hub;
 use super::ledger::{DeleteRefusal, Group, Ledger};
 use super::purging::Rest;
@@ -20,6 +22,8 @@ use crate::core::plan::{Answer, Refusal};
 use crate::core::request::Request;
 use crate::metrics::{CommitResult, Metrics};
 use crate::store::{Store, StoreError};
+
+mod purges;
 
 /// Writes waiting for the writer. Past this, callers wait: that wait is the back-pressure.
 const QUEUE_LEN_MAX: usize = 1024;
@@ -35,18 +39,6 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of all commits that are queued or being written. Past this, callers wait.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Under load, this long between two steps of a purge.
-const PURGE_PAUSE: Duration = Duration::from_millis(20);
-
-/// How long a step of a purge may hold up commits: so long as a rule, longer from step to step
-/// while more is kept than the settings allow. At the end purging has more than half of the
-/// writer's time, so a cap wins over whoever deletes as fast as the server lets them.
-const PURGE_STEP_MIN: Duration = Duration::from_millis(5);
-const PURGE_STEP_MAX: Duration = Duration::from_millis(40);
-
-/// With nothing to do, this long between two looks for something to purge.
-const PURGE_ROUND: Duration = Duration::from_secs(1);
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +117,8 @@ struct Thread<S> {
     tended: Option<Instant>,
     /// How long the next step of a purge may hold up commits.
     purge_step: Duration,
+    /// The last purge left something to do.
+    unfinished: bool,
 }
 
 // === impl Writes ===
@@ -213,6 +207,7 @@ impl Writer {
             last_purge: Instant::now(),
             tended: None,
             purge_step: PURGE_STEP_MIN,
+            unfinished: false,
         };
         let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || {
             // Also a panic, a broken invariant, ends the server: without its writer it is none.
@@ -278,8 +273,9 @@ impl<S: Store> Thread<S> {
                 Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
                 Err(mpsc::error::TryRecvError::Empty) => {}
             }
-            if self.last_purge.elapsed() >= PURGE_ROUND {
-                while self.jobs.is_empty() && self.purge_idle()? != Rest::Nothing {}
+            if self.last_purge.elapsed() >= self.purge_round() {
+                self.last_purge = Instant::now();
+                while self.is_free() && self.purge_idle()? != Rest::Nothing {}
             }
             if let Some(job) = self.wait() {
                 return Ok(Some(job));
@@ -292,48 +288,9 @@ impl<S: Store> Thread<S> {
 
     /// Waits for a job, but not longer than to the next look for something to purge.
     fn wait(&mut self) -> Option<Job> {
-        let rest = PURGE_ROUND.saturating_sub(self.last_purge.elapsed());
+        let rest = self.purge_round().saturating_sub(self.last_purge.elapsed());
         let job = async { tokio::time::timeout(rest, self.jobs.recv()).await };
         self.runtime.block_on(job).ok().flatten()
-    }
-
-    /// Purges between two groups.
-    fn purge_between(&mut self) -> Result<(), StoreError> {
-        let began = Instant::now();
-        self.tend(|_| began.elapsed() < PURGE_STEP_MIN)?;
-        let (began, most) = (Instant::now(), self.purge_step);
-        let rest = self.ledger.purge_step(Timestamp::now(), &mut || began.elapsed() < most)?;
-        self.purge_step = match rest {
-            Rest::Surplus => PURGE_STEP_MAX.min(most * 2),
-            Rest::Nothing | Rest::More => PURGE_STEP_MIN,
-        };
-        self.last_purge = Instant::now();
-        Ok(())
-    }
-
-    /// Steps of the work for followers, one at least; whether there is more. When there was none,
-    /// it is looked for again after a while: that takes a look at every rate.
-    fn tend(&mut self, go_on: impl Fn(&Self) -> bool) -> Result<bool, StoreError> {
-        if self.tended.is_some_and(|at| at.elapsed() < PURGE_ROUND) {
-            return Ok(false);
-        }
-        loop {
-            let more = self.ledger.tend_audiences(Timestamp::now())?;
-            self.announce(None);
-            self.tended = (!more).then(Instant::now);
-            if !more || !go_on(self) {
-                return Ok(more);
-            }
-        }
-    }
-
-    /// Purges until somebody wants to write.
-    fn purge_idle(&mut self) -> Result<Rest, StoreError> {
-        let more = self.tend(|thread| thread.jobs.is_empty())?;
-        let jobs = &self.jobs;
-        let rest = self.ledger.purge_step(Timestamp::now(), &mut || jobs.is_empty())?;
-        self.last_purge = Instant::now();
-        Ok(if rest == Rest::Nothing && more { Rest::More } else { rest })
     }
 
     fn commit(&mut self, ticket: Ticket) -> Result<(), StoreError> {
@@ -344,7 +301,7 @@ impl<S: Store> Thread<S> {
             replies.push((reply, room));
         }
         self.metrics.wrote_group(requests.len());
-        let committed = self.ledger.commit(&requests, Timestamp::now(), &mut mint);
+        let committed = self.ledger.commit(&requests, Timestamp::now(), &mut fresh_epoch);
         self.count(&requests, &committed);
         match committed {
             Ok(group) => {
@@ -446,8 +403,8 @@ impl<S: Store> Thread<S> {
         reply: oneshot::Sender<Result<Administered, WriteError>>,
     ) -> Result<(), StoreError> {
         let began = Instant::now();
-        let mut go_on = || began.elapsed() < PURGE_STEP_MIN;
-        match self.ledger.administer(name, asked, Timestamp::now(), &mut mint, &mut go_on) {
+        let mut go_on = || began.elapsed() < PURGE_STEP_MIN && !self.ledger.is_behind();
+        match self.ledger.administer(name, asked, Timestamp::now(), &mut fresh_epoch, &mut go_on) {
             Ok(answer) => {
                 if answer.is_ok() {
                     self.announce(Some(name));
@@ -485,14 +442,5 @@ impl<S: Store> Thread<S> {
             }
         }
         Ok(())
-    }
-}
-
-/// A fresh random epoch.
-fn mint() -> Epoch {
-    loop {
-        if let Some(epoch) = Epoch::new(rand::random()) {
-            return epoch;
-        }
     }
 }

@@ -9,17 +9,17 @@ use super::progress::Rows;
 use crate::config::Config;
 use crate::engine::ledger::Ledger;
 use crate::program::{Ended, refused, worked};
-use crate::store::disk::DiskStore;
 use crate::store::disk::compact::{Compacted, Step};
+use crate::verify::starting;
 
 /// Checks the store as the server does at its start, then writes it anew.
 pub(super) fn compact(config: &Config, shown: bool) -> Result<Compacted, Ended> {
     let options = config.store();
     let refused = |error| refused(&config.data_dir, error);
     let bar = Rows::new(shown, "checking", None);
-    let store = DiskStore::open_existing(&config.data_dir, &options).map_err(refused)?;
-    let ledger =
-        Ledger::open(store, config.ledger(), &mut |rows| bar.set(rows)).map_err(refused)?;
+    let opened = starting::open_existing(&config.data_dir, &options, &|rows| bar.set(rows));
+    let (store, checked) = opened.map_err(refused)?;
+    let ledger = Ledger::over(store, config.ledger(), checked).map_err(refused)?;
     drop(bar);
     let bar = Rows::new(shown, "copying", Some(0));
     let mut told = |step| match step {

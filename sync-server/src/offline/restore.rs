@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sync_proto::types::Epoch;
 
 use super::progress::Rows;
 use crate::backup::BackupError;
 use crate::backup::restore::{Restored, contents, restore as put_back};
 use crate::config::Config;
+use crate::engine::fresh_epoch;
 use crate::engine::ledger::Ledger;
 use crate::program::{Ended, Exit, worked};
 use crate::store::disk::build::build;
@@ -35,15 +35,10 @@ pub(super) fn restore(config: &Config, from: &Path, shown: bool) -> Result<Resto
     drop(bar);
     let bar = Rows::new(shown, "restoring", Some(contents.rows));
     let mut restored = Restored::default();
-    let mut mint = || loop {
-        if let Some(epoch) = Epoch::new(rand::random()) {
-            return epoch;
-        }
-    };
     let build_up = |store| {
         let store = Ledger::open(store, config.ledger(), &mut |_| {})?.into_store();
         let progress = &mut |rows| bar.set(rows);
-        restored = put_back(&store, open()?, &contents, &mut mint, progress)?;
+        restored = put_back(&store, open()?, &contents, &mut fresh_epoch, progress)?;
         Ok::<_, BackupError>(store)
     };
     let check = |store| Ok(Ledger::open(store, config.ledger(), &mut |_| {})?.into_store());

@@ -2,6 +2,7 @@
 //! administer everything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sync_proto::convert;
 use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Subject, Timestamp, Version};
@@ -17,6 +18,9 @@ use crate::core::window;
 use crate::engine::administering::{Administered, Administration};
 use crate::status;
 use crate::store::Store;
+
+/// How long a purge waits until the store has caught up with it.
+const PURGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// The service.
 #[derive(Debug)]
@@ -70,6 +74,9 @@ impl<S: Store> AdminRpc<S> {
                 return Err(Status::unavailable("the server is stopping; purge again"));
             }
             epoch = Some(head.epoch);
+            if self.context.ledger.is_behind() {
+                tokio::time::sleep(PURGE_PAUSE).await;
+            }
         }
     }
 }

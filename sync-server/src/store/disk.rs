@@ -8,7 +8,7 @@
 //! | real sync | `flush` that never syncs | `real_sync` |
 //! | bounded rows and nodes, readers out while writing | `blobs/` that is never synced | `layout` |
 //! | stuffed keys | a backward iterator that panics | `layout` |
-//! | ledger row, full check | pages that went back, parts that are missing | `layout`, `check` |
+//! | ledger row, full check | pages that went back, parts that are missing | `layout`, `reading` |
 //! | high-water mark | a store that opens at an older state | `high_water` |
 //! | atomic creation, leftovers, locks, panics in open | a start that is killed | `files` |
 //! | writing anew, atomic exchange | files that never shrink | `compact`, `swap` |
@@ -24,11 +24,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tracing::error;
+use tracing::{error, info};
 
 use super::{Batch, Direction, KeyRange, Store, StoreError, Usage, check_row};
 use files::Files;
@@ -38,11 +38,11 @@ use journal::{Journal, Replay};
 use layout::{Ledger, STATE_KEY};
 use overlay::Overlay;
 use read::Rest;
+use reading::{Reader, Unchecked, in_one_part};
 use space::Space;
 
 pub mod aside;
 pub mod build;
-mod check;
 pub mod compact;
 mod files;
 mod folding;
@@ -55,6 +55,7 @@ mod merge;
 mod overlay;
 mod plan;
 mod read;
+pub mod reading;
 mod real_sync;
 mod space;
 mod swap;
@@ -73,6 +74,24 @@ pub struct DiskOptions {
     /// How long to wait for another process to let go of the data directory.
     pub lock_wait: Duration,
 }
+
+/// Who opens a store and reads all of it meanwhile.
+pub trait Opening: Sync {
+    /// Who takes the rows of a part.
+    type Reader: Reader;
+
+    /// Cuts everything there is into parts. An error refuses the store as it is.
+    fn parts(&self, rows: &Unchecked<'_>) -> Result<Vec<(KeyRange, Self::Reader)>, StoreError>;
+
+    /// Says which row a key is of, for people.
+    fn name(&self, key: &[u8]) -> String;
+
+    /// Hears how many rows have been read more.
+    fn progress(&self, rows: u64);
+}
+
+/// Nobody reads along.
+struct Quietly;
 
 /// Bytes of rows that are folded into sled together. More of them meet the same row more often, and
 /// take longer to replay at a start.
@@ -116,28 +135,70 @@ impl Default for DiskOptions {
     }
 }
 
+// === impl Quietly ===
+
+impl Opening for Quietly {
+    type Reader = ();
+
+    fn parts(&self, _: &Unchecked<'_>) -> Result<Vec<(KeyRange, ())>, StoreError> {
+        Ok(in_one_part())
+    }
+
+    fn name(&self, key: &[u8]) -> String {
+        format!("the row at {key:02x?}")
+    }
+
+    fn progress(&self, _: u64) {}
+}
+
 // === impl DiskStore ===
 
 impl DiskStore {
     /// Opens the store in `dir`, or creates it. Reads and checks every row before it returns:
     /// what is served afterwards is whole, synced and not older than what was acknowledged.
     pub fn open(dir: &Path, options: &DiskOptions) -> Result<Self, StoreError> {
+        let (store, _) = Self::open_read(dir, options, &Quietly)?;
+        Ok(store)
+    }
+
+    /// The same, and whoever opens it reads every row along with the check, by several threads.
+    pub fn open_read<O: Opening>(
+        dir: &Path,
+        options: &DiskOptions,
+        opening: &O,
+    ) -> Result<(Self, Vec<O::Reader>), StoreError> {
         let files = Files::new(dir)?;
         let lock = files.lock(options.lock_wait)?;
         files.recover()?;
         files.create(options)?;
-        Self::open_locked(files, lock, options)
+        Self::open_locked(files, lock, options, opening)
     }
 
-    /// The same, but creates nothing: for work on a store that somebody believes to be there.
+    /// The same as [`Self::open`], but creates nothing: for work on a store that somebody believes
+    /// to be there.
     pub fn open_existing(dir: &Path, options: &DiskOptions) -> Result<Self, StoreError> {
+        let (store, _) = Self::open_existing_read(dir, options, &Quietly)?;
+        Ok(store)
+    }
+
+    /// The same as [`Self::open_read`], but creates nothing.
+    pub fn open_existing_read<O: Opening>(
+        dir: &Path,
+        options: &DiskOptions,
+        opening: &O,
+    ) -> Result<(Self, Vec<O::Reader>), StoreError> {
         let files = Files::existing(dir)?;
         let lock = files.lock(options.lock_wait)?;
         files.recover()?;
-        Self::open_locked(files, lock, options)
+        Self::open_locked(files, lock, options, opening)
     }
 
-    fn open_locked(files: Files, lock: File, options: &DiskOptions) -> Result<Self, StoreError> {
+    fn open_locked<O: Opening>(
+        files: Files,
+        lock: File,
+        options: &DiskOptions,
+        opening: &O,
+    ) -> Result<(Self, Vec<O::Reader>), StoreError> {
         files.check_format()?;
         files.remove_others()?;
         files.remove_leftovers()?;
@@ -153,7 +214,7 @@ impl DiskStore {
 
         let db = files.open_sled(options)?;
         let (ledger, journal) = files.catch(|| replay(&files, &db, Some(high_water.mark())))??;
-        files.catch(|| check::check(&db, &ledger))??;
+        let readers = check(&files, &db, &ledger, opening)?;
         // Only now, so that a store that is refused is what it was; the journal has no record yet.
         files.adopt_format().map_err(io_error("writing the format number"))?;
         let core = Core::new(files, db, ledger)?;
@@ -166,13 +227,14 @@ impl DiskStore {
             .map_err(io_error("writing the high-water mark"))?;
 
         let core = Arc::new(core);
-        Ok(Self {
+        let store = Self {
             folder: Some(Folder::start(Arc::clone(&core))?),
             space: Space::new(core.files.dir(), options.free_bytes_min),
             core,
             writer: Mutex::new(Writer { sequence: ledger.sequence, journal, high_water }),
             lock: Some(lock),
-        })
+        };
+        Ok((store, readers))
     }
 
     /// Syncs what was applied, brings it into sled, and lets go of the directory.
@@ -287,6 +349,11 @@ impl Store for DiskStore {
         self.core.health.stick(self.writer.lock().sync())
     }
 
+    /// Leaves commits half of what is folded together before they have to wait.
+    fn is_behind(&self) -> bool {
+        self.core.is_folding() && self.core.overlay.read().bytes() >= FOLD_BYTES / 2
+    }
+
     fn usage(&self) -> Usage {
         // An operator's question is not worth failing for; what cannot be read counts as none.
         let files = &self.core.files;
@@ -370,11 +437,27 @@ fn replay(
     Ok((ledger, journal))
 }
 
+/// Reads and checks every row; the first thing that cannot be right is the error.
+fn check<O: Opening>(
+    files: &Files,
+    db: &sled::Db,
+    ledger: &Ledger,
+    opening: &O,
+) -> Result<Vec<O::Reader>, StoreError> {
+    let began = Instant::now();
+    let rows = Unchecked::new(files, db);
+    let parts = opening.parts(&rows)?;
+    let name = |key: &[u8]| opening.name(key);
+    let readers = rows.check(parts, ledger, &name, &|rows| opening.progress(rows))?;
+    info!(rows = ledger.rows, sequence = ledger.sequence, elapsed = ?began.elapsed(), "checked");
+    Ok(readers)
+}
+
 /// Refuses a store that is older than what it said before, another one, or not whole.
-fn examine(db: &sled::Db, mark: Mark) -> Result<Ledger, StoreError> {
-    let ledger = read_ledger(db)?;
+fn examine(files: &Files, db: &sled::Db, mark: Mark) -> Result<Ledger, StoreError> {
+    let ledger = files.catch(|| read_ledger(db))??;
     match (went_back(ledger.as_ref(), mark), ledger) {
-        (None, Some(ledger)) => check::check(db, &ledger).map(|()| ledger),
+        (None, Some(ledger)) => check(files, db, &ledger, &Quietly).map(|_| ledger),
         (reason, _) => Err(StoreError::WentBack { reason: reason.unwrap_or_default() }),
     }
 }

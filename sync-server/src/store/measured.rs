@@ -53,6 +53,10 @@ impl<S: Store> Store for Measured<S> {
         synced
     }
 
+    fn is_behind(&self) -> bool {
+        self.store.is_behind()
+    }
+
     fn usage(&self) -> Usage {
         self.store.usage()
     }

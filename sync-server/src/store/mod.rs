@@ -49,6 +49,12 @@ pub trait Store: Send + Sync + 'static {
     /// the store must not be written, nor its newer rows shown, until it is opened again.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// Whether work that can wait should: so much is applied and not yet where it belongs that
+    /// commits will have to wait for that.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// What an operator wants to know about the space in use.
     fn usage(&self) -> Usage;
 }

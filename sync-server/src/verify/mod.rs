@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::core::check::{Checker, Report};
 use crate::store::KeyRange;
-use crate::store::disk::aside::{Aside, Finding, Reader};
+use crate::store::disk::aside::Aside;
+use crate::store::disk::reading::{Finding, Reader};
 use crate::store::keys::{CollectionId, Row};
 
 use self::parts::Part;
@@ -19,6 +20,7 @@ mod audiences;
 mod exact;
 mod naming;
 mod parts;
+pub mod starting;
 
 /// Findings that are told; a store that is broken everywhere need not be listed whole.
 const FINDINGS_MAX: usize = 1_000;
@@ -59,9 +61,7 @@ pub fn verify(
     for finding in before.into_iter().chain(store.strays()) {
         findings.add(finding);
     }
-    let (sizes, inboxes) = sizes(store);
-    let parts = parts::largest_first(&sizes).into_iter();
-    let parts = parts.map(|part: Part| part.with_checker(&inboxes)).collect();
+    let parts = checkers(&mut |range, visit| store.scan(range, visit));
     let (checkers, damage) = store.read_all(parts, &naming::row, progress)?;
     for finding in damage {
         findings.add(finding);
@@ -103,12 +103,23 @@ pub fn verify(
     })
 }
 
+/// Something that visits the rows of a range.
+type Scan<'a> = dyn FnMut(&KeyRange, &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>) + 'a;
+
+/// All rows, cut into parts, and who checks each.
+fn checkers(scan: &mut Scan<'_>) -> Vec<(KeyRange, Checker)> {
+    let (sizes, inboxes) = sizes(scan);
+    let parts = parts::largest_first(&sizes).into_iter();
+    parts.map(|part: Part| part.with_checker(&inboxes)).collect()
+}
+
 /// How large each collection is, by its own account: only to cut the work into parts. And which of
 /// them are inboxes.
-fn sizes(store: &Aside) -> (Vec<parts::Size>, Arc<BTreeSet<CollectionId>>) {
+fn sizes(scan: &mut Scan<'_>) -> (Vec<parts::Size>, Arc<BTreeSet<CollectionId>>) {
     let mut sizes = Vec::new();
     let mut inboxes = BTreeSet::new();
-    store.scan(&KeyRange::new(parts::metas_start(), parts::metas_end()), &mut |key, value| {
+    let metas = KeyRange::new(parts::metas_start(), parts::metas_end());
+    scan(&metas, &mut |key, value| {
         if let Ok(Row::Meta { id, meta }) = Row::decode(key, value) {
             let (rows, head) = (meta.head.items + meta.head.tombstones, meta.head.version);
             sizes.push(parts::Size { id, rows, head });

@@ -22,13 +22,18 @@ impl<S: Store> Ledger<S> {
     ) -> Result<bool, StoreError> {
         let surplus = writing.receipts.saturating_sub(self.settings.receipts_max);
         let window = self.settings.receipt_window.as_millis();
-        let (batch, count) = self.oldest_aged(&keys::receipt_age_range(), |row, before| {
+        let ages = keys::receipt_age_range();
+        let left = writing.purging.fronts.left_of(&ages);
+        let (batch, count, last) = self.oldest_aged(&left, |row, before| {
             let Row::ReceiptAge { time, kind, name } = row else { return None };
             let age = now.as_millis().saturating_sub(time.as_millis());
             let gone = before < surplus || u128::from(age) >= window;
             gone.then(|| keys::receipt_key(kind, &name))
         })?;
         self.forget(writing, step, &batch, Undo::new())?;
+        if let Some(last) = last {
+            writing.purging.fronts.pass(&ages, &last);
+        }
         writing.receipts -= count;
         Ok(count > 0)
     }
@@ -43,25 +48,31 @@ impl<S: Store> Ledger<S> {
     ) -> Result<bool, StoreError> {
         let retention = self.settings.acks;
         let surplus = retention.surplus(writing.acks);
-        let (batch, count) = self.oldest_aged(&keys::ack_age_range(), |row, before| {
+        let ages = keys::ack_age_range();
+        let left = writing.purging.fronts.left_of(&ages);
+        let (batch, count, last) = self.oldest_aged(&left, |row, before| {
             let Row::AckAge { time, place } = row else { return None };
             let gone = before < surplus || retention.outlived(time, now);
             gone.then(|| keys::ack_key(&place))
         })?;
         self.forget(writing, step, &batch, Undo::new())?;
+        if let Some(last) = last {
+            writing.purging.fronts.pass(&ages, &last);
+        }
         writing.acks -= count;
         Ok(count > 0)
     }
 
     /// Removes rows of ages from the oldest on, each with the row that `gone` names, given how many
-    /// went before it; `None` = this one stays, and with it all younger ones.
+    /// went before it; `None` = this one stays, and with it all younger ones. Also how many go, and
+    /// the last of the ages.
     fn oldest_aged(
         &self,
         ages: &KeyRange,
         gone: impl Fn(Row, u64) -> Option<Vec<u8>>,
-    ) -> Result<(Batch, u64), StoreError> {
+    ) -> Result<(Batch, u64, Option<Vec<u8>>), StoreError> {
         let mut batch = Batch::default();
-        let mut count = 0;
+        let (mut count, mut last) = (0, None);
         let mut broken = None;
         self.store.scan(ages, Direction::Forward, &mut |key, value| {
             if batch.len() >= BATCH_ROWS_MAX {
@@ -72,6 +83,7 @@ impl<S: Store> Ledger<S> {
                     let Some(whole) = gone(row, count) else { return ControlFlow::Break(()) };
                     batch.remove(key.to_vec());
                     batch.remove(whole);
+                    last = Some(key.to_vec());
                     count += 1;
                     ControlFlow::Continue(())
                 }
@@ -81,6 +93,6 @@ impl<S: Store> Ledger<S> {
                 }
             }
         })?;
-        broken.map_or(Ok((batch, count)), Err)
+        broken.map_or(Ok((batch, count, last)), Err)
     }
 }

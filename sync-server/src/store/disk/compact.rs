@@ -180,7 +180,7 @@ impl Files {
         options: &DiskOptions,
     ) -> Result<(), StoreError> {
         let db = self.open_sled(options)?;
-        let found = self.catch(|| super::examine(&db, ledger.mark()))??;
+        let found = super::examine(self, &db, ledger.mark())?;
         drop(db);
         if found != *ledger {
             return Err(damaged("the new store is not what was written"));

@@ -8,6 +8,7 @@ use super::super::super::Store as _;
 use super::super::tests::{options, put, restore, save, tamper, write};
 use super::super::{DiskStore, tests};
 use super::*;
+use crate::store::disk::layout;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rows(BTreeMap<Vec<u8>, Bytes>);
