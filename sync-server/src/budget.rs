@@ -50,11 +50,19 @@ struct Shared {
     began: Instant,
 }
 
+/// What bytes cost, when they are held in another form as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    times: usize,
+    of: usize,
+}
+
 /// The part of a budget that one connection may use.
 #[derive(Debug, Clone)]
 pub struct Lane {
     shared: Arc<Shared>,
     total: usize,
+    weight: Weight,
     free: Arc<Semaphore>,
     /// When the peer last took or sent something of this lane.
     progress: Arc<AtomicU64>,
@@ -67,6 +75,7 @@ pub struct Claim {
     own: OwnedSemaphorePermit,
     whole: OwnedSemaphorePermit,
     holder: Option<(u64, Arc<Holder>)>,
+    weight: Weight,
     shared: Arc<Shared>,
 }
 
@@ -143,7 +152,8 @@ impl Budget {
     pub fn lane(&self, cut: CancellationToken) -> Lane {
         let total = self.shared.total / CONNECTION_SHARE;
         let free = Arc::new(Semaphore::new(total));
-        Lane { shared: Arc::clone(&self.shared), total, free, progress: Arc::default(), cut }
+        let (shared, weight) = (Arc::clone(&self.shared), Weight::PLAIN);
+        Lane { shared, total, weight, free, progress: Arc::default(), cut }
     }
 
     /// Bytes that are held.
@@ -192,9 +202,28 @@ impl Holder {
     }
 }
 
+// === impl Weight ===
+
+impl Weight {
+    /// They are held as they are.
+    pub const PLAIN: Self = Self { times: 1, of: 1 };
+    /// In base64 as well, which is a third longer.
+    pub const AND_BASE64: Self = Self { times: 7, of: 3 };
+
+    fn of(self, bytes: usize) -> usize {
+        bytes.saturating_mul(self.times).div_ceil(self.of)
+    }
+}
+
 // === impl Lane ===
 
 impl Lane {
+    /// The same lane, for bytes that cost so much.
+    #[must_use]
+    pub fn weighing(&self, weight: Weight) -> Self {
+        Self { weight, ..self.clone() }
+    }
+
     /// Waits for room, as long as it takes. First come, first served.
     pub async fn claim(&self, bytes: usize) -> Claim {
         let permits = self.permits(bytes);
@@ -227,11 +256,12 @@ impl Lane {
 
     /// No claim is larger than the lane: it would wait for ever.
     fn permits(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.min(self.total)).unwrap_or(u32::MAX)
+        u32::try_from(self.weight.of(bytes).min(self.total)).unwrap_or(u32::MAX)
     }
 
     fn held(&self, own: OwnedSemaphorePermit, whole: OwnedSemaphorePermit) -> Claim {
-        Claim { own, whole, holder: None, shared: Arc::clone(&self.shared) }
+        let (weight, shared) = (self.weight, Arc::clone(&self.shared));
+        Claim { own, whole, holder: None, weight, shared }
     }
 }
 
@@ -255,9 +285,9 @@ impl Claim {
         self
     }
 
-    /// Gives back all but so many bytes.
+    /// Gives back all but what so many bytes cost.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let more = self.bytes().saturating_sub(bytes);
+        let more = self.bytes().saturating_sub(self.weight.of(bytes));
         drop(self.own.split(more));
         drop(self.whole.split(more));
     }
@@ -297,6 +327,17 @@ impl Claim {
             *holder.behind.lock() = None;
             holder.awaited.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    /// The same account, for a call whose answer costs so much.
+    #[must_use]
+    pub fn weighing(&self, weight: Weight) -> Self {
+        let (replies, pages) = (self.replies.weighing(weight), self.pages.weighing(weight));
+        Self { replies, pages, ..self.clone() }
     }
 }
 
@@ -374,6 +415,19 @@ mod tests {
         assert!(refused.to_string().contains("400 bytes"), "{refused}");
         drop(held.pop());
         lanes[4].claim_within(100, BRIEF).await.unwrap();
+    }
+
+    /// G8: what is held in two forms is counted in both, from the claim until it is given back.
+    #[tokio::test]
+    async fn another_form_costs_too() {
+        let budget = budget();
+        let lane = budget.lane(CancellationToken::new()).weighing(Weight::AND_BASE64);
+        let mut held = lane.claim(30).await;
+        assert_eq!(budget.held(), 70);
+        held.shrink_to(10);
+        assert_eq!(budget.held(), 24);
+        drop(held);
+        assert_eq!(lane.claim(90).await.bytes(), 100, "never more than the lane has");
     }
 
     /// G8: who holds the whole and takes nothing is cut when others wait; who takes some is not,

@@ -267,6 +267,15 @@ struct Flags {
     #[arg(long, value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     reflection: Option<bool>,
+    /// Answer gRPC-Web too, also over HTTP/1.1: what pages in a browser speak. Default false.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_web: Option<bool>,
+    /// Origins of the pages that may call so, with commas between them, each as a browser says it,
+    /// e.g. `https://app.example`. Default: none, only callers that are no pages.
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_web_origins: Option<Vec<String>>,
 }
 
 /// Settings of credentials and of encryption. Files are taken up again within a second when they

@@ -18,6 +18,7 @@ use crate::engine::ledger::Settings;
 use crate::flight::CALL_BYTES;
 use crate::rpc::places::Limits;
 use crate::security::fetching::Source;
+use crate::security::origins::{self, Origins};
 use crate::store::disk::DiskOptions;
 
 mod printing;
@@ -39,6 +40,7 @@ const MESSAGES_MIB_MIN: u64 = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "the flags of the same names are the documentation")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting that is on or off")]
 pub struct Config {
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
@@ -69,6 +71,9 @@ pub struct Config {
     pub goodbye_jitter_ms: u64,
     pub grace_s: u64,
     pub reflection: bool,
+    pub grpc_web: bool,
+    #[serde(deserialize_with = "origins::listed")]
+    pub grpc_web_origins: Vec<String>,
     pub policy_file: Option<PathBuf>,
     pub jwt_keys_file: Option<PathBuf>,
     pub jwt_secret_file: Option<PathBuf>,
@@ -178,6 +183,8 @@ impl Default for Config {
             goodbye_jitter_ms: 5_000,
             grace_s: 10,
             reflection: true,
+            grpc_web: false,
+            grpc_web_origins: Vec::new(),
             policy_file: None,
             jwt_keys_file: None,
             jwt_secret_file: None,
@@ -291,6 +298,9 @@ impl Config {
             && let Err(reason) = Source::parse(url, None)
         {
             return invalid("jwt_keys_url", reason);
+        }
+        if let Err(error) = Origins::of(self.grpc_web, &self.grpc_web_origins) {
+            return invalid("grpc_web_origins", &error.to_string());
         }
         if let Err(error) = Rules::of_tokens(&self.tokens) {
             return invalid("tokens", &error.to_string());

@@ -152,8 +152,11 @@ async fn listen_and_serve<S: Store>(
     Ok(())
 }
 
-/// Says loudly what is only good for development.
+/// Says loudly what is only good for development, or of no use.
 fn warn_of_danger(config: &Config, address: SocketAddr) {
+    if config.grpc_web && config.grpc_web_origins.is_empty() {
+        tracing::warn!("grpc_web is on, but no page may call: grpc_web_origins is empty");
+    }
     if config.tokens.is_empty() && config.policy_file.is_none() {
         tracing::warn!(
             "no tokens and no policy are configured: everybody who connects may do everything"

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::fetching::{Schedule, Source};
+use self::origins::{BadOrigins, Origins};
 use self::tls::TlsFiles;
 use self::watching::{Contents, FileError, Watched};
 use crate::auth::jwt::JwtRules;
@@ -22,6 +23,7 @@ use crate::server::line::Tls;
 
 pub(crate) mod certificates;
 pub(crate) mod fetching;
+pub(crate) mod origins;
 mod tls;
 mod watching;
 
@@ -47,6 +49,7 @@ pub struct Security {
     access: Access,
     files: Files,
     source: Option<(Source, Duration)>,
+    pages: Option<Origins>,
 }
 
 /// What is looked at again and again.
@@ -112,6 +115,9 @@ pub enum SecurityError {
         /// What is wrong.
         source: BadCertificates,
     },
+    /// Pages that cannot be.
+    #[error("grpc_web_origins: {0}")]
+    Origins(#[from] BadOrigins),
     /// Everybody on the way could listen.
     #[error(
         "listen: {0} is not this machine alone, and without TLS everybody on the way could read \
@@ -127,6 +133,7 @@ impl Security {
     /// What the configuration says, checked.
     pub fn load(config: &Config) -> Result<Self, SecurityError> {
         let setting = |setting, reason| Err(SecurityError::Setting { setting, reason });
+        let pages = Origins::of(config.grpc_web, &config.grpc_web_origins)?;
         let tls = TlsFiles::load(config)?;
         if tls.is_none() && !config.listen.ip().is_loopback() && !config.plaintext_anywhere {
             return Err(SecurityError::Plaintext(config.listen));
@@ -159,13 +166,19 @@ impl Security {
         rules.guarded = tokens || others;
         let (access, control) = Access::new(rules);
         let files = Files { control: Arc::new(control), policy, keys, tls };
-        Ok(Self { access, files, source })
+        Ok(Self { access, files, source, pages })
     }
 
     /// Who may do what.
     #[must_use]
     pub fn access(&self) -> Access {
         self.access.clone()
+    }
+
+    /// The pages that may call over gRPC-Web; `None` = it is off.
+    #[must_use]
+    pub(crate) fn pages(&self) -> Option<Origins> {
+        self.pages.clone()
     }
 
     /// How connections are secured; `None` = they are not.

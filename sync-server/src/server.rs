@@ -38,6 +38,7 @@ use crate::rpc::places::Places;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
 use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings, VERIFICATIONS_MAX};
+use crate::security::origins::Origins;
 use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
 
@@ -46,6 +47,7 @@ use self::connections::Bounds;
 use self::line::Tls;
 use self::measuring::Shown;
 use self::upload::UploadBounds;
+use self::web::WebLayer;
 
 mod calls;
 mod connections;
@@ -55,6 +57,7 @@ mod measuring;
 mod reply;
 mod spans;
 mod upload;
+mod web;
 
 /// HTTP/2 streams of one connection: more than any one client needs, far from harm.
 const CONNECTION_STREAMS_MAX: u32 = 1_024;
@@ -150,7 +153,7 @@ pub async fn serve_measured<S: Store>(
 ) -> Result<(), ServeError> {
     let security = Security::load(config).map_err(ServeError::Config)?;
     let access = security.access();
-    let tls = security.tls();
+    let (tls, pages) = (security.tls(), security.pages());
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
@@ -177,7 +180,7 @@ pub async fn serve_measured<S: Store>(
     let unwatch = context.drain.child_token();
     let _unwatched = unwatch.clone().drop_guard();
     context.tasks.spawn(security.watch(context.metrics.clone(), unwatch));
-    let door = Door { listener, access, tls };
+    let door = Door { listener, access, tls, pages };
     let served = serve_calls(door, Arc::new(context), page, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others.
@@ -189,6 +192,8 @@ struct Door {
     listener: TcpListener,
     access: Access,
     tls: Option<Tls>,
+    /// Pages that may call; `None` = only gRPC is spoken.
+    pages: Option<Origins>,
 }
 
 /// Serves calls until `stop` or `fatal` is cancelled or a call asks for the end, then drains them.
@@ -213,7 +218,8 @@ async fn serve_calls<S: Store>(
             grace,
         },
     };
-    let router = router(&context, config, calls.clone())?.add_service(health_service);
+    let web = WebLayer::new(door.pages, context.metrics.clone());
+    let router = router(&context, config, calls.clone(), web)?.add_service(health_service);
     set_serving(&health, true).await;
 
     let bounds = bounds(config, door.tls, context.metrics.clone());
@@ -305,6 +311,7 @@ fn bounds(config: &Config, tls: Option<Tls>, metrics: Metrics) -> Bounds {
         first_request_within: Duration::from_secs(config.first_request_timeout_s),
         cut: CancellationToken::new(),
         tls,
+        http_1: config.grpc_web,
         metrics,
         budgets: config.budgets(),
     }
@@ -319,11 +326,15 @@ fn streams(config: &Config) -> StreamSettings {
     }
 }
 
+/// What every call passes through, the last first.
+type Layers = Stack<CallsLayer, Stack<WebLayer, Identity>>;
+
 fn router<S: Store>(
     context: &Arc<Context<S>>,
     config: &Config,
     calls: CallsLayer,
-) -> Result<Router<Stack<CallsLayer, Identity>>, ServeError> {
+    web: WebLayer,
+) -> Result<Router<Layers>, ServeError> {
     let sync = SyncServiceServer::new(SyncRpc::new(Arc::clone(context)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -347,6 +358,8 @@ fn router<S: Store>(
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .accept_http1(config.grpc_web)
+        .layer(web)
         .layer(calls)
         .add_service(sync)
         .add_service(write)

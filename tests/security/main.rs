@@ -15,6 +15,7 @@ mod revocations;
 mod secrets;
 mod signed;
 mod tls;
+mod web;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

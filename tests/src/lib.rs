@@ -23,4 +23,5 @@ pub mod server;
 pub mod stream;
 pub mod traffic;
 pub mod wait;
+pub mod web;
 pub mod wire;

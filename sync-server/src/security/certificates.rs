@@ -17,6 +17,8 @@ use crate::auth::chain::{Authority, end};
 
 /// HTTP/2, as it is called in a handshake.
 pub(crate) const HTTP_2: &[u8] = b"h2";
+/// HTTP/1.1, which only gRPC-Web is spoken over.
+pub(crate) const HTTP_1: &[u8] = b"http/1.1";
 
 /// Nothing older is spoken.
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
@@ -62,6 +64,7 @@ pub(crate) fn identity(
     certificates: &[u8],
     key: &[u8],
     authority: Option<&Authority>,
+    http_1: bool,
     now: SystemTime,
 ) -> Result<Identity, BadCertificates> {
     let chain = all(certificates)?;
@@ -86,7 +89,8 @@ pub(crate) fn identity(
     };
     // A key of another certificate is refused here.
     let mut config = builder.with_single_cert(chain, key).map_err(BadCertificates::Refused)?;
-    config.alpn_protocols = vec![HTTP_2.to_vec()];
+    let spoken = [HTTP_2].into_iter().chain(http_1.then_some(HTTP_1));
+    config.alpn_protocols = spoken.map(<[u8]>::to_vec).collect();
     Ok(Identity { config: Arc::new(config), until })
 }
 

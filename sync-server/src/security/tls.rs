@@ -100,12 +100,14 @@ impl TlsFiles {
             &certificate.contents,
             &key.contents,
             trusted.as_ref(),
+            config.grpc_web,
             SystemTime::now(),
         )
         .map_err(|source| certificate.bad(source))?;
         let pair = (certificate.contents.clone(), key.contents.clone());
         let handshake_within = Duration::from_secs(config.tls_handshake_timeout_s);
-        let tls = Tls { config: Arc::new(RwLock::new(tls)), handshake_within };
+        let (tls, http_1) = (Arc::new(RwLock::new(tls)), config.grpc_web);
+        let tls = Tls { config: tls, handshake_within, http_1 };
         Ok(Some(Self { certificate, key, authority, required, pair, trusted, tls, until }))
     }
 
@@ -170,7 +172,7 @@ impl TlsFiles {
     fn put_in_force(&mut self, pair: (Contents, Contents)) -> Result<(), SecurityError> {
         let now = SystemTime::now();
         let Identity { config, until } =
-            certificates::identity(&pair.0, &pair.1, self.trusted.as_ref(), now)
+            certificates::identity(&pair.0, &pair.1, self.trusted.as_ref(), self.tls.http_1, now)
                 .map_err(|source| self.certificate.bad(source))?;
         *self.tls.config.write() = config;
         self.pair = pair;

@@ -23,6 +23,7 @@ use super::upload::{Held, Shape, Upload, UploadBounds};
 use crate::auth::methods::{Rule, rule_of};
 use crate::auth::principal::Credentials;
 use crate::auth::{Access, AccessError, Caller};
+use crate::budget::Weight;
 use crate::metrics::Metrics;
 use crate::rpc::outbox::Outgoing;
 use crate::status;
@@ -98,7 +99,8 @@ where
         let Some(peer) = peer.filter(|_| ours) else {
             return Box::pin(self.inner.call(request));
         };
-        let account = peer.account().clone();
+        let weight = request.extensions().get().copied().unwrap_or(Weight::PLAIN);
+        let account = peer.account().weighing(weight);
         let shape = Shape::of(&path);
         let held = Arc::new(Mutex::new(Held::default()));
         request.extensions_mut().insert(account.clone());

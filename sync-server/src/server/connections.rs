@@ -13,7 +13,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::line::{Line, Proven, Tls};
+use super::web::heads::{Heads, OpenRequest, Requests};
 use crate::auth::chain::Chain;
 use crate::budget::{Account, Budgets};
 use crate::metrics::{Handshake, Metrics};
@@ -50,6 +51,8 @@ pub(super) struct Bounds {
     pub(super) cut: CancellationToken,
     /// How they are secured; `None` = they are not.
     pub(super) tls: Option<Tls>,
+    /// Whether HTTP/1.1 is spoken, too.
+    pub(super) http_1: bool,
     /// Counts handshakes.
     pub(super) metrics: Metrics,
     /// What they may hold.
@@ -70,6 +73,7 @@ struct Acceptor {
 /// A connection that ends in time.
 pub(super) struct Connection {
     line: Line,
+    heads: Heads,
     peer: Peer,
     /// Resolves when the server has a reason to close the connection.
     end: BoxFuture<'static, io::ErrorKind>,
@@ -84,6 +88,7 @@ pub(super) struct Peer {
     /// `None`: there is no handshake.
     proven: Option<Proven>,
     account: Arc<Account>,
+    requests: Requests,
 }
 
 /// The connections that a listener accepts, for as long as it is asked. Never ends and never
@@ -161,9 +166,11 @@ impl Connection {
         let account = Arc::new(bounds.budgets.account(number, &cut));
         let (line, proven) = Line::open(stream, bounds.tls.as_ref(), bounds.metrics.clone());
         let proven = bounds.tls.is_some().then_some(proven);
-        let peer = Peer { has_asked: Arc::default(), proven, account };
+        let requests = Requests::default();
+        let heads = Heads::new(bounds.http_1, requests.clone());
+        let peer = Peer { has_asked: Arc::default(), proven, account, requests };
         let end = Box::pin(end(peer.clone(), bounds.clone(), cut));
-        Self { line, peer, end, ended: None, _slot: slot }
+        Self { line, heads, peer, end, ended: None, _slot: slot }
     }
 
     /// Fails when the connection is to be closed; otherwise wakes the task when it will be.
@@ -222,7 +229,19 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.line).poll_read(context, buffer)
+        let this = &mut *self;
+        let Some(most) = this.heads.read_max() else {
+            return Pin::new(&mut this.line).poll_read(context, buffer);
+        };
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most.min(buffer.remaining())));
+        ready!(Pin::new(&mut this.line).poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        if this.heads.took(part.filled()).is_err() {
+            tracing::debug!("a connection sends too much before a request");
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        buffer.advance(read);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -274,6 +293,12 @@ impl Peer {
     /// It has made a request, so its connection is of use.
     pub(super) fn asks(&self) {
         self.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// It has made a request, which is open until the guard is dropped.
+    pub(super) fn opens(&self) -> OpenRequest {
+        self.asks();
+        self.requests.open()
     }
 
     /// Tells its connection apart from all others of this server.

@@ -19,7 +19,7 @@ use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::auth::chain::Chain;
 use crate::metrics::{Handshake, Metrics};
-use crate::security::certificates::HTTP_2;
+use crate::security::certificates::{HTTP_1, HTTP_2};
 
 /// How connections are secured.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct Tls {
     pub(crate) config: Arc<RwLock<Arc<ServerConfig>>>,
     /// A handshake that takes longer is given up.
     pub(crate) handshake_within: Duration,
+    /// Whether HTTP/1.1 is spoken, too.
+    pub(crate) http_1: bool,
 }
 
 /// What the handshake of a connection has brought to light; nothing while it lasts.
@@ -36,6 +38,7 @@ pub(super) type Proven = Arc<OnceLock<Option<Arc<Chain>>>>;
 /// A connection's bytes.
 pub(super) struct Line {
     state: State,
+    http_1: bool,
     proven: Proven,
     metrics: Metrics,
 }
@@ -60,14 +63,16 @@ impl Line {
                 State::Shaking(Box::new(acceptor.accept(stream)))
             }
         };
-        (Self { state, proven: Arc::clone(&proven), metrics }, proven)
+        let http_1 = tls.is_some_and(|tls| tls.http_1);
+        (Self { state, http_1, proven: Arc::clone(&proven), metrics }, proven)
     }
 
     /// Goes on with the handshake, if there is one.
     fn shake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let http_1 = self.http_1;
         let State::Shaking(accept) = &mut self.state else { return Poll::Ready(Ok(())) };
         let shaken = ready!(accept.poll_unpin(context)).and_then(|stream| {
-            let chain = checked(&stream)?;
+            let chain = checked(&stream, http_1)?;
             Ok((stream, chain))
         });
         match shaken {
@@ -88,10 +93,15 @@ impl Line {
     }
 }
 
-/// What is known after a handshake: that HTTP/2 will be spoken, and who the peer is.
-fn checked(stream: &TlsStream<TcpStream>) -> io::Result<Option<Arc<Chain>>> {
+/// What is known after a handshake: which HTTP will be spoken, and who the peer is.
+fn checked(stream: &TlsStream<TcpStream>, http_1: bool) -> io::Result<Option<Arc<Chain>>> {
     let (_, session) = stream.get_ref();
-    if session.alpn_protocol() != Some(HTTP_2) {
+    let spoken = match session.alpn_protocol() {
+        Some(protocol) => protocol == HTTP_2 || (http_1 && protocol == HTTP_1),
+        // Whoever says nothing means HTTP/1.1.
+        None => http_1,
+    };
+    if !spoken {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not offer h2"));
     }
     let chain = session.peer_certificates().map(Chain::new).transpose();
