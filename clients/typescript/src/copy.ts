@@ -1,6 +1,7 @@
 // A copy of a collection, and how deltas change it. No network, no clock.
 
 import { create } from "@bufbuild/protobuf";
+import { bytesToHex } from "@noble/hashes/utils.js";
 import type { Change, Cursor, Delta, Head } from "../gen/deltasync/v1/types_pb.js";
 import { CursorSchema } from "../gen/deltasync/v1/types_pb.js";
 import { fromBytes, itemDigest, wrap } from "./digest.js";
@@ -150,7 +151,7 @@ function plan(
   const edits = new Map<string, Row | undefined>();
   let sum = rows.sum;
   for (const { key, version, kind } of changes) {
-    const id = Buffer.from(key).toString("hex");
+    const id = bytesToHex(key);
     const old = edits.has(id) ? edits.get(id) : rows.items.get(id);
     let row: Row | undefined;
     if (kind.case === "put") {

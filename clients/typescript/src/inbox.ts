@@ -45,7 +45,7 @@ export class Account {
   async catchUp(): Promise<void> {
     const told = new Map<string, InboxEntry>();
     for (const { key, value } of this.inbox.rows.items.values()) {
-      told.set(Buffer.from(key).toString(), fromBinary(InboxEntrySchema, value));
+      told.set(new TextDecoder().decode(key), fromBinary(InboxEntrySchema, value));
     }
     for (const [name, copy] of this.copies) {
       if (told.has(name)) continue;

@@ -1,6 +1,5 @@
 // Commits that are applied once, however often they must be sent (R52 to R59).
 
-import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError } from "@connectrpc/connect";
 import type {
@@ -20,7 +19,7 @@ export async function commit(
   mutations: MessageInitShape<typeof MutationSchema>[],
   stop: AbortSignal,
 ): Promise<CommitResponse> {
-  const request = { mutations, idempotencyKey: randomUUID() };
+  const request = { mutations, idempotencyKey: crypto.randomUUID() };
   const backoff = new Backoff();
   for (;;) {
     try {
