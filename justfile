@@ -24,9 +24,9 @@ lint:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --open
 
-# Lint the protocol (pip install buf-bin).
+# Lint the protocol, and compare it with the last release (pip install buf-bin).
 proto-lint:
-    buf lint proto
+    buf lint proto && .ci/wire buf
 
 # Kill a writing process many times.
 crash CYCLES="200":
