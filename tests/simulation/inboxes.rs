@@ -120,7 +120,7 @@ impl World {
     pub(crate) fn poll_arrives(
         &mut self,
         id: DeviceId,
-        poll: PollId,
+        question: PollId,
         cursor: Option<Cursor>,
         after: Option<CollectionName>,
     ) {
@@ -141,7 +141,7 @@ impl World {
             Some((Outcome::Delta(delta), polled)) if !delta.has_more => Ok(polled),
             Some(_) | None => Err(Fault::Passing),
         };
-        self.send_later(Packet::ToDevice(id, vec![Input::PolledOn(poll, answer)]));
+        self.send_later(Packet::ToDevice(id, vec![Input::PolledOn(question, answer)]));
     }
 
     /// An account says how far it has processed its inbox. It may claim what it was sent in some

@@ -110,7 +110,7 @@ impl Server {
             let marks = stream.names.iter().enumerate().chain(watched);
             let marks = marks.filter(|(_, name)| moved.contains(name)).map(|(index, _)| index);
             let marks: BTreeSet<usize> = marks.collect();
-            stream.noticing.mark(&marks, self.now - stream.began);
+            stream.noticing.mark(&marks, stream.lasted(self.now));
             stream.following.mark(marks);
         }
     }
@@ -157,7 +157,7 @@ impl Server {
 
     pub(crate) fn is_due(&self, of: (DeviceId, StreamId)) -> bool {
         self.streams.get(&of).is_some_and(|stream| {
-            stream.following.is_due() || stream.noticing.is_due(self.now - stream.began)
+            stream.following.is_due() || stream.noticing.is_due(stream.lasted(self.now))
         })
     }
 
@@ -250,7 +250,7 @@ impl Stream {
         slow: bool,
         now: Duration,
     ) -> Result<Vec<Event<Bytes>>, StoreError> {
-        let lasted = now - self.began;
+        let lasted = self.lasted(now);
         let due = self.following.is_due();
         let mut events = if due { self.following.step(ledger, slow)? } else { Vec::new() };
         self.noticing.heard(&events)?;
@@ -264,6 +264,10 @@ impl Stream {
             }
         }
         Ok(events)
+    }
+
+    fn lasted(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.began)
     }
 
     fn next_turn(&self) -> Duration {

@@ -281,8 +281,8 @@ impl World {
         match (packet, &mut self.server) {
             (Packet::Ack(ack), _) => self.ack_arrives(ack),
             (Packet::AckInbox(id, cursor, again), _) => self.inbox_ack_arrives(id, cursor, again),
-            (Packet::Poll(id, poll, cursor, after), _) => {
-                self.poll_arrives(id, poll, cursor, after)
+            (Packet::Poll(id, question, cursor, after), _) => {
+                self.poll_arrives(id, question, cursor, after);
             }
             (Packet::ToDevice(id, inputs), _) => {
                 if self.devices[id.0].id == id {
@@ -303,10 +303,10 @@ impl World {
             (Packet::Unsubscribe(..), None) => {}
             (Packet::Pull(id, pull, asked), Some(server)) => {
                 let said = server.pull(self.devices[id.0].client().as_ref(), asked);
-                let (outcomes, polled): (Vec<_>, Vec<_>) = said.into_iter().unzip();
-                let pulled = session::Input::Pulled(pull, Ok(outcomes));
-                let polled = polled.into_iter().filter(|said| *said != Polled::default());
-                let inputs = std::iter::once(Input::Session(pulled));
+                let (outcomes, besides): (Vec<_>, Vec<_>) = said.into_iter().unzip();
+                let answer = session::Input::Pulled(pull, Ok(outcomes));
+                let polled = besides.into_iter().filter(|said| *said != Polled::default());
+                let inputs = std::iter::once(Input::Session(answer));
                 let inputs = inputs.chain(polled.map(Input::Polled)).collect();
                 self.send_later(Packet::ToDevice(id, inputs));
             }

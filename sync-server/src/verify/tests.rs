@@ -1,6 +1,7 @@
 //! Whatever is wrong with a row is said of that row.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sync_proto::digest::{Digest, Segment};
@@ -324,4 +325,28 @@ fn rows_of_followers_are_named() {
         let named = found.findings.iter().any(|(row, said)| row == place && said.contains(what));
         assert!(named, "{place}: {what}: {:?}", found.findings);
     }
+}
+
+/// G4, G9: a start finds in one pass what `Ledger::open` finds in a second one, and refuses what does
+/// not fit.
+#[test]
+fn a_start_reads_everything_once() {
+    let dir = TempDir::new().unwrap();
+    store(dir.path());
+    let read = AtomicU64::new(0);
+    let hear = |rows| read.store(rows, Ordering::Relaxed);
+    let (opened, checked) = starting::open(dir.path(), &options(), &hear).unwrap();
+    let rows = checked.rows;
+    assert!(rows > 800 && read.load(Ordering::Relaxed) <= rows);
+    let all = |ledger: &Ledger<DiskStore>| ledger.list_collections("", None, 100, |_| true);
+    let once = Ledger::over(opened, Settings::default(), checked).unwrap();
+    let listed = all(&once);
+    once.into_store().close().unwrap();
+    let opened = DiskStore::open(dir.path(), &options()).unwrap();
+    let twice = Ledger::open(opened, Settings::default(), &mut |_| {}).unwrap();
+    assert_eq!((listed.len(), &listed), (2, &all(&twice)));
+    twice.into_store().close().unwrap();
+    spoil(dir.path(), |_, batch| batch.remove(keys::key_key(ID, &key("a"))));
+    let refused = starting::open_existing(dir.path(), &options(), &hear).unwrap_err();
+    assert!(matches!(refused, crate::store::StoreError::Damaged { .. }), "{refused}");
 }

@@ -70,6 +70,10 @@ fn tombstones(ledger: &Ledger<MemoryStore>, collection: &str) -> u64 {
     ledger.head(&name(collection)).unwrap().tombstones
 }
 
+fn receipts(ledger: &Ledger<MemoryStore>) -> u64 {
+    ledger.writing.lock().receipts
+}
+
 /// One batch.
 fn one(ledger: &Ledger<MemoryStore>, seconds: u64) -> Rest {
     ledger.purge_step(at(seconds), &mut || false).unwrap()
@@ -253,4 +257,23 @@ fn purges_leave_half_of_the_reserve() {
     ledger.store().set_full(false);
     all(&ledger, 20);
     assert_eq!(tombstones(&ledger, "c"), 0);
+}
+
+/// A clock that went back brings rows that lie before what was removed already: they are found within
+/// a minute.
+#[test]
+fn what_comes_before_a_front_is_forgotten_too() {
+    let ledger = ledger(Settings { receipts_max: 0, ..settings(10, 1_000) });
+    let put = |item| vec![mutation("c", item, Some(b"x".to_vec()))];
+    for item in 0..150 {
+        commit(&ledger, put(item), format!("commit {item}"), 100);
+    }
+    bury(&ledger, "d", 150, 100);
+    all(&ledger, 120);
+    assert_eq!((receipts(&ledger), tombstones(&ledger, "d")), (0, 0));
+    commit(&ledger, put(1_000), "of an older clock".to_owned(), 20);
+    bury(&ledger, "d", 3, 20);
+    all(&ledger, 121);
+    all(&ledger, 181);
+    assert_eq!((receipts(&ledger), tombstones(&ledger, "d")), (0, 0));
 }

@@ -457,3 +457,23 @@ fn folding_goes_on_beside_readers() {
     store.close().unwrap();
     assert_eq!(rows(&open(&dir), Direction::Backward).len(), rounds);
 }
+
+/// G8: whoever makes way when the store says that it is behind never fills it so far that commits
+/// have to wait.
+#[test]
+fn a_store_says_when_it_is_behind() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let (mut was_behind, mut number) = (0, 0_u32);
+    while was_behind < 3 {
+        while store.is_behind() {
+            was_behind += 1;
+            store.core.wait().unwrap();
+        }
+        store.apply(&put(&number.to_be_bytes(), vec![7; 8_000])).unwrap();
+        number += 1;
+        let folding = store.core.is_folding();
+        assert!(!folding || store.core.overlay.read().bytes() < FOLD_BYTES, "a commit would wait");
+    }
+    assert!(!store.is_behind(), "nothing is being folded");
+}
