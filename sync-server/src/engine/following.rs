@@ -215,8 +215,9 @@ impl One {
             let behind = head.version.get().saturating_sub(delta.from.version.get());
             events.push(Event::Lagging(self.name(), behind));
         }
-        // What happened outside of a scope is not worth a message of its own.
-        if !delta.changes.is_empty() || !was_live {
+        // What happened outside of a scope is not worth a message of its own; that deletes may be
+        // missing is, because the next changes would continue from here as if none were.
+        if !delta.changes.is_empty() || !was_live || delta.unverified {
             self.told = Some(to);
             events.push(Event::Changes(self.name(), delta));
         }

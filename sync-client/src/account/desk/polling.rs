@@ -1,10 +1,12 @@
 //! Heads of collections that the inbox does not announce: too many for one answer come in several.
 //! Pure.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use sync_proto::types::{CollectionName, Polled};
+use sync_proto::types::{CollectionName, Polled, PolledHead};
 
+use super::entry::{Stage, Teller};
 use super::{Action, Desk};
 use crate::backoff::Backoff;
 use crate::session::{Fault, Status};
@@ -21,6 +23,8 @@ pub(super) struct Polling {
     asked: Option<(PollId, Option<CollectionName>)>,
     /// Heads may have moved of which nobody told: nobody was asked since a stream was opened.
     due: bool,
+    /// Who was told of since the first name.
+    told: BTreeSet<CollectionName>,
     next_id: u64,
     waits: Backoff,
 }
@@ -66,6 +70,7 @@ impl Default for Polling {
             next: None,
             asked: None,
             due: true,
+            told: BTreeSet::new(),
             next_id: 0,
             waits: Backoff::new(WAITS.0, WAITS.1),
         }
@@ -82,8 +87,31 @@ impl Desk {
     }
 
     fn take_polled(&mut self, polled: Polled, after: Option<CollectionName>, now: Instant) {
+        if after.is_none() {
+            self.polling.told.clear();
+        }
+        self.polling.told.extend(polled.heads.iter().map(|head| head.collection.clone()));
+        let over = !polled.more;
         self.polling.go_on(&polled, after, now);
         for head in polled.heads {
+            self.hear(head, now);
+        }
+        if over {
+            self.hear_of_the_rest(now);
+        }
+    }
+
+    /// Whoever was not told of stands where the inbox says. A copy that stands elsewhere is late to
+    /// be told, or of a server that has gone back: that takes a pull to tell.
+    fn hear_of_the_rest(&mut self, now: Instant) {
+        let told = std::mem::take(&mut self.polling.told);
+        let rest = self.entries.iter().filter(|(name, _)| !told.contains(*name));
+        let elsewhere = rest.filter_map(|(collection, entry)| {
+            let listed = entry.listed.filter(|_| entry.stage == Stage::Idle)?;
+            let there = Teller::Head.is_covered(&entry.standing, Some(listed));
+            (!there).then(|| PolledHead { collection: collection.clone(), entry: listed })
+        });
+        for head in elsewhere.collect::<Vec<_>>() {
             self.hear(head, now);
         }
     }

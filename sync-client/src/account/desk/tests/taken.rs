@@ -109,6 +109,30 @@ fn a_head_behind_the_copy_is_asked_for_once() {
     assert_eq!(talk.state(1), FollowState::Current);
 }
 
+/// A server that has gone back tells nothing of what stands where its inbox says. Whoever it did not
+/// tell of, and stands elsewhere, is asked for (G1).
+#[test]
+fn who_is_not_told_of_stands_where_the_inbox_says() {
+    let mut talk = Talk::new();
+    talk.told(&[(1, Some(exists(4)))]);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(0, 4));
+    talk.noticed(1, 7);
+    talk.pass(GATHER * 2);
+    talk.answer(|_| empty(4, 7));
+    let told = vec![PolledHead { collection: name(1), entry: exists(7) }];
+    talk.input(Input::Polled(Polled { heads: told, more: false }));
+    talk.pass(GATHER * 2);
+    assert!(talk.pulls.is_empty(), "it was told of");
+    talk.input(Input::Polled(Polled { heads: Vec::new(), more: true }));
+    talk.pass(GATHER * 2);
+    assert!(talk.pulls.is_empty(), "there is more to be told");
+    talk.input(Input::Polled(Polled { heads: Vec::new(), more: false }));
+    talk.pass(GATHER * 2);
+    assert_eq!(talk.answer(|_| Outcome::Aligned(head(7, Digest::EMPTY))), [name(1)]);
+    assert_eq!(talk.state(1), FollowState::Current);
+}
+
 /// Something was told while a pull was under way that read before it: it is pulled again.
 #[test]
 fn what_was_told_during_a_pull_is_not_taken_for_done() {
