@@ -214,7 +214,8 @@ fn a_device_that_comes_back_is_not_settled_before_it_has_asked_for_heads() {
     let (id, after) = talk.polls.remove(0);
     assert_eq!(after, None);
     let heads = vec![PolledHead { collection: name(1), entry: exists(5) }];
-    talk.input(Input::PolledOn(id, Ok(Polled { heads, more: false })));
+    let heads = Polled { heads, more: false };
+    talk.input(Input::PolledOn(id, Ok(heads.clone())));
     assert!(!talk.desk.summary().is_settled(), "there is something to do");
     talk.pass(GATHER * 2);
     talk.answer(|_| empty(4, 5));
@@ -229,7 +230,7 @@ fn a_device_that_comes_back_is_not_settled_before_it_has_asked_for_heads() {
     talk.event(Event::Accepted(vec![target], Duration::from_secs(15)));
     assert!(!talk.desk.summary().is_settled(), "it may have missed something");
     let (id, _) = talk.polls.remove(0);
-    talk.input(Input::PolledOn(id, Ok(Polled { heads: Vec::new(), more: false })));
+    talk.input(Input::PolledOn(id, Ok(heads)));
     assert!(talk.desk.summary().is_settled(), "{:?}", talk.desk.summary());
 }
 
