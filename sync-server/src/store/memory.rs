@@ -49,6 +49,7 @@ struct State {
     applies: u64,
     syncs: u64,
     full: bool,
+    behind: bool,
     broken: bool,
 }
 
@@ -84,6 +85,11 @@ impl MemoryStore {
         let mut state = self.state.write();
         let next = state.syncs + 1;
         state.faults.sync.insert(next, fault);
+    }
+
+    /// Makes [`Store::is_behind`] say so, or not any more.
+    pub fn set_behind(&self, behind: bool) {
+        self.state.write().behind = behind;
     }
 
     /// Makes [`Store::room`] say that the disk is full, or not any more.
@@ -172,6 +178,10 @@ impl Store for MemoryStore {
             state.unsynced.clear();
         }
         state.outcome(fault, "syncing")
+    }
+
+    fn is_behind(&self) -> bool {
+        self.state.read().behind
     }
 
     fn usage(&self) -> Usage {

@@ -36,7 +36,9 @@ impl<S: Store> Thread<S> {
 
     /// Purges between two groups.
     pub(super) fn purge_between(&mut self) -> Result<(), StoreError> {
-        if self.ledger.is_behind() {
+        // Makes way, but not for ever: whoever writes all the time must not keep a cap from winning.
+        let hurries = self.purge_step > PURGE_STEP_MIN;
+        if self.ledger.is_behind() && !hurries && self.last_purge.elapsed() < PURGE_ROUND {
             return Ok(());
         }
         let began = Instant::now();
@@ -74,5 +76,62 @@ impl<S: Store> Thread<S> {
         self.last_purge = Instant::now();
         self.unfinished = rest != Rest::Nothing || more;
         Ok(if rest == Rest::Nothing && more { Rest::More } else { rest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sync_proto::types::{CollectionName, Commit, Key, Mutation, Op, Value};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::core::request::Request;
+    use crate::core::retention::Retention;
+    use crate::engine::hub::Hub;
+    use crate::engine::ledger::{Ledger, Settings};
+    use crate::engine::writer::Writer;
+    use crate::metrics::Metrics;
+    use crate::store::memory::MemoryStore;
+
+    fn commit(op: impl Fn(Key) -> Op) -> Request {
+        let collection = CollectionName::new("c").unwrap();
+        let key = |number: u8| Key::new(vec![number]).unwrap();
+        let mutation = |number| Mutation { collection: collection.clone(), op: op(key(number)) };
+        let mutations = (0..200).map(mutation).collect();
+        let commit =
+            Commit { mutations, preconditions: Vec::new(), idempotency_key: String::new() };
+        Request::Commit { commit, fingerprint: [0; 16] }
+    }
+
+    /// G8: purges make way for commits of a store that is behind, but whoever writes without a pause
+    /// does not keep more tombstones there than the cap allows.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cap_wins_over_a_store_that_is_always_behind() {
+        let store = MemoryStore::new();
+        store.set_behind(true);
+        let retention = Retention { tombstones_max: 0, ..Settings::default().retention };
+        let settings = Settings { retention, ..Settings::default() };
+        let ledger = Arc::new(Ledger::open(store, settings, &mut |_| {}).unwrap());
+        let (hub, fatal) = (Arc::new(Hub::default()), CancellationToken::new());
+        let (writer, queue) =
+            Writer::start(Arc::clone(&ledger), hub, Metrics::off(), fatal).unwrap();
+        let put = |key| Op::Put { key, value: Value::new(&b"x"[..]).unwrap(), sort_key: None };
+        let began = Instant::now();
+        let (mut least, mut rounds) = (u64::MAX, 0);
+        while least >= 100 && began.elapsed() < PURGE_ROUND * 20 {
+            queue.commit(commit(put)).await.unwrap();
+            queue.commit(commit(|key| Op::Delete { key })).await.unwrap();
+            rounds += 1;
+            // Something else writes meanwhile, and changes no tombstones.
+            for _ in 0..20 {
+                queue.commit(commit(|key| Op::Delete { key })).await.unwrap();
+            }
+            let head = ledger.head(&CollectionName::new("c").unwrap()).unwrap();
+            least = least.min(head.tombstones);
+        }
+        assert!(least < 100, "{least} tombstones are left at least after {rounds} rounds");
+        tokio::task::spawn_blocking(move || writer.stop()).await.unwrap().unwrap();
     }
 }
