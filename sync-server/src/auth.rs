@@ -392,6 +392,7 @@ impl fmt::Debug for Caller {
 }
 
 /// Rules that were looked at.
+#[derive(Clone)]
 pub struct RulesSeen(watch::Receiver<Arc<Rules>>);
 
 // === impl RulesSeen ===

@@ -115,6 +115,8 @@ pub struct Account {
     pub replies: Lane,
     /// Messages of subscriptions that have not been taken.
     pub pages: Lane,
+    /// The same of those that many subscribers share.
+    pub shared_pages: Lane,
 }
 
 /// The budgets of a server.
@@ -128,6 +130,8 @@ pub struct Budgets {
     pub replies: Budget,
     /// Of [`Account::pages`].
     pub pages: Budget,
+    /// Of [`Account::shared_pages`].
+    pub shared_pages: Budget,
 }
 
 // === impl Budget ===
@@ -238,6 +242,15 @@ impl Lane {
         }
     }
 
+    /// Room, if there is some and nobody waits for it.
+    #[must_use]
+    pub fn try_claim(&self, bytes: usize) -> Option<Claim> {
+        let permits = self.permits(bytes);
+        let own = Arc::clone(&self.free).try_acquire_many_owned(permits).ok()?;
+        let whole = Arc::clone(&self.shared.free).try_acquire_many_owned(permits).ok()?;
+        Some(self.held(own, whole))
+    }
+
     /// Waits for room: for that of the connection as long as it takes, which is its own doing,
     /// for that of the whole at most `within`.
     pub async fn claim_within(&self, bytes: usize, within: Duration) -> Result<Claim, Exhausted> {
@@ -336,8 +349,12 @@ impl Account {
     /// The same account, for a call whose answer costs so much.
     #[must_use]
     pub fn weighing(&self, weight: Weight) -> Self {
-        let (replies, pages) = (self.replies.weighing(weight), self.pages.weighing(weight));
-        Self { replies, pages, ..self.clone() }
+        Self {
+            replies: self.replies.weighing(weight),
+            pages: self.pages.weighing(weight),
+            shared_pages: self.shared_pages.weighing(weight),
+            ..self.clone()
+        }
     }
 }
 
@@ -367,6 +384,7 @@ impl Budgets {
             requests: self.requests.lane(cut.clone()),
             replies: self.replies.lane(cut.clone()),
             pages: self.pages.lane(cut.clone()),
+            shared_pages: self.shared_pages.lane(cut.clone()),
         }
     }
 }

@@ -36,6 +36,10 @@ const CALLS_MAX: usize = 4_096;
 /// A quarter of a budget of messages holds one.
 const MESSAGES_MIB_MIN: u64 = 16;
 
+/// This part of the memory for messages of subscriptions is for pages that are at hand: those who
+/// have to wait for a page of their own do not make the others wait, too.
+const SHARED_PAGES: u64 = 4;
+
 /// The configuration in force. `--help` says what each setting means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -369,7 +373,8 @@ impl Config {
             calls: Budget::new("calls", CALLS_MAX * CALL_BYTES),
             requests: budget("requests_mib", self.requests_mib),
             replies: budget("replies_mib", self.replies_mib),
-            pages: budget("pages_mib", self.pages_mib),
+            pages: budget("pages_mib", self.pages_mib - self.pages_mib / SHARED_PAGES),
+            shared_pages: budget("pages_mib", self.pages_mib / SHARED_PAGES),
         }
     }
 

@@ -61,11 +61,17 @@ impl Flight {
         Cargo { bytes, flight: Arc::clone(self) }
     }
 
+    /// Whether everything has landed.
+    #[must_use]
+    pub fn has_landed(&self) -> bool {
+        self.state.lock().bytes == 0
+    }
+
     /// Waits until everything has landed.
     pub async fn landed(&self) {
         loop {
             let notified = self.landed.notified();
-            if self.state.lock().bytes == 0 {
+            if self.has_landed() {
                 return;
             }
             notified.await;

@@ -27,6 +27,7 @@ use tower::layer::util::{Identity, Stack};
 use crate::auth::Access;
 use crate::budget::WAITING_UPLOADS_MAX;
 use crate::config::Config;
+use crate::engine::herald::Herald;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
 use crate::engine::writer::Writer;
@@ -161,6 +162,8 @@ pub async fn serve_measured<S: Store>(
     let (thread, writes) =
         Writer::start(Arc::clone(&ledger), Arc::clone(&hub), metrics.clone(), fatal.clone())
             .map_err(|error| system("start the writer", error))?;
+    let herald = Herald::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone());
+    let _herald = herald.map_err(|error| system("start the herald", error))?;
     let context = Context {
         ledger,
         hub,

@@ -41,6 +41,7 @@ pub(crate) struct Server {
     pub(crate) ledger: Ledger<MemoryStore>,
     pub(crate) streams: BTreeMap<(DeviceId, StreamId), Stream>,
     pub(crate) limits: PageLimits,
+    crowded: bool,
     /// What was sent in this life.
     pub(crate) clients: Clients,
     /// How long the history has lasted.
@@ -53,6 +54,8 @@ pub(crate) struct Kept {
     pub(crate) tombstones_max: u64,
     pub(crate) page_changes_max: usize,
     pub(crate) diffusion: Limits,
+    /// Live followers share pages, as if they were many.
+    pub(crate) crowded: bool,
 }
 
 /// A subscription.
@@ -75,7 +78,7 @@ pub(crate) type Said = (Outcome, Polled);
 impl Server {
     /// Opens a ledger over what a store holds.
     pub(crate) fn open(store: MemoryStore, kept: Kept) -> Self {
-        let Kept { tombstones_max, page_changes_max, diffusion } = kept;
+        let Kept { tombstones_max, page_changes_max, diffusion, crowded } = kept;
         let retention = Retention { tombstone_age_max: Duration::from_secs(40), tombstones_max };
         // Short and few: held cursors go, too.
         let acks = AckRetention { age_max: Duration::from_secs(60), count_max: 3 };
@@ -83,7 +86,7 @@ impl Server {
         let ledger = Ledger::open(store, settings, &mut |_| {}).expect("the rows fit together");
         let limits = PageLimits { changes_max: page_changes_max, ..PageLimits::FULL };
         let (streams, clients) = (BTreeMap::new(), Clients::default());
-        Self { ledger, streams, limits, clients, now: Duration::ZERO }
+        Self { ledger, streams, limits, crowded, clients, now: Duration::ZERO }
     }
 
     /// Heads of what authorities write.
@@ -99,6 +102,9 @@ impl Server {
         mint: &mut dyn FnMut() -> Epoch,
     ) -> Result<Group, StoreError> {
         let group = self.ledger.commit(requests, now, mint)?;
+        for name in group.moved.iter().filter(|_| self.crowded) {
+            self.ledger.prepare_tail(name, PageLimits::FULL);
+        }
         self.announce(&group.moved);
         Ok(group)
     }
@@ -252,6 +258,16 @@ impl Stream {
     ) -> Result<Vec<Event<Bytes>>, StoreError> {
         let lasted = self.lasted(now);
         let due = self.following.is_due();
+        if !slow
+            && due
+            && !self.noticing.is_due(lasted)
+            && let Some(tails) = self.following.at_hand(ledger)
+        {
+            self.following.took(&tails);
+            let said =
+                tails.iter().map(|one| Event::Changes(one.collection.clone(), one.delta.clone()));
+            return Ok(said.collect());
+        }
         let mut events = if due { self.following.step(ledger, slow)? } else { Vec::new() };
         self.noticing.heard(&events)?;
         if self.noticing.is_due(lasted) {

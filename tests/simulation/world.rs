@@ -11,6 +11,7 @@ use sync_proto::types::{CollectionName, Polled, Timestamp};
 use sync_server::core::diffusion::Limits;
 use sync_server::store::memory::{Faults, MemoryStore};
 
+use crate::REGRESSIONS;
 use crate::consumers::Consumer;
 use crate::device::{Device, Died};
 use crate::inboxes::subject;
@@ -72,7 +73,9 @@ impl World {
             fan_out_per_s_max: *[1, 2_000].choose(&mut dice).expect("not empty"),
             dwell: Duration::from_secs(dice.random_range(0..4)),
         };
-        let kept = Kept { tombstones_max, page_changes_max, diffusion };
+        // Not by a throw: the histories that are kept would be others. They are run as they were.
+        let crowded = seed.is_multiple_of(2) && !REGRESSIONS.contains(&seed);
+        let kept = Kept { tombstones_max, page_changes_max, diffusion, crowded };
         let bad = dice.random_bool(0.7);
         let chance = |dice: &mut StdRng, most| if bad { dice.random_range(0.0..most) } else { 0.0 };
         let weather = Weather {

@@ -13,6 +13,7 @@
 //! ```
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sync_proto::types::{
@@ -22,6 +23,7 @@ use sync_proto::types::{
 
 use super::ledger::Ledger;
 use super::reading::{Look, PageRequest, told_from};
+use super::tails::Tail;
 use crate::core::page::PageLimits;
 use crate::core::read::{ReadPlan, decide, reset};
 use crate::core::route::LookLimits;
@@ -122,6 +124,9 @@ impl Following {
         if one.target.notify_only {
             return Ok(one.notify(ledger).into_iter().collect());
         }
+        if one.live_at().is_some() {
+            ledger.join_tail(&one.target.collection, PageLimits::FULL);
+        }
         let (look, too_large) = one.look(ledger, self.limits)?;
         if let Some(reset) = too_large {
             return Ok(vec![one.end(reset)]);
@@ -157,6 +162,24 @@ impl Following {
         }
     }
 
+    /// What the next target is sent, if it is at hand: pages that all its live followers share,
+    /// each a message of its own. Nothing is read. Once sent, [`Following::took`] them.
+    pub fn at_hand<S: Store>(&self, ledger: &Ledger<S>) -> Option<Vec<Arc<Tail>>> {
+        let one = &self.targets[*self.due.front()?];
+        ledger.tails(&one.target.collection, one.live_at()?)
+    }
+
+    /// The next target has had its turn: it was sent these pages, which were at hand.
+    pub fn took(&mut self, tails: &[Arc<Tail>]) {
+        let (Some(index), Some(newest)) = (self.due.pop_front(), tails.last()) else {
+            panic!("pages of nobody");
+        };
+        let one = &mut self.targets[index];
+        debug_assert_eq!(one.told, tails.first().map(|tail| tail.delta.from));
+        one.arrive(newest.delta.head);
+        one.told = one.target.cursor;
+    }
+
     /// Ends the targets that may not be read any more, and says which: nothing of them follows.
     pub fn revoke(&mut self, may_read: impl Fn(&CollectionName) -> bool) -> Vec<CollectionName> {
         let live = self.targets.iter_mut().filter(|one| one.state != State::Ended);
@@ -181,6 +204,16 @@ impl Following {
 impl One {
     fn name(&self) -> CollectionName {
         self.target.collection.clone()
+    }
+
+    /// Where it stands, if it is one that is sent whatever happens to its collection, and has been
+    /// sent all that did.
+    fn live_at(&self) -> Option<Cursor> {
+        let State::CaughtUp(head) = self.state else { return None };
+        let Target { scope, keys_only, notify_only, collection, .. } = &self.target;
+        let takes_all = scope.is_all() && !keys_only && !notify_only && !collection.is_inbox();
+        let at = head.cursor();
+        (takes_all && self.told == Some(at)).then_some(at)
     }
 
     /// Looks once. The first look also judges whether the catch-up is too large.

@@ -5,19 +5,27 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use sync_proto::types::CollectionName;
 use tokio::sync::Notify;
+
+use super::tails::CROWD_MIN;
 
 /// Announces heads to mailboxes.
 #[derive(Debug, Default)]
 pub struct Hub {
     state: Mutex<State>,
+    crowds: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Crowded collections that moved and are left to the herald.
+    due: BTreeSet<CollectionName>,
+    /// Whether there is one, and whether it is to end.
+    herald: Option<Herald>,
     next_listener: ListenerId,
     /// By name and listener, so that one of many goes without a search: `announce` waits for
     /// whoever holds this lock.
@@ -29,6 +37,12 @@ struct State {
 enum Registered {
     One((ListenerId, Index), Arc<Mailbox>),
     Many(BTreeMap<(ListenerId, Index), Arc<Mailbox>>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Herald {
+    Wakes,
+    Ends,
 }
 
 /// Tells listeners apart; never reused.
@@ -76,20 +90,56 @@ impl Hub {
         Listener { hub: Arc::clone(self), id, mailbox, names, watched: BTreeMap::new() }
     }
 
-    /// Says that these collections have a new durable state.
+    /// Says that these collections have a new durable state. Crowds are left to the herald, if
+    /// there is one.
     pub fn announce(&self, names: &[CollectionName]) {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         for name in names {
-            match state.listeners.get(name) {
-                None => {}
-                Some(Registered::One((_, index), mailbox)) => mailbox.announce(*index),
-                Some(Registered::Many(listeners)) => {
-                    for ((_, index), mailbox) in listeners {
-                        mailbox.announce(*index);
-                    }
-                }
+            if state.herald == Some(Herald::Wakes) && state.is_crowded(name) {
+                state.due.insert(name.clone());
+                self.crowds.notify_one();
+            } else {
+                state.wake(name);
             }
         }
+    }
+
+    /// Wakes all who listen to a collection; how many they are.
+    pub fn wake(&self, name: &CollectionName) -> usize {
+        self.state.lock().wake(name)
+    }
+
+    /// For the herald: waits until crowds are due, or until `until`, and takes those that are.
+    /// `None`: it is to end; whoever was due has been woken.
+    pub fn crowds_due(&self, until: Option<Instant>) -> Option<Vec<CollectionName>> {
+        let mut state = self.state.lock();
+        if state.herald.is_none() {
+            state.herald = Some(Herald::Wakes);
+        }
+        while state.due.is_empty() && state.herald == Some(Herald::Wakes) {
+            let timed_out = match until {
+                Some(until) => self.crowds.wait_until(&mut state, until).timed_out(),
+                None => {
+                    self.crowds.wait(&mut state);
+                    false
+                }
+            };
+            if timed_out {
+                break;
+            }
+        }
+        (state.herald == Some(Herald::Wakes))
+            .then(|| std::mem::take(&mut state.due).into_iter().collect())
+    }
+
+    /// Ends the herald: from now on everybody is woken by whoever announces.
+    pub fn close_crowds(&self) {
+        let mut state = self.state.lock();
+        state.herald = Some(Herald::Ends);
+        for name in std::mem::take(&mut state.due) {
+            state.wake(&name);
+        }
+        self.crowds.notify_all();
     }
 
     /// How many registrations there are for a collection, without those for a while.
@@ -108,6 +158,29 @@ impl Hub {
 // === impl State ===
 
 impl State {
+    fn is_crowded(&self, name: &CollectionName) -> bool {
+        match self.listeners.get(name) {
+            None | Some(Registered::One(..)) => false,
+            Some(Registered::Many(listeners)) => listeners.len() >= CROWD_MIN,
+        }
+    }
+
+    fn wake(&self, name: &CollectionName) -> usize {
+        match self.listeners.get(name) {
+            None => 0,
+            Some(Registered::One((_, index), mailbox)) => {
+                mailbox.announce(*index);
+                1
+            }
+            Some(Registered::Many(listeners)) => {
+                for ((_, index), mailbox) in listeners {
+                    mailbox.announce(*index);
+                }
+                listeners.len()
+            }
+        }
+    }
+
     fn register(
         &mut self,
         name: &CollectionName,
@@ -215,7 +288,7 @@ impl Drop for Listener {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 

@@ -6,18 +6,19 @@
 //!            (readers between here ...................... and here see the undo)
 //! ```
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use sync_proto::types::{CollectionName, Diffusion, Epoch, Head, Timestamp};
+use sync_proto::types::{CollectionName, Epoch, Head, Timestamp};
 
+pub(super) use self::heads::Heads;
 use super::diffusing::{Diffusing, Spread};
 use super::pages::PageCache;
 use super::purging::Purging;
+use super::tails::Tails;
 use super::upgrading;
 use super::view::View;
 use crate::core::acks::AckRetention;
@@ -28,9 +29,10 @@ use crate::core::request::Request;
 use crate::core::retention::Retention;
 use crate::core::workspace::{LoadError, Needs, Planned, Undo, Workspace};
 use crate::store::keys::{self, CollectionId, ROW_FORMAT, Row};
-use crate::store::rows::{Audience, Meta};
+use crate::store::rows::Meta;
 use crate::store::{Batch, Direction, KeyRange, Store, StoreError};
 
+mod heads;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,8 @@ pub struct Ledger<S> {
     gate: RwLock<()>,
     /// Pages that many readers want.
     pub(super) pages: PageCache,
+    /// Pages for those who follow live.
+    pub(super) tails: Tails,
     /// What is durable.
     pub(super) heads: RwLock<Heads>,
     /// What only the writer needs.
@@ -64,23 +68,6 @@ pub struct Settings {
     pub diffusion: diffusion::Limits,
     /// How long cursors are held for clients.
     pub acks: AckRetention,
-}
-
-/// The durable state of all collections, and the undo of the batch that is not durable yet.
-#[derive(Debug, Default)]
-pub(super) struct Heads {
-    pub(super) by_name: BTreeMap<CollectionName, (CollectionId, Arc<Meta>)>,
-    /// Those who follow, by name.
-    pub(super) audiences: BTreeMap<CollectionName, Audience>,
-    /// Names whose followers are not written to, and which switch that was.
-    pub(super) read_diffused: BTreeMap<CollectionName, u64>,
-    /// The same by switch.
-    pub(super) read_since: BTreeMap<u64, CollectionName>,
-    /// How often a name came into `read_diffused` or left it.
-    pub(super) switches: u64,
-    /// Cursors that are held for clients.
-    pub(super) acks: u64,
-    pub(super) undo: Arc<Undo>,
 }
 
 #[derive(Debug, Default)]
@@ -225,6 +212,7 @@ impl<S: Store> Ledger<S> {
             settings,
             gate: RwLock::new(()),
             pages: PageCache::default(),
+            tails: Tails::default(),
             heads: RwLock::new(heads),
             writing: Mutex::new(writing),
             spread: Spread::default(),
@@ -454,44 +442,4 @@ pub(super) fn not_failed(writing: &Writing) -> Result<(), StoreError> {
         });
     }
     Ok(())
-}
-
-// === impl Heads ===
-
-impl Heads {
-    pub(super) fn set(&mut self, id: CollectionId, meta: Meta) {
-        if let Some((_, before)) = self.by_name.get(&meta.name) {
-            let (before, after) = (&before.head, &meta.head);
-            assert!(
-                before.epoch != after.epoch
-                    || (before.version <= after.version && before.floor <= after.floor),
-                "a head never goes back within an epoch"
-            );
-        }
-        self.by_name.insert(meta.name.clone(), (id, Arc::new(meta)));
-    }
-
-    /// Says who follows a name; how they are told from now on, if that is otherwise than before.
-    pub(super) fn set_audience(
-        &mut self,
-        name: &CollectionName,
-        audience: Option<Audience>,
-    ) -> Option<Diffusion> {
-        let is_read = audience.is_some_and(|audience| audience.mode == Diffusion::Read);
-        let before = match audience {
-            Some(audience) => self.audiences.insert(name.clone(), audience),
-            None => self.audiences.remove(name),
-        };
-        if is_read != self.read_diffused.contains_key(name) {
-            self.switches += 1;
-            if is_read {
-                self.read_diffused.insert(name.clone(), self.switches);
-                self.read_since.insert(self.switches, name.clone());
-            } else if let Some(since) = self.read_diffused.remove(name) {
-                self.read_since.remove(&since);
-            }
-        }
-        let (before, audience) = (before?, audience?);
-        (before.mode != audience.mode).then_some(audience.mode)
-    }
 }

@@ -80,6 +80,11 @@ impl PageCache {
         }
     }
 
+    /// Counts pages that were there without being asked for here.
+    pub(super) fn were_there(&self, pages: usize) {
+        self.hits.fetch_add(pages as u64, Ordering::Relaxed);
+    }
+
     /// How often a page was there, and how often it had to be built.
     #[must_use]
     pub fn hits_and_misses(&self) -> (u64, u64) {

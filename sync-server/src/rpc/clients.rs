@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sync_proto::limits::CLIENT_POSITIONS_MAX;
 use sync_proto::types::{
-    AcceptedTarget, Ack, Acked, ClientInfo, CollectionName, Cursor, Event, Head, Outcome, Plan,
-    Timestamp,
+    AcceptedTarget, Ack, Acked, ClientInfo, CollectionName, Cursor, Delta, Event, Head, Outcome,
+    Plan, Timestamp,
 };
 use tonic::Status;
 
@@ -205,9 +205,7 @@ impl OpenStream {
                 let live = live.filter_map(|target| Some((target, target.head?)));
                 self.sent(live.map(|(target, head)| at(&target.collection, head.cursor())));
             }
-            Event::Changes(name, delta) => {
-                self.sent([(name.clone(), delta.to, explaining::bytes_of(delta))]);
-            }
+            Event::Changes(name, delta) => self.says_changes(name, delta),
             Event::CaughtUp(name, cursor) => self.sent([at(name, *cursor)]),
             Event::Bookmark(positions, _) => {
                 self.sent(
@@ -220,6 +218,11 @@ impl OpenStream {
             Event::Failed(name, failure) => self.ended(name, Answer::Failed(failure.code)),
             Event::Notice(..) | Event::InboxNotice(_) | Event::Lagging(..) | Event::Goodbye(_) => {}
         }
+    }
+
+    /// Likewise of changes alone.
+    pub(super) fn says_changes(&self, name: &CollectionName, delta: &Delta<Bytes>) {
+        self.sent([(name.clone(), delta.to, explaining::bytes_of(delta))]);
     }
 
     fn sent(&self, sent: impl IntoIterator<Item = (CollectionName, Cursor, u64)>) {

@@ -2,12 +2,14 @@
 //! `core::loads`; here are its clock and its lock.
 
 use parking_lot::Mutex;
-use sync_proto::types::{Failure, Target};
+use sync_proto::types::{AcceptedTarget, CollectionName, Failure, Plan, Target};
 use tokio::time::Instant;
 
+use super::Context;
 use crate::auth::Caller;
 use crate::core::loads::{Loads, Who};
 use crate::status;
+use crate::store::Store;
 
 /// A number of the connection that a request came on; an extension of the request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +20,33 @@ pub struct ConnectionNumber(pub u64);
 pub struct LoadBreaker {
     loads: Mutex<Loads>,
     since: Instant,
+}
+
+/// A target whose load may not begin now: its place among the targets, what it is told, and why.
+pub(super) type HeldUp = (usize, AcceptedTarget, Failure);
+
+/// Takes those targets out whose loads may not begin now.
+pub(super) fn hold_up<S: Store>(
+    context: &Context<S>,
+    who: &Who,
+    targets: Vec<Target>,
+    may_read: impl Fn(&CollectionName) -> bool,
+) -> (Vec<Target>, Vec<HeldUp>) {
+    let (mut served, mut held_up) = (Vec::new(), Vec::new());
+    for (index, target) in targets.into_iter().enumerate() {
+        let name = target.collection.clone();
+        // Whoever may not read, or finds nothing, is told that instead.
+        let head = may_read(&name).then(|| context.ledger.head(&name)).flatten();
+        let judged = head.is_some() && !target.notify_only;
+        match judged.then(|| context.loads.held_up(who, &target)).flatten() {
+            Some(failure) => {
+                let told = AcceptedTarget { collection: name, plan: Plan::Load, head };
+                held_up.push((index, told, failure));
+            }
+            None => served.push(target),
+        }
+    }
+    (served, held_up)
 }
 
 // === impl LoadBreaker ===

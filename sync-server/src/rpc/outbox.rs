@@ -14,14 +14,16 @@ use http_body::Frame;
 use parking_lot::Mutex;
 use prost::Message as _;
 use sync_proto::limits::MESSAGE_BYTES_MAX;
+use sync_proto::types::Event;
 use sync_proto::v1;
 use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 
-use crate::budget::{Claim, Lane};
-use crate::flight::{Cargo, Flight};
+use crate::budget::{Account, Claim, Lane};
+use crate::engine::tails::Tail;
+use crate::flight::{CALL_BYTES, Cargo, Flight};
 
 /// Parcels that wait for the transport: one, and the last words of the stream.
 const PARCELS_MAX: usize = 2;
@@ -37,6 +39,7 @@ pub(super) struct Outbox {
     parcels: mpsc::Sender<Parcel>,
     flight: Arc<Flight>,
     lane: Lane,
+    shared: Lane,
 }
 
 /// The body of an answer that takes the place of the one that tonic would make. Travels as an
@@ -52,30 +55,46 @@ struct Messages {
     ended: bool,
 }
 
-/// Both ends, for one stream of a connection that may hold as much as its lane says.
-pub(super) fn open(lane: Lane) -> (Outbox, Outgoing) {
+/// Both ends, for one stream of a connection that may hold as much as its account says.
+pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
+    let (lane, shared) = (account.pages.clone(), account.shared_pages.clone());
     let (sender, receiver) = mpsc::channel(PARCELS_MAX);
     let flight = Flight::new(lane.clone());
     let messages = Messages { parcels: receiver, cargo: None, ended: false };
-    (Outbox { parcels: sender, flight, lane }, Outgoing(Arc::new(Mutex::new(Some(messages)))))
+    (
+        Outbox { parcels: sender, flight, lane, shared },
+        Outgoing(Arc::new(Mutex::new(Some(messages)))),
+    )
 }
 
 // === impl Outbox ===
 
 impl Outbox {
-    /// Waits until there is room for the next parcel: everything before has gone, and what it may
-    /// hold is claimed.
-    pub(super) fn room(&self) -> BoxFuture<'static, Claim> {
-        let (flight, lane) = (Arc::clone(&self.flight), self.lane.clone());
-        Box::pin(async move {
-            flight.landed().await;
-            lane.claim(MESSAGE_BYTES_MAX).await
-        })
+    /// Whether everything before has gone. Only then the next parcel is made.
+    pub(super) fn is_free(&self) -> bool {
+        self.flight.has_landed()
     }
 
-    /// Sends messages for which there is room. An error says that the subscriber went away.
-    pub(super) fn send(&self, messages: &[v1::SubscribeResponse], room: Claim) -> Result<(), ()> {
-        self.queue(Ok(self.flight.load(framed(messages), Some(room))))
+    /// Waits until everything before has gone.
+    pub(super) async fn landed(&self) {
+        self.flight.landed().await;
+    }
+
+    /// Waits until what the next parcel may hold is claimed.
+    pub(super) fn room(&self) -> BoxFuture<'static, Claim> {
+        let lane = self.lane.clone();
+        Box::pin(async move { lane.claim(MESSAGE_BYTES_MAX).await })
+    }
+
+    /// Room for messages that others are sent as well, if there is some at once.
+    pub(super) fn room_for(&self, messages: &Bytes) -> Option<Claim> {
+        self.shared.try_claim(CALL_BYTES + messages.len())
+    }
+
+    /// Sends messages, as [`framed`], for which there is room. An error says that the subscriber
+    /// went away.
+    pub(super) fn send(&self, messages: Bytes, room: Claim) -> Result<(), ()> {
+        self.queue(Ok(self.flight.load(messages, Some(room))))
     }
 
     /// Sends the last message of the stream, a small one, whether or not there is room, and waits
@@ -94,8 +113,9 @@ impl Outbox {
     }
 
     /// Waits until the subscriber went away.
-    pub(super) async fn closed(&self) {
-        self.parcels.closed().await;
+    pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
+        let parcels = self.parcels.clone();
+        async move { parcels.closed().await }
     }
 
     fn queue(&self, parcel: Parcel) -> Result<(), ()> {
@@ -109,7 +129,7 @@ impl Outbox {
 }
 
 /// The messages as gRPC sends them, in a buffer of just their size.
-fn framed(messages: &[v1::SubscribeResponse]) -> Bytes {
+pub(super) fn framed(messages: &[v1::SubscribeResponse]) -> Bytes {
     let size = |message: &v1::SubscribeResponse| PREFIX_LEN + message.encoded_len();
     let mut buffer = Vec::with_capacity(messages.iter().map(size).sum());
     for message in messages {
@@ -118,6 +138,18 @@ fn framed(messages: &[v1::SubscribeResponse]) -> Bytes {
         message.encode(&mut buffer).expect("a vector has room");
     }
     buffer.into()
+}
+
+/// Pages as gRPC sends them; a single one as it lies.
+pub(super) fn joined(tails: &[Arc<Tail>]) -> Bytes {
+    let message = |tail: &Tail| {
+        let event = Event::Changes(tail.collection.clone(), tail.delta.clone());
+        framed(&[event.into()])
+    };
+    match tails {
+        [one] => one.message(message),
+        many => many.iter().map(|tail| tail.message(message)).collect::<Vec<_>>().concat().into(),
+    }
 }
 
 // === impl Outgoing ===

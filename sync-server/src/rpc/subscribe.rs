@@ -11,15 +11,16 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use rand::RngExt as _;
 use sync_proto::types::{
-    AcceptedTarget, CollectionName, Event, Failure, Goodbye, GoodbyeReason, Plan, Subscribe,
-    Target, Timestamp,
+    AcceptedTarget, CollectionName, Delta, Event, Goodbye, GoodbyeReason, Plan, Subscribe, Target,
+    Timestamp,
 };
 use sync_proto::v1;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Status;
 use tracing::Instrument as _;
 
 use super::clients::OpenStream;
+use super::loads::hold_up;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
 use super::withholding::withhold;
@@ -96,6 +97,8 @@ enum End {
 enum Wake {
     Moved(BTreeSet<usize>),
     Heartbeat,
+    /// What was sent before has gone.
+    Free,
     /// There is something to say, and room for it.
     Room(Claim),
     /// A notice that had to wait may be sent.
@@ -126,7 +129,7 @@ pub(super) fn start<S: Store>(
     };
     let place = context.streams.places.take(holder, asked.targets.len());
     let place = place.map_err(|error| status::no_place(&error))?;
-    let (outbox, outgoing) = outbox::open(account.pages.clone());
+    let (outbox, outgoing) = outbox::open(account);
     // Before any right is judged: what changes meanwhile is judged again.
     let rules = caller.seen();
     let may_read = |name: &_| caller.may_read(name);
@@ -181,31 +184,9 @@ pub(super) fn start<S: Store>(
     Ok(outgoing)
 }
 
-/// A target whose load may not begin now: its place among the targets, what it is told, and why.
-type HeldUp = (usize, AcceptedTarget, Failure);
-
-/// Takes those targets out whose loads may not begin now.
-fn hold_up<S: Store>(
-    context: &Context<S>,
-    who: &Who,
-    targets: Vec<Target>,
-    may_read: impl Fn(&CollectionName) -> bool,
-) -> (Vec<Target>, Vec<HeldUp>) {
-    let (mut served, mut held_up) = (Vec::new(), Vec::new());
-    for (index, target) in targets.into_iter().enumerate() {
-        let name = target.collection.clone();
-        // Whoever may not read, or finds nothing, is told that instead.
-        let head = may_read(&name).then(|| context.ledger.head(&name)).flatten();
-        let judged = head.is_some() && !target.notify_only;
-        match judged.then(|| context.loads.held_up(who, &target)).flatten() {
-            Some(failure) => {
-                let told = AcceptedTarget { collection: name, plan: Plan::Load, head };
-                held_up.push((index, told, failure));
-            }
-            None => served.push(target),
-        }
-    }
-    (served, held_up)
+/// Waits until what a caller may do may have changed, since it was looked at.
+async fn rights_move(caller: Caller, mut seen: RulesSeen) {
+    caller.moved(&mut seen).await;
 }
 
 // === impl End ===
@@ -251,21 +232,46 @@ impl<S: Store> Stream<S> {
         let first = Instant::now() + self.heartbeat;
         let mut heartbeat = tokio::time::interval_at(first, self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Begun once and not for each message: all streams wait for the same drain and rules.
+        let mut end = std::pin::pin!(self.end());
+        let mut rights = std::pin::pin!(rights_move(self.caller.clone(), self.rules.clone()));
         let mut beats = false;
         loop {
-            match self.wake(&mut heartbeat, beats, &halves).await {
-                Ok(Wake::Moved(moved)) => {
+            match self.pass_on(&mut halves, beats, &mut None) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(end) => return end,
+            }
+            let wake = tokio::select! {
+                biased;
+                end = &mut end => return end,
+                () = &mut rights => {
+                    rights.set(rights_move(self.caller.clone(), self.caller.seen()));
+                    Wake::Rights
+                }
+                _ = heartbeat.tick(), if !beats => Wake::Heartbeat,
+                wake = self.wake(beats, &halves) => wake,
+            };
+            match wake {
+                Wake::Moved(moved) => {
                     halves.noticing.mark(&moved, self.began.elapsed());
                     halves.following.mark(moved);
                 }
-                Ok(Wake::Heartbeat) => beats = true,
-                Ok(Wake::Time) => {}
-                Ok(Wake::Rights) => {
+                Wake::Heartbeat => beats = true,
+                Wake::Free | Wake::Time => {}
+                Wake::Rights => {
                     if let Err(end) = self.judge(&mut halves) {
                         return end;
                     }
                 }
-                Ok(Wake::Room(room)) => {
+                Wake::Room(room) => {
+                    // What was not at hand, or had no room, may have by now.
+                    let mut room = Some(room);
+                    match self.pass_on(&mut halves, beats, &mut room) {
+                        Ok(_) => {}
+                        Err(end) => return end,
+                    }
+                    let Some(room) = room else { continue };
                     if std::mem::take(&mut beats) && self.first.is_empty() {
                         self.first.push(halves.following.bookmark(Timestamp::now()));
                     }
@@ -274,7 +280,20 @@ impl<S: Store> Stream<S> {
                         Err(end) => return end,
                     }
                 }
-                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Waits until the stream ends, whatever it says.
+    fn end(&self) -> impl Future<Output = End> + use<S> {
+        let (drain, closed) = (self.context.drain.clone(), self.outbox.closed());
+        let end_of_age = self.end_of_age;
+        async move {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => End::Goodbye(GoodbyeReason::Draining),
+                () = closed => End::Gone,
+                () = tokio::time::sleep_until(end_of_age) => End::Goodbye(GoodbyeReason::MaxAge),
             }
         }
     }
@@ -282,12 +301,7 @@ impl<S: Store> Stream<S> {
     /// What to do next. A page is read only when there is room for it, so what a slow subscriber
     /// has not taken is still coalesced; and news are taken also while targets are due, so that a
     /// target that is far behind does not hide the others.
-    async fn wake(
-        &mut self,
-        heartbeat: &mut Interval,
-        beats: bool,
-        halves: &Halves,
-    ) -> Result<Wake, End> {
+    async fn wake(&mut self, beats: bool, halves: &Halves) -> Wake {
         self.presence.is(match (halves.following.is_due(), halves.following.is_behind()) {
             (true, _) => SubscriberState::Parked,
             (false, true) => SubscriberState::Lagging,
@@ -305,7 +319,8 @@ impl<S: Store> Stream<S> {
                 None => std::future::pending().await,
             }
         };
-        if says && self.room.is_none() {
+        let free = self.outbox.is_free();
+        if says && free && self.room.is_none() {
             self.room = Some(self.outbox.room());
         }
         let room = async {
@@ -316,21 +331,52 @@ impl<S: Store> Stream<S> {
         };
         let claim = tokio::select! {
             biased;
-            () = self.context.drain.cancelled() => {
-                return Err(End::Goodbye(GoodbyeReason::Draining));
-            }
-            () = self.outbox.closed() => return Err(End::Gone),
-            () = self.caller.moved(&mut self.rules) => return Ok(Wake::Rights),
-            () = tokio::time::sleep_until(self.end_of_age) => {
-                return Err(End::Goodbye(GoodbyeReason::MaxAge));
-            }
-            _ = heartbeat.tick(), if !beats => return Ok(Wake::Heartbeat),
-            moved = self.listener.moved() => return Ok(Wake::Moved(moved)),
-            () = time => return Ok(Wake::Time),
+            moved = self.listener.moved() => return Wake::Moved(moved),
+            () = time => return Wake::Time,
+            () = self.outbox.landed(), if says && !free => return Wake::Free,
             claim = room => claim,
         };
         self.room = None;
-        Ok(Wake::Room(claim))
+        Wake::Room(claim)
+    }
+
+    /// Sends what is at hand for the next target, if nothing else is to be said first and there is
+    /// room at once; whether it did. The rules are looked at before: they do not change until it is
+    /// sent.
+    fn pass_on(
+        &mut self,
+        halves: &mut Halves,
+        beats: bool,
+        room: &mut Option<Claim>,
+    ) -> Result<bool, End> {
+        let waits = self.waiting_since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
+        let notices = halves.noticing.is_due(self.began.elapsed());
+        let nothing_else = self.first.is_empty() && !beats && !waits && !notices;
+        if !nothing_else || !halves.following.is_due() || !self.outbox.is_free() {
+            return Ok(false);
+        }
+        if self.rules.take_exchanged() || self.caller.rights().is_err() {
+            self.judge(halves)?;
+            return Ok(false);
+        }
+        let Some(tails) = halves.following.at_hand(&self.context.ledger) else {
+            return Ok(false);
+        };
+        let messages = outbox::joined(&tails);
+        let Some(room) = room.take().or_else(|| self.outbox.room_for(&messages)) else {
+            return Ok(false);
+        };
+        for tail in &tails {
+            self.count_changes(&tail.delta);
+            // Before it is sent: a client may acknowledge it as soon as it has it.
+            if let Some(client) = &self.client {
+                client.says_changes(&tail.collection, &tail.delta);
+            }
+        }
+        self.outbox.send(messages, room).map_err(|()| End::Gone)?;
+        halves.following.took(&tails);
+        (self.waiting_since, self.room) = (None, None);
+        Ok(true)
     }
 
     /// Gives the next target its turn and sends what there is to say.
@@ -366,7 +412,7 @@ impl<S: Store> Stream<S> {
             }
         }
         let messages: Vec<_> = said.into_iter().map(v1::SubscribeResponse::from).collect();
-        self.outbox.send(&messages, room).map_err(|()| End::Gone)?;
+        self.outbox.send(outbox::framed(&messages), room).map_err(|()| End::Gone)?;
         Ok(halves)
     }
 
@@ -389,13 +435,7 @@ impl<S: Store> Stream<S> {
             Event::Reset(_, reset) => metrics.stream_reset(reset.reason),
             Event::InboxNotice(_) => metrics.noticed(),
             Event::Revoked(_) => metrics.revoked(Revoked::Target),
-            Event::Changes(_, delta) => {
-                metrics.sent(explaining::kind_of(delta), explaining::bytes_of(delta));
-                let committed = delta.head.commit_time;
-                if !delta.has_more && committed > self.began_at {
-                    metrics.delivered(committed, Timestamp::now());
-                }
-            }
+            Event::Changes(_, delta) => self.count_changes(delta),
             Event::Accepted(..)
             | Event::Notice(..)
             | Event::Bookmark(..)
@@ -404,6 +444,15 @@ impl<S: Store> Stream<S> {
             | Event::Absent(_)
             | Event::Failed(..)
             | Event::Goodbye(_) => {}
+        }
+    }
+
+    fn count_changes(&self, delta: &Delta<Bytes>) {
+        let metrics = &self.context.metrics;
+        metrics.sent(explaining::kind_of(delta), explaining::bytes_of(delta));
+        let committed = delta.head.commit_time;
+        if !delta.has_more && committed > self.began_at {
+            metrics.delivered(committed, Timestamp::now());
         }
     }
 

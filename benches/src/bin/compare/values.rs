@@ -25,9 +25,10 @@ impl Values {
         Self { dice: SmallRng::seed_from_u64(seed), origin: None }
     }
 
-    /// Values say when they were written, on a clock that begins here.
-    pub(crate) fn stamped(seed: u64, origin: Instant) -> Self {
-        Self { origin: Some(origin), ..Self::new(seed) }
+    /// Values say when they were written, on a clock that begins here. They are others each time:
+    /// a server may take a value that an item has already for no change.
+    pub(crate) fn stamped(origin: Instant) -> Self {
+        Self { origin: Some(origin), ..Self::new(rand::random()) }
     }
 
     /// An item with a value that no other has.

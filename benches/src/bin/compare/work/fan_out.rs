@@ -224,7 +224,7 @@ pub(crate) async fn pace(
     for subscriber in crowd {
         readers.spawn(read_until(subscriber, Taken::with_latencies(origin), u64::from(count)));
     }
-    let mut values = Values::stamped(1, origin);
+    let mut values = Values::stamped(origin);
     let mut tick = tokio::time::interval(WRITE_EVERY);
     for key in 0..count {
         tick.tick().await;
