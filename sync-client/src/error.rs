@@ -1,8 +1,24 @@
 //! What can go wrong, by what the caller can do about it.
 
-use sync_proto::types::{CollectionName, Malformed};
+use std::fmt;
+use std::time::Duration;
+
+use sync_proto::types::{CollectionName, Malformed, Reason};
 
 use crate::store::StoreError;
+
+/// What a server says of a call that did not succeed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Told {
+    /// For people.
+    pub text: String,
+    /// For programs: one of the words that `docs/PROTOCOL.md` lists under "Errors". `None`: the
+    /// server gave none, or the call did not reach it.
+    pub reason: Option<String>,
+    /// The server asks to wait for at least so long before the call is repeated.
+    pub retry_after: Option<Duration>,
+}
 
 /// Why a call to the server did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,37 +29,37 @@ pub enum ClientError {
     Setting(String),
     /// The server cannot be reached, is starting, draining or overloaded. Try again later.
     #[error("the server is not available: {0}")]
-    Unavailable(String),
+    Unavailable(Told),
     /// A limit of the server is used up. Try again later, or ask for less.
     #[error("the server refused for lack of room: {0}")]
-    Exhausted(String),
+    Exhausted(Told),
     /// The deadline passed; a write may or may not have happened.
     #[error("no answer within the deadline")]
     Deadline,
     /// No credentials, or none that the server knows.
     #[error("not authenticated: {0}")]
-    Unauthenticated(String),
+    Unauthenticated(Told),
     /// The credentials do not cover the call.
     #[error("permission denied: {0}")]
-    Denied(String),
+    Denied(Told),
     /// There is no such thing.
     #[error("not found: {0}")]
-    NotFound(String),
+    NotFound(Told),
     /// A precondition does not hold; nothing was changed.
     #[error("precondition failed: {0}")]
-    Precondition(String),
+    Precondition(Told),
     /// What the call goes by has changed meanwhile; begin again.
     #[error("begin again: {0}")]
-    Aborted(String),
+    Aborted(Told),
     /// The request breaks a rule of the protocol; repeating it unchanged is of no use.
     #[error("the server does not accept the request: {0}")]
-    Invalid(String),
+    Invalid(Told),
     /// The server does not do this.
     #[error("the server does not know this call: {0}")]
-    Unimplemented(String),
+    Unimplemented(Told),
     /// A fault of the server. Try again later: another attempt or another instance may not have it.
     #[error("the server failed: {0}")]
-    Internal(String),
+    Internal(Told),
     /// A message breaks a rule of the protocol.
     #[error("malformed message: {0}")]
     Malformed(#[from] Malformed),
@@ -99,6 +115,34 @@ pub enum WaitError {
     Stopped,
 }
 
+// === impl Told ===
+
+impl Told {
+    /// Whether the server gave this reason.
+    #[must_use]
+    pub fn is(&self, reason: Reason) -> bool {
+        self.reason.as_deref() == Some(reason.as_str())
+    }
+}
+
+impl From<String> for Told {
+    fn from(text: String) -> Self {
+        Self { text, ..Self::default() }
+    }
+}
+
+impl From<&str> for Told {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 // === impl ClientError ===
 
 impl ClientError {
@@ -106,7 +150,9 @@ impl ClientError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Exhausted(_) | Self::Deadline | Self::Internal(_) => true,
+            // A quota of bytes does not pass by itself.
+            Self::Exhausted(told) => !told.is(Reason::CollectionQuota),
+            Self::Unavailable(_) | Self::Deadline | Self::Internal(_) => true,
             Self::Setting(_)
             | Self::Unauthenticated(_)
             | Self::Denied(_)
@@ -116,6 +162,33 @@ impl ClientError {
             | Self::Invalid(_)
             | Self::Unimplemented(_)
             | Self::Malformed(_) => false,
+        }
+    }
+    /// Why, in one word for programs, if the server gave one.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.told()?.reason.as_deref()
+    }
+
+    /// How long the server asks to wait before the call is repeated.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.told()?.retry_after
+    }
+
+    fn told(&self) -> Option<&Told> {
+        match self {
+            Self::Unavailable(told)
+            | Self::Exhausted(told)
+            | Self::Unauthenticated(told)
+            | Self::Denied(told)
+            | Self::NotFound(told)
+            | Self::Precondition(told)
+            | Self::Aborted(told)
+            | Self::Invalid(told)
+            | Self::Unimplemented(told)
+            | Self::Internal(told) => Some(told),
+            Self::Setting(_) | Self::Deadline | Self::Malformed(_) => None,
         }
     }
 }

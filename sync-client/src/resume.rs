@@ -192,7 +192,7 @@ impl Resumed {
                     let silence = Silence::of_opening(self.client.received(), now());
                     self.line = Line::Open(Box::new(stream), silence);
                 }
-                Err(error) if error.is_retryable() => self.begin_again(),
+                Err(error) if error.is_retryable() => self.begin_again(error.retry_after()),
                 Err(error) => {
                     self.line = Line::Closed(now());
                     return Err(error);
@@ -212,9 +212,10 @@ impl Resumed {
                         self.line = Line::Closed(now());
                         return Err(error);
                     }
-                    Ok(Some(Err(_)) | None) => self.begin_again(),
+                    Ok(Some(Err(error))) => self.begin_again(error.retry_after()),
+                    Ok(None) => self.begin_again(None),
                     Err(_) if silence.is_over(self.client.received(), now()) => {
-                        self.begin_again();
+                        self.begin_again(None);
                     }
                     // The line brings something, or somebody's wait is over.
                     Err(_) => {}
@@ -256,8 +257,8 @@ impl Resumed {
     }
 
     /// The stream is of no more use; the next one is opened after a wait.
-    fn begin_again(&mut self) {
-        let wait = self.backoff.next(&mut rand::rng());
+    fn begin_again(&mut self, asked: Option<Duration>) {
+        let wait = asked.unwrap_or_default() + self.backoff.next(&mut rand::rng());
         self.line = Line::Closed(now() + wait);
     }
 
@@ -327,7 +328,7 @@ impl Resumed {
             Some(Place::Ended) | None => return,
         };
         if !fits {
-            return self.begin_again();
+            return self.begin_again(None);
         }
         self.backoff.reset();
         self.kept_back.remove(&name);
@@ -349,7 +350,7 @@ impl Resumed {
     fn start_over(&mut self, name: CollectionName, reason: ResetReason) {
         self.places.insert(name.clone(), Place::Fresh { told: true });
         self.arrived.push_back(Arrival::Begins(name, Some(reason)));
-        self.begin_again();
+        self.begin_again(None);
     }
 
     /// The target stays: a first load follows when the collection is created.

@@ -99,6 +99,16 @@ pub struct Exhausted {
     total: usize,
 }
 
+// === impl Exhausted ===
+
+impl Exhausted {
+    /// The setting whose limit is in the way.
+    #[must_use]
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
 /// What one connection may hold, of each budget.
 #[derive(Debug, Clone)]
 pub struct Account {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sync_proto::types::{Failure, Malformed};
+use sync_proto::types::{Failure, Malformed, Reason};
 use tonic::{Code, Status};
 
 use crate::auth::AccessError;
@@ -21,56 +21,90 @@ use crate::engine::writer::WriteError;
 use crate::rpc::places::NoPlace;
 use crate::store::StoreError;
 
+use self::refused::Refused;
+
+mod refused;
+
+pub use self::refused::{code, reason_of};
+pub(crate) use self::refused::{completed, preceded};
+
 /// What is said of a fault that is ours.
 const INTERNAL: &str = "internal error; the server's log says more";
 
 /// When a target that failed inside the server may be asked for again.
 const TARGET_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A refusal that has nothing to tell but its reason.
+#[must_use]
+pub fn refused(reason: Reason, text: impl Into<String>) -> Status {
+    Refused::new(reason, text).into()
+}
+
 /// A message of the protocol that was not well-formed.
 #[must_use]
 pub fn malformed(error: &Malformed) -> Status {
-    Status::invalid_argument(error.to_string())
+    Refused::new(Reason::Malformed, error.to_string()).field(&error.field, &error.reason).into()
+}
+
+/// A message of an import that was not well-formed, with the number of its commit.
+#[must_use]
+pub fn malformed_commit(sequence: u64, error: &Malformed) -> Status {
+    let text = format!("commit {sequence}.{error}");
+    Refused::new(Reason::Malformed, text).field(&error.field, &error.reason).into()
+}
+
+/// A fault of ours, which the log has told.
+#[must_use]
+pub fn internal() -> Status {
+    refused(Reason::Internal, INTERNAL)
+}
+
+/// The server does not begin this, or does not end it, because it is about to end itself.
+#[must_use]
+pub fn stopping(text: &str) -> Status {
+    refused(Reason::Stopping, text)
 }
 
 /// A caller that may not.
 #[must_use]
 pub fn access(error: AccessError) -> Status {
-    match error {
-        AccessError::NotReady => Status::unavailable(error.to_string()),
-        AccessError::Unauthenticated | AccessError::UnknownKey | AccessError::Expired => {
-            Status::unauthenticated(error.to_string())
-        }
-        AccessError::Denied => Status::permission_denied(error.to_string()),
-    }
+    let reason = match error {
+        AccessError::NotReady => Reason::KeysNotReady,
+        AccessError::Unauthenticated | AccessError::UnknownKey => Reason::CredentialsNeeded,
+        AccessError::Expired => Reason::CredentialsExpired,
+        AccessError::Denied => Reason::NotAllowed,
+    };
+    refused(reason, error.to_string())
 }
 
 /// A caller that may not, with the field that says what.
 #[must_use]
 pub fn access_at(field: &str, error: AccessError) -> Status {
-    let status = access(error);
-    Status::new(status.code(), format!("{field}: {}", status.message()))
+    preceded(field, &access(error))
 }
 
 /// A call for which there is no room.
 #[must_use]
 pub fn exhausted(error: &Exhausted) -> Status {
-    Status::resource_exhausted(error.to_string())
+    Refused::new(Reason::NoRoom, error.to_string()).limit(error.setting()).into()
 }
 
 /// A request that would wait for room, behind others of its connection that do.
 #[must_use]
 pub fn too_many_uploads() -> Status {
-    Status::resource_exhausted(format!(
+    let text = format!(
         "requests_mib: {WAITING_UPLOADS_MAX} requests of this connection wait for room, which is \
          the limit; send less at once"
-    ))
+    );
+    Refused::new(Reason::NoRoom, text).limit("requests_mib").into()
 }
 
 /// A stream for which there is no place.
 #[must_use]
 pub fn no_place(error: &NoPlace) -> Status {
-    Status::resource_exhausted(error.to_string())
+    let text = error.to_string();
+    let setting = error.setting();
+    Refused::new(Reason::StreamsTaken, &text).limit(setting).quota(setting, &text).into()
 }
 
 /// A write that did not happen, or may not have.
@@ -78,35 +112,51 @@ pub fn no_place(error: &NoPlace) -> Status {
 pub fn write(error: &WriteError) -> Status {
     let text = error.to_string();
     match error {
-        WriteError::Refused(refusal) => match refusal {
-            Refusal::Precondition { .. }
-            | Refusal::ReorderOfMissing { .. }
-            | Refusal::ImportGap { .. } => Status::failed_precondition(text),
-            Refusal::Ack { reason, .. } => match reason {
-                AckRefusal::NoCollection => Status::not_found(text),
-                AckRefusal::OtherEpoch(_) | AckRefusal::AboveHead(_) | AckRefusal::NeverSent(_) => {
-                    Status::failed_precondition(text)
-                }
-            },
-            Refusal::OverQuota { .. } => Status::resource_exhausted(text),
-            Refusal::KeyReused
-            | Refusal::VersionTooLarge { .. }
-            | Refusal::ReplacesTooMuch { .. } => Status::invalid_argument(text),
-            Refusal::Damaged(cause) => storage(cause),
-        },
+        WriteError::Refused(refusal) => refusal_of(refusal, text),
         WriteError::NotDeleted(refusal) => match refusal {
-            DeleteRefusal::NotFound => Status::not_found(text),
-            DeleteRefusal::HeadDiffers(_) => Status::failed_precondition(text),
+            DeleteRefusal::NotFound => refused(Reason::NoSuchCollection, text),
+            DeleteRefusal::HeadDiffers(_) => refused(Reason::HeadDiffers, text),
         },
         WriteError::NotAdministered(refusal) => match refusal {
-            AdminRefusal::NotFound => Status::not_found(text),
-            AdminRefusal::AboveHead(_) => Status::failed_precondition(text),
-            AdminRefusal::OtherEpoch(_) => Status::aborted(text),
+            AdminRefusal::NotFound => refused(Reason::NoSuchCollection, text),
+            AdminRefusal::AboveHead(_) => refused(Reason::AboveHead, text),
+            AdminRefusal::OtherEpoch(_) => refused(Reason::EpochChanged, text),
         },
-        WriteError::Full => Status::resource_exhausted(text),
-        WriteError::Stopping => Status::unavailable(text),
-        // Not UNAVAILABLE: that one promises that nothing was changed.
-        WriteError::Unknown => Status::unknown(text),
+        WriteError::Full => Refused::new(Reason::DiskFull, text).limit("free_disk_min_mib").into(),
+        WriteError::Stopping => refused(Reason::Stopping, text),
+        WriteError::Unknown => refused(Reason::OutcomeUnknown, text),
+    }
+}
+
+fn refusal_of(refusal: &Refusal, text: String) -> Status {
+    // The text begins with the path of the field.
+    let at = |reason, text: &str| {
+        let (field, description) = text.split_once(": ").unwrap_or(("", text));
+        Refused::new(reason, text).field(field, description).into()
+    };
+    match refusal {
+        Refusal::Precondition { .. } => refused(Reason::PreconditionFailed, text),
+        Refusal::ReorderOfMissing { .. } => refused(Reason::ItemMissing, text),
+        Refusal::ImportGap { .. } => refused(Reason::ImportGap, text),
+        Refusal::Ack { reason, .. } => {
+            let reason = match reason {
+                AckRefusal::NoCollection => Reason::NoSuchCollection,
+                AckRefusal::OtherEpoch(_) => Reason::AckOtherEpoch,
+                AckRefusal::AboveHead(_) => Reason::AckAboveHead,
+                AckRefusal::NeverSent(_) => Reason::AckNeverSent,
+            };
+            refused(reason, text)
+        }
+        Refusal::OverQuota { collection, quota, .. } => {
+            let limit = format!("policy.bytes_max: {quota} bytes of live items");
+            let quota = Refused::new(Reason::CollectionQuota, text).limit("policy.bytes_max");
+            quota.quota(&format!("collection:{collection}"), &limit).into()
+        }
+        Refusal::KeyReused => at(Reason::IdempotencyKeyReused, &text),
+        Refusal::VersionTooLarge { .. } | Refusal::ReplacesTooMuch { .. } => {
+            at(Reason::CommitTooLarge, &text)
+        }
+        Refusal::Damaged(cause) => storage(cause),
     }
 }
 
@@ -114,7 +164,7 @@ pub fn write(error: &WriteError) -> Status {
 #[must_use]
 pub fn list(error: &ListError) -> Status {
     match error {
-        ListError::NotFound => Status::not_found(error.to_string()),
+        ListError::NotFound => refused(Reason::NoSuchCollection, error.to_string()),
         ListError::Token(refusal) => token(*refusal),
         ListError::Store(cause) => storage(cause),
     }
@@ -123,9 +173,13 @@ pub fn list(error: &ListError) -> Status {
 /// A page token that cannot be continued.
 #[must_use]
 pub fn token(error: TokenRefusal) -> Status {
+    let text = error.to_string();
     match error {
-        TokenRefusal::Invalid => Status::invalid_argument(error.to_string()),
-        TokenRefusal::OtherEpoch => Status::aborted(error.to_string()),
+        TokenRefusal::Invalid => {
+            let description = text.trim_start_matches("page_token: ");
+            Refused::new(Reason::PageTokenInvalid, &text).field("page_token", description).into()
+        }
+        TokenRefusal::OtherEpoch => refused(Reason::PageTokenOutlived, text),
     }
 }
 
@@ -134,11 +188,11 @@ pub fn token(error: TokenRefusal) -> Status {
 pub fn reconcile(error: &ReconcileError) -> Status {
     let text = error.to_string();
     match error {
-        ReconcileError::NotFound => Status::not_found(text),
-        ReconcileError::BeginAgain(_) => Status::failed_precondition(text),
+        ReconcileError::NotFound => refused(Reason::NoSuchCollection, text),
+        ReconcileError::BeginAgain(_) => refused(Reason::ReconcileAnew, text),
         ReconcileError::Token(refusal) => match refusal {
-            TokenRefusal::Invalid => Status::invalid_argument(text),
-            TokenRefusal::OtherEpoch => Status::failed_precondition(text),
+            TokenRefusal::Invalid => token(*refusal),
+            TokenRefusal::OtherEpoch => refused(Reason::ReconcileAnew, text),
         },
         ReconcileError::Store(cause) => storage(cause),
     }
@@ -149,7 +203,7 @@ pub fn reconcile(error: &ReconcileError) -> Status {
 pub fn backup(error: &BackupFailure) -> Status {
     match error {
         BackupFailure::Store(cause) => storage(cause),
-        BackupFailure::TooBusy => Status::aborted(error.to_string()),
+        BackupFailure::TooBusy => refused(Reason::BackupOvertaken, error.to_string()),
     }
 }
 
@@ -157,7 +211,7 @@ pub fn backup(error: &BackupFailure) -> Status {
 #[must_use]
 pub fn storage(error: &StoreError) -> Status {
     tracing::error!(error = error as &dyn std::error::Error, "a read failed");
-    Status::internal(INTERNAL)
+    internal()
 }
 
 /// A blocking task that did not come back: it panicked, or the server is stopping.
@@ -166,7 +220,7 @@ pub fn lost_task(error: &tokio::task::JoinError) -> Status {
     if error.is_panic() {
         tracing::error!(error = error as &dyn std::error::Error, "a read panicked");
     }
-    Status::internal(INTERNAL)
+    internal()
 }
 
 /// A target whose load is begun again and again.
@@ -174,9 +228,8 @@ pub fn lost_task(error: &tokio::task::JoinError) -> Status {
 pub fn begun_again(wait: Duration) -> Failure {
     let text = "the same first load was begun again and again without getting on from it; wait, and \
                 give every device a client_id of its own";
-    let status = Status::resource_exhausted(text);
-    let message = status.message().to_owned();
-    Failure { code: status.code().into(), message, retry_after: Some(wait) }
+    let code = code(Reason::LoadRepeated).into();
+    Failure { code, message: text.to_owned(), retry_after: Some(wait) }
 }
 
 /// A target that has no answer, while the others of its call do.

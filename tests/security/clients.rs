@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sync_client::{ClientBuilder, ClientError, MemoryStore, Status, SyncClient};
+use sync_client::{ClientBuilder, ClientError, MemoryStore, Status, SyncClient, Told};
 use sync_tests::compose::{name, put};
 use sync_tests::device::Device;
 use sync_tests::server::TestServer;
@@ -91,7 +91,7 @@ async fn a_client_trusts_and_shows_what_it_is_told_to() {
         [secure.client().ca_file(secure.path("other.crt")), trusting().server_name("other.host")]
     {
         let told = doubtful.build().unwrap().get_collection(&list).await;
-        let Err(ClientError::Unavailable(text)) = told else { panic!("{told:?}") };
+        let Err(ClientError::Unavailable(Told { text, .. })) = told else { panic!("{told:?}") };
         assert!(text.contains("certificate"), "{text}");
     }
     for wrong in [

@@ -6,6 +6,7 @@
 mod authority;
 mod certificates;
 mod clients;
+mod details;
 mod guard;
 mod issuer;
 mod matrix;

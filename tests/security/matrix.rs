@@ -218,7 +218,7 @@ fn denies(path: &str, answer: &Answer) -> bool {
 
 /// An answer as if it were about another collection of an equally long name.
 fn about(answer: &Answer, name: &str, other: &str) -> Answer {
-    let swap = |message: &prost::bytes::Bytes| {
+    let swap = |message: &prost::bytes::Bytes| -> prost::bytes::Bytes {
         let text = message.to_vec();
         let mut swapped = text.clone();
         for start in 0..text.len().saturating_sub(name.len() - 1) {
@@ -229,7 +229,8 @@ fn about(answer: &Answer, name: &str, other: &str) -> Answer {
         swapped.into()
     };
     let messages = answer.messages.iter().map(swap).collect();
-    Answer { messages, text: answer.text.replace(name, other), ..answer.clone() }
+    let (text, details) = (answer.text.replace(name, other), swap(&answer.details));
+    Answer { messages, text, details, ..answer.clone() }
 }
 
 /// What all calls of one caller are answered, held against what they should be.

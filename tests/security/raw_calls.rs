@@ -15,6 +15,8 @@ use tonic::{Code, Request, Status};
 pub(crate) struct Answer {
     pub(crate) code: Code,
     pub(crate) text: String,
+    /// What programs are told, encoded as `google.rpc.Status`.
+    pub(crate) details: Bytes,
     pub(crate) messages: Vec<Bytes>,
 }
 
@@ -68,5 +70,10 @@ pub(crate) async fn call(
             }
         }
     };
-    Answer { code: status.code(), text: status.message().to_owned(), messages: came }
+    Answer {
+        code: status.code(),
+        text: status.message().to_owned(),
+        details: status.details().to_vec().into(),
+        messages: came,
+    }
 }

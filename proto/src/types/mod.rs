@@ -9,6 +9,7 @@ mod log;
 mod names;
 mod order;
 mod read;
+mod reason;
 mod reconcile;
 mod write;
 
@@ -25,5 +26,6 @@ pub use read::{
     AcceptedTarget, Event, Failure, Goodbye, GoodbyeReason, ListItems, ListOrder, Outcome, Plan,
     Position, Pull, Scope, Subscribe, Target,
 };
+pub use reason::{REASON_DOMAIN, Reason};
 pub use reconcile::{Found, LeafEntry, Reconcile, Reconciled, Round};
 pub use write::{Commit, Committed, Condition, Mutation, Op, Precondition};

@@ -204,7 +204,9 @@ impl SyncClient {
                 Err(failure) if failure.is_retryable() => failure,
                 Err(failure) => return Err(failure),
             };
-            let wait = backoff.next(&mut rand::rng());
+            // The random part on top: not all who were sent away come back together.
+            let asked = failure.retry_after().unwrap_or_default();
+            let wait = asked + backoff.next(&mut rand::rng());
             if Instant::now() + wait >= give_up {
                 return Err(failure);
             }

@@ -171,6 +171,8 @@ impl Line {
     fn end(&mut self, fault: Fault, at_least: Duration, dice: &mut StdRng, now: Instant) {
         let backoff = match fault {
             Fault::Passing | Fault::Slow => self.backoff.next(dice),
+            // The random part on top: not all who were sent away come back together.
+            Fault::Asked(least) => self.backoff.next(dice) + least,
             Fault::Lasting | Fault::Refused | Fault::Unauthenticated => {
                 self.backoff.next(dice) + LASTING_WAIT
             }

@@ -312,6 +312,7 @@ impl Track {
             Err(MendFault::Call(Fault::Passing | Fault::Slow)) => {
                 self.retry_mend(Duration::ZERO, cx);
             }
+            Err(MendFault::Call(Fault::Asked(least))) => self.retry_mend(least, cx),
             Err(MendFault::Call(Fault::Lasting | Fault::Unauthenticated)) => {
                 self.retry_mend(super::LASTING_FAULT_WAIT, cx);
             }

@@ -122,6 +122,8 @@ pub enum Input {
 pub enum Fault {
     /// It may pass by itself.
     Passing,
+    /// The server asks not to come again before this has passed. Then it may have passed.
+    Asked(Duration),
     /// No answer came in time. It may pass by itself; a shorter answer may come.
     Slow,
     /// It will stay until somebody changes something, for whatever is asked.
@@ -436,7 +438,7 @@ impl From<&ClientError> for Fault {
         } else if matches!(error, ClientError::Unauthenticated(_)) {
             Self::Unauthenticated
         } else if error.is_retryable() {
-            Self::Passing
+            error.retry_after().map_or(Self::Passing, Self::Asked)
         } else {
             Self::Lasting
         }

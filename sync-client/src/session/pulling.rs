@@ -262,13 +262,19 @@ impl Session {
             wait += LASTING_WAIT;
             self.pulls.resume_at = Some(now + wait);
         }
+        if let Fault::Asked(least) = fault {
+            wait += least;
+            self.pulls.resume_at = Some(now + wait);
+        }
         for (name, _) in asked {
             self.touch(name, now, |track, cx| {
                 track.pull = PullState::Idle;
                 match fault {
-                    Fault::Passing | Fault::Slow | Fault::Lasting | Fault::Unauthenticated => {
-                        track.pull_soon(now + wait);
-                    }
+                    Fault::Passing
+                    | Fault::Asked(_)
+                    | Fault::Slow
+                    | Fault::Lasting
+                    | Fault::Unauthenticated => track.pull_soon(now + wait),
                     Fault::Refused if alone => track.fail(None, cx),
                     // One of them may be what the server does not stand: find out which.
                     Fault::Refused => {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sync_proto::convert;
-use sync_proto::types::{CollectionName, Head, Inspection, Malformed, Subject, Timestamp, Version};
+use sync_proto::types::{
+    CollectionName, Head, Inspection, Malformed, Reason, Subject, Timestamp, Version,
+};
 use sync_proto::v1;
 use sync_proto::v1::admin_service_server::AdminService;
 use tokio_stream::wrappers::ReceiverStream;
@@ -71,7 +73,7 @@ impl<S: Store> AdminRpc<S> {
                 return Ok((purged, head));
             }
             if self.context.drain.is_cancelled() {
-                return Err(Status::unavailable("the server is stopping; purge again"));
+                return Err(status::stopping("the server is stopping; purge again"));
             }
             epoch = Some(head.epoch);
             if self.context.ledger.is_behind() {
@@ -84,7 +86,7 @@ impl<S: Store> AdminRpc<S> {
 /// The writer answered another question.
 fn unexpected(answer: Administered) -> Status {
     tracing::error!(?answer, "the writer answered another question");
-    Status::internal("internal error; the server's log says more")
+    status::internal()
 }
 
 fn collection(name: &str) -> Result<CollectionName, Status> {
@@ -116,7 +118,9 @@ impl<S: Store> AdminService for AdminRpc<S> {
         let found =
             self.context.read(move |ledger| ledger.inspect(&asked, Timestamp::now())).await?;
         let found = found.map_err(|error| status::storage(&error))?;
-        let found = found.ok_or_else(|| Status::not_found("there is no such collection"))?;
+        let found = found.ok_or_else(|| {
+            status::refused(Reason::NoSuchCollection, "there is no such collection")
+        })?;
         let subscribers = u64::try_from(self.context.hub.listeners(&name)).unwrap_or(u64::MAX);
         Ok(Response::new(Inspection { subscribers, ..found }.into()))
     }

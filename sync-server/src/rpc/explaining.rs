@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sync_proto::limits::{CLIENT_POSITIONS_MAX, CLIENT_SUBJECTS_MAX, DECISIONS_TOLD_MAX};
 use sync_proto::types::{
     AcceptedTarget, ClientInfo, CollectionName, Cursor, Delta, Explanation, Found, Outcome, Plan,
-    Reconciled,
+    Reason, Reconciled,
 };
 use tonic::Status;
 
@@ -103,7 +103,7 @@ pub(super) async fn explain<S: Store>(
     let explained = explained.await?.map_err(|error: StoreError| status::storage(&error))?;
     if explained.clients.is_empty() && explained.decisions.is_empty() {
         let text = "client_id: no client of this id was served lately or has acknowledged anything";
-        return Err(Status::not_found(text));
+        return Err(status::refused(Reason::NoSuchClient, text));
     }
     Ok(explained)
 }

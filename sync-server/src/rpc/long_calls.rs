@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sync_proto::types::Reason;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::Status;
 use tracing::Instrument as _;
@@ -42,7 +43,7 @@ where
         return Err(stopping());
     }
     let turn = Arc::clone(turn).try_acquire_owned();
-    let turn = turn.map_err(|_| Status::resource_exhausted(busy))?;
+    let turn = turn.map_err(|_| status::refused(Reason::OperationBusy, busy))?;
     let (sender, messages) = mpsc::channel(OUTBOX_LEN);
     let work = work(Arc::clone(context), Outbox(sender.clone()));
     let drain = context.drain.clone();
@@ -74,12 +75,15 @@ impl<T> Outbox<T> {
     pub(super) async fn send(&self, message: T) -> Result<(), Status> {
         match tokio::time::timeout(TAKE_WITHIN, self.0.send(Ok(message))).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Status::cancelled("the caller is gone")),
-            Err(_) => Err(Status::deadline_exceeded("the caller took nothing for a minute")),
+            Ok(Err(_)) => Err(status::refused(Reason::CallerGone, "the caller is gone")),
+            Err(_) => {
+                let text = "the caller took nothing for a minute";
+                Err(status::refused(Reason::NotTaken, text))
+            }
         }
     }
 }
 
 fn stopping() -> Status {
-    Status::unavailable("the server is stopping")
+    status::stopping("the server is stopping")
 }

@@ -116,6 +116,16 @@ impl Count {
     }
 }
 
+// === impl NoPlace ===
+
+impl NoPlace {
+    /// The setting whose limit is in the way.
+    #[must_use]
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
 // === impl Place ===
 
 impl Drop for Place {

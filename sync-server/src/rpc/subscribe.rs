@@ -121,7 +121,7 @@ pub(super) fn start<S: Store>(
 ) -> Result<Outgoing, Status> {
     let Reader { caller, who, client, account } = reader;
     if context.drain.is_cancelled() {
-        return Err(Status::unavailable("the server is stopping"));
+        return Err(status::stopping("the server is stopping"));
     }
     let holder = match caller.subject() {
         "" => Holder::Connection(account.connection),

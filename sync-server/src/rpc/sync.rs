@@ -22,6 +22,7 @@ use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::core::{request, window};
+use crate::engine::listing::ListError;
 use crate::engine::pulling::Answered;
 use crate::metrics::SentKind;
 use crate::status;
@@ -254,8 +255,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let name = collection(&request.into_inner().collection)?;
         may_read(&caller, &name)?;
         let head = self.context.ledger.head(&name);
-        let head =
-            head.ok_or_else(|| Status::not_found("collection: there is no such collection"))?;
+        let head = head.ok_or_else(|| status::list(&ListError::NotFound))?;
         let info = v1::CollectionInfo { name: name.to_string(), head: Some(head.into()) };
         Ok(Response::new(v1::GetCollectionResponse { collection: Some(info) }))
     }

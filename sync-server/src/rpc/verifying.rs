@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sync_proto::types::CollectionName;
+use sync_proto::types::{CollectionName, Reason};
 use sync_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -38,7 +38,7 @@ pub(super) fn start<S: Store>(
     long_calls::start(context, caller, &context.verifications, busy, |context, outbox| async move {
         let verified = tokio::time::timeout(TIME_MAX, verify(&context, &outbox, &prefix)).await;
         let late = "not done within an hour; verify a part, by prefix";
-        verified.unwrap_or_else(|_| Err(Status::deadline_exceeded(late)))
+        verified.unwrap_or_else(|_| Err(status::refused(Reason::TookTooLong, late)))
     })
 }
 

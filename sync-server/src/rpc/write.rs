@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use sync_proto::convert;
-use sync_proto::types::{CollectionName, Commit, Malformed, Mutation, Timestamp};
+use sync_proto::types::{CollectionName, Commit, Malformed, Mutation, Reason, Timestamp};
 use sync_proto::v1;
 use sync_proto::v1::write_service_server::WriteService;
 use tonic::{Request, Response, Status, Streaming};
@@ -103,7 +103,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
                 }
                 () = draining.cancelled() => {
                     import.settle(0).await?;
-                    return Err(Status::unavailable("the server is stopping; resume the import"));
+                    return Err(status::stopping("the server is stopping; resume the import"));
                 }
                 message = messages.message() => message,
             };
@@ -136,7 +136,10 @@ impl<S: Store> WriteService for WriteRpc<S> {
             .await?;
         match found.map_err(|error| status::storage(&error))? {
             Some(sequence) => Ok(Response::new(v1::GetImportResponse { sequence })),
-            None => Err(Status::not_found("import_id: no such import within the window")),
+            None => {
+                let text = "import_id: no such import within the window";
+                Err(status::refused(Reason::NoSuchImport, text))
+            }
         }
     }
 
@@ -177,7 +180,7 @@ impl<S: Store> Import<'_, S> {
             return Err(malformed(Malformed::new("sequence", "begins at 1")));
         }
         let mutations: Vec<Mutation> = convert::mutations(message.mutations)
-            .map_err(|error| malformed(error.within(&format!("commit {}", message.sequence))))?;
+            .map_err(|error| status::malformed_commit(message.sequence, &error))?;
         allowed("mutations", mutations.iter().map(|one| self.caller.may_change(one)))?;
         self.settle(IMPORT_WINDOW - 1).await?;
 
@@ -197,7 +200,8 @@ impl<S: Store> Import<'_, S> {
     /// Says what the import did, once everything is durable.
     async fn finish(mut self) -> Result<Response<v1::ImportResponse>, Status> {
         let Some(id) = &self.id else {
-            return Err(Status::invalid_argument("import_id: the stream held no message"));
+            let nothing = Malformed::new("import_id", "the stream held no message");
+            return Err(status::malformed(&nothing));
         };
         if self.told.skipped > 0 {
             // An earlier call may have come further than this one.
@@ -215,11 +219,7 @@ impl<S: Store> Import<'_, S> {
         while self.waiting.len() > most {
             let Some(next) = self.waiting.pop_front() else { break };
             let answer = next.pending.answer().await.map_err(|error| {
-                let status = status::write(&error);
-                Status::new(
-                    status.code(),
-                    format!("commit {}: {}", next.sequence, status.message()),
-                )
+                status::preceded(&format!("commit {}", next.sequence), &status::write(&error))
             })?;
             self.told.sequence = self.told.sequence.max(next.sequence);
             if answer.replayed {

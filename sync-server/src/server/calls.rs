@@ -9,6 +9,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use http_body::Body as _;
 use parking_lot::Mutex;
+use sync_proto::types::Reason;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response, header};
@@ -115,6 +116,11 @@ where
             let mut answer = call.await?;
             drop(open);
             let status = Status::from_header_map(answer.headers());
+            if let Some(completed) = status.as_ref().and_then(status::completed)
+                && completed.add_header(answer.headers_mut()).is_err()
+            {
+                tracing::debug!("the details of an error are no header");
+            }
             let code = status.map_or(Code::Ok, |status| status.code()).into();
             metrics.refused(code);
             metrics.answered(&path, code, began.elapsed());
@@ -150,11 +156,12 @@ impl CallsLayer {
             return Ok(None);
         }
         if self.uploads.drain.is_cancelled() {
-            return Err(Status::unavailable("the server is stopping"));
+            return Err(status::stopping("the server is stopping"));
         }
         let caller = self.access.identify(shown(request, peer)).map_err(status::access)?;
         // Also what the services may offer beyond the rules is not there.
-        let rule = rule.ok_or_else(|| Status::unimplemented("there is no such call"))?;
+        let rule =
+            rule.ok_or_else(|| status::refused(Reason::NoSuchCall, "there is no such call"))?;
         let rights = caller.rights().map_err(status::access)?;
         if !rule.lets_begin(&rights) {
             return Err(status::access(AccessError::Denied));

@@ -18,6 +18,7 @@ use futures::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use sync_proto::limits::MESSAGE_BYTES_MAX;
+use sync_proto::types::Reason;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -349,11 +350,12 @@ impl http_body::Body for Upload {
             Poll::Ready(Some(Err(status))) => status,
             Poll::Ready(frame) => return Poll::Ready(frame),
             Poll::Pending if self.drained.as_mut().poll(context).is_ready() => {
-                Status::unavailable("the server is stopping; the request was not complete")
+                status::stopping("the server is stopping; the request was not complete")
             }
             Poll::Pending => {
                 ready!(self.poll_overdue(context));
-                Status::deadline_exceeded(
+                status::refused(
+                    Reason::UploadTooSlow,
                     "upload_timeout_s: the rest of the request did not come within it, or all of it \
                      slower than 16 KiB/s; nothing of it was done",
                 )

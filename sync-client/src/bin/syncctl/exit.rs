@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use sync_client::store::StoreError;
-use sync_client::types::{CollectionName, Malformed};
+use sync_client::types::{CollectionName, Malformed, Reason};
 use sync_client::{ClientError, ReplicaError};
 
 /// Exit codes. [`EXIT_CODES`] tells users; the two change together.
@@ -115,7 +115,7 @@ impl Failure {
             Self::Client(ClientError::Precondition(_)) => {
                 Some("read the item again (\"syncctl get\") and decide anew".into())
             }
-            Self::Client(ClientError::NotFound(text)) if text.starts_with("client_id: ") => {
+            Self::Client(ClientError::NotFound(told)) if told.is(Reason::NoSuchClient) => {
                 Some("\"syncctl clients\" shows which there are".into())
             }
             Self::Client(ClientError::NotFound(_)) | Self::NotFound(_) => {

@@ -102,12 +102,14 @@ async fn items_of(
         let has_more = match pull(client, name, cursor).await? {
             Outcome::Aligned(_) => return Ok(Some(items)),
             Outcome::NotFound => return Ok(None),
-            Outcome::Denied => return Err(ClientError::Denied(name.to_string()).into()),
-            Outcome::Failed(failure) => return Err(ClientError::Internal(failure.message).into()),
+            Outcome::Denied => return Err(ClientError::Denied(name.to_string().into()).into()),
+            Outcome::Failed(failure) => {
+                return Err(ClientError::Internal(failure.message.into()).into());
+            }
             Outcome::Deferred(_) => continue,
             Outcome::Reset(reset) if attempts == 0 => {
                 let reason = format!("{name} keeps being reset: {}", reset.reason.as_str());
-                return Err(ClientError::Aborted(reason).into());
+                return Err(ClientError::Aborted(reason.into()).into());
             }
             Outcome::Reset(_) => {
                 (items, cursor, attempts) = (Items::new(), None, attempts - 1);

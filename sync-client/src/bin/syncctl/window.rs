@@ -98,17 +98,16 @@ async fn once(
             show(&mut context.output, &asked.collection, &view)?;
             Ok(Exit::Done)
         }
-        Verdict::Absent => Err(sync_client::ClientError::NotFound(format!(
-            "collection: there is no {}",
-            asked.collection
-        ))
-        .into()),
+        Verdict::Absent => {
+            let text = format!("collection: there is no {}", asked.collection);
+            Err(sync_client::ClientError::NotFound(text.into()).into())
+        }
         Verdict::Denied => {
-            Err(sync_client::ClientError::Denied(format!("collection: {}", asked.collection))
-                .into())
+            let text = format!("collection: {}", asked.collection);
+            Err(sync_client::ClientError::Denied(text.into()).into())
         }
         Verdict::Stale { .. } | Verdict::Filling => {
-            Err(sync_client::ClientError::Unavailable("no answer".to_owned()).into())
+            Err(sync_client::ClientError::Unavailable("no answer".into()).into())
         }
     }
 }
