@@ -151,7 +151,9 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             // A quota of bytes does not pass by itself.
-            Self::Exhausted(told) => !told.is(Reason::CollectionQuota),
+            Self::Exhausted(told) => {
+                !told.is(Reason::CollectionQuota) && !told.is(Reason::StoredBytes)
+            }
             Self::Unavailable(_) | Self::Deadline | Self::Internal(_) => true,
             Self::Setting(_)
             | Self::Unauthenticated(_)

@@ -23,6 +23,8 @@ use self::jwt::{JwtRules, NotGood, Verified};
 use self::keys::KeySet;
 use self::policy::{Policy, Rights, Verb};
 use self::principal::{Credentials, Principal, Via, check_subject};
+use self::quotas::Quota;
+use self::stored::StoredQuota;
 use self::tokens::{Token, TokenHash};
 
 pub mod chain;
@@ -32,6 +34,8 @@ pub mod methods;
 pub mod pattern;
 pub mod policy;
 pub mod principal;
+pub mod quotas;
+pub mod stored;
 pub mod tokens;
 
 #[cfg(test)]
@@ -301,6 +305,18 @@ impl Caller {
     #[must_use]
     pub fn may_administer(&self, name: &CollectionName) -> bool {
         self.may(Verb::Admin, name)
+    }
+
+    /// What the policy says of how much the caller may write in a second.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.rights().map(|rights| rights.quota()).unwrap_or_default()
+    }
+
+    /// What the policy says of how much may be stored where, whoever writes it.
+    #[must_use]
+    pub fn stored_quotas(&self) -> Arc<[StoredQuota]> {
+        Arc::clone(&self.0.access.rules.borrow().policy.stored)
     }
 
     /// Keeps retries of one caller from meeting those of another under the same key.

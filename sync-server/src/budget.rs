@@ -123,6 +123,8 @@ pub struct Account {
     pub uploads: Arc<Semaphore>,
     /// Answers that are made or have not been taken.
     pub replies: Lane,
+    /// Likewise, of first loads and reconciliations.
+    pub loads: Lane,
     /// Messages of subscriptions that have not been taken.
     pub pages: Lane,
     /// The same of those that many subscribers share.
@@ -138,6 +140,8 @@ pub struct Budgets {
     pub requests: Budget,
     /// Of [`Account::replies`].
     pub replies: Budget,
+    /// Of [`Account::loads`].
+    pub loads: Budget,
     /// Of [`Account::pages`].
     pub pages: Budget,
     /// Of [`Account::shared_pages`].
@@ -393,6 +397,7 @@ impl Budgets {
             calls: self.calls.lane(cut.clone()),
             requests: self.requests.lane(cut.clone()),
             replies: self.replies.lane(cut.clone()),
+            loads: self.loads.lane(cut.clone()),
             pages: self.pages.lane(cut.clone()),
             shared_pages: self.shared_pages.lane(cut.clone()),
         }

@@ -219,6 +219,11 @@ struct Flags {
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pages_mib: Option<u64>,
+    /// Memory for answers to first loads and reconciliations that are made or have not been taken, in
+    /// MiB: however many there are, other calls have theirs. 16..65536, default 32.
+    #[arg(long, value_name = "MIB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loads_mib: Option<u64>,
     /// End a request of which nothing comes within this, in seconds, or all of it slower than
     /// 16 KiB/s. 1..3600, default 10.
     #[arg(long, value_name = "SECONDS")]
@@ -242,6 +247,20 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     targets_per_subject_max: Option<usize>,
+    /// Commits a second of one token's subject; without tokens, of one connection. Above it they are
+    /// refused, imports slowed down. 0 = any number. 0..1000000000, default 0.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commits_per_s_per_subject_max: Option<u64>,
+    /// Likewise, mutations of commits. 0..1000000000, default 0.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutations_per_s_per_subject_max: Option<u64>,
+    /// Who has written nothing may write what is allowed in this long at once, in seconds. 1..3600,
+    /// default 10.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit_burst_s: Option<u64>,
     /// End streams older than this with Goodbye, in seconds. 1..31536000, default 3600.
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

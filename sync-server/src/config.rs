@@ -9,19 +9,25 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::auth::quotas::PER_S_MAX;
 use crate::auth::{Rules, TokenConfig};
 use crate::budget::{Budget, Budgets};
 use crate::core::acks::AckRetention;
 use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
+use crate::core::rates::Pace;
 use crate::core::retention::Retention;
 use crate::engine::ledger::Settings;
 use crate::flight::CALL_BYTES;
+use crate::rpc::pacing::Pacing;
 use crate::rpc::places::Limits;
 use crate::security::fetching::Source;
 use crate::security::origins::{self, Origins};
 use crate::store::disk::DiskOptions;
 
 mod printing;
+
+#[cfg(test)]
+mod tests;
 
 /// Environment variables of settings begin with this, e.g. `SYNC_SERVER_LISTEN`.
 pub const ENV_PREFIX: &str = "SYNC_SERVER_";
@@ -65,12 +71,16 @@ pub struct Config {
     pub first_request_timeout_s: u64,
     pub requests_mib: u64,
     pub replies_mib: u64,
+    pub loads_mib: u64,
     pub pages_mib: u64,
     pub upload_timeout_s: u64,
     pub streams_max: usize,
     pub streams_per_subject_max: usize,
     pub targets_max: usize,
     pub targets_per_subject_max: usize,
+    pub commits_per_s_per_subject_max: u64,
+    pub mutations_per_s_per_subject_max: u64,
+    pub commit_burst_s: u64,
     pub stream_age_max_s: u64,
     pub goodbye_jitter_ms: u64,
     pub grace_s: u64,
@@ -177,12 +187,16 @@ impl Default for Config {
             first_request_timeout_s: 10,
             requests_mib: 64,
             replies_mib: 64,
+            loads_mib: 32,
             pages_mib: 64,
             upload_timeout_s: 10,
             streams_max: 10_000,
             streams_per_subject_max: 5_000,
             targets_max: 200_000,
             targets_per_subject_max: 100_000,
+            commits_per_s_per_subject_max: 0,
+            mutations_per_s_per_subject_max: 0,
+            commit_burst_s: 10,
             stream_age_max_s: 3_600,
             goodbye_jitter_ms: 5_000,
             grace_s: 10,
@@ -279,12 +293,16 @@ impl Config {
             ("first_request_timeout_s", self.first_request_timeout_s, 1, 3_600),
             ("requests_mib", self.requests_mib, MESSAGES_MIB_MIN, 65_536),
             ("replies_mib", self.replies_mib, MESSAGES_MIB_MIN, 65_536),
+            ("loads_mib", self.loads_mib, MESSAGES_MIB_MIN, 65_536),
             ("pages_mib", self.pages_mib, MESSAGES_MIB_MIN, 65_536),
             ("upload_timeout_s", self.upload_timeout_s, 1, 3_600),
             ("streams_max", count(self.streams_max), 1, 1_000_000),
             ("streams_per_subject_max", count(self.streams_per_subject_max), 1, 1_000_000),
             ("targets_max", count(self.targets_max), 1, 100_000_000),
             ("targets_per_subject_max", count(self.targets_per_subject_max), 1, 100_000_000),
+            ("commits_per_s_per_subject_max", self.commits_per_s_per_subject_max, 0, PER_S_MAX),
+            ("mutations_per_s_per_subject_max", self.mutations_per_s_per_subject_max, 0, PER_S_MAX),
+            ("commit_burst_s", self.commit_burst_s, 1, 3_600),
             ("stream_age_max_s", self.stream_age_max_s, 1, 365 * 24 * 60 * 60),
             ("goodbye_jitter_ms", self.goodbye_jitter_ms, 0, 600_000),
             ("grace_s", self.grace_s, 1, 300),
@@ -362,6 +380,16 @@ impl Config {
         }
     }
 
+    /// How fast everybody may write.
+    #[must_use]
+    pub fn pacing(&self) -> Pacing {
+        let pace = Pace {
+            commits_per_s: self.commits_per_s_per_subject_max,
+            mutations_per_s: self.mutations_per_s_per_subject_max,
+        };
+        Pacing::new(pace, Duration::from_secs(self.commit_burst_s))
+    }
+
     /// What the server may hold for its peers.
     #[must_use]
     pub fn budgets(&self) -> Budgets {
@@ -373,6 +401,7 @@ impl Config {
             calls: Budget::new("calls", CALLS_MAX * CALL_BYTES),
             requests: budget("requests_mib", self.requests_mib),
             replies: budget("replies_mib", self.replies_mib),
+            loads: budget("loads_mib", self.loads_mib),
             pages: budget("pages_mib", self.pages_mib - self.pages_mib / SHARED_PAGES),
             shared_pages: budget("pages_mib", self.pages_mib / SHARED_PAGES),
         }
@@ -385,119 +414,6 @@ impl Config {
             cache_bytes: self.cache_mib * 1024 * 1024,
             free_bytes_min: self.free_disk_min_mib * 1024 * 1024,
             ..DiskOptions::default()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn valid() -> Config {
-        Config { data_dir: "data".into(), ..Config::default() }
-    }
-
-    /// G11: whatever is out of range is named, with the limit.
-    #[test]
-    fn settings_out_of_range_are_named() {
-        type Break = fn(&mut Config);
-        valid().check().unwrap();
-        let cases: [(&str, Break); 38] = [
-            ("jwt_keys_url: must not hold credentials", |config| {
-                config.jwt_keys_url = Some("https://me:word@issuer/keys".to_owned());
-            }),
-            ("jwt_keys_refresh_s: 0, must be 1", |config| config.jwt_keys_refresh_s = 0),
-            ("jwt_leeway_s: 301, must be 0", |config| config.jwt_leeway_s = 301),
-            ("tls_handshake_timeout_s: 61", |config| config.tls_handshake_timeout_s = 61),
-            ("data_dir: must be set", |config| config.data_dir = PathBuf::new()),
-            ("cache_mib: 0, must be 1 to 65536", |config| config.cache_mib = 0),
-            ("cache_mib: 65537, must", |config| config.cache_mib = 65_537),
-            ("free_disk_min_mib: 1048577, must be 0 to 1048576", |config| {
-                config.free_disk_min_mib = 1_048_577;
-            }),
-            ("idempotency_window_s: 0, must be 1 to 2592000", |config| {
-                config.idempotency_window_s = 0;
-            }),
-            ("ack_age_max_s: 0, must be 1 to 3153600000", |config| config.ack_age_max_s = 0),
-            ("acks_max: 100000001, must be 0", |config| config.acks_max = 100_000_001),
-            ("idempotency_window_s: 2592001", |config| config.idempotency_window_s = 2_592_001),
-            ("write_audience_max: 2049, must be 0 to 2048", |config| {
-                config.write_audience_max = 2_049;
-            }),
-            ("fan_out_per_s_max: 0, must be 1", |config| config.fan_out_per_s_max = 0),
-            ("fan_out_dwell_s: 3601, must be 0", |config| config.fan_out_dwell_s = 3_601),
-            ("notice_interval_ms: 9, must be 10", |config| config.notice_interval_ms = 9),
-            ("connections_max: 0, must be 1 to", |config| config.connections_max = 0),
-            ("connections_max: 1000001", |config| config.connections_max = 1_000_001),
-            ("first_request_timeout_s: 0", |config| config.first_request_timeout_s = 0),
-            ("first_request_timeout_s: 3601", |config| config.first_request_timeout_s = 3_601),
-            ("streams_max: 0, must be 1 to 1000000", |config| config.streams_max = 0),
-            ("streams_max: 1000001", |config| config.streams_max = 1_000_001),
-            ("stream_age_max_s: 0, must be 1 to 31536000", |config| config.stream_age_max_s = 0),
-            ("goodbye_jitter_ms: 600001, must be 0", |config| config.goodbye_jitter_ms = 600_001),
-            ("grace_s: 0, must be 1 to 300", |config| config.grace_s = 0),
-            ("grace_s: 301", |config| config.grace_s = 301),
-            ("requests_mib: 15, must be 16 to 65536", |config| config.requests_mib = 15),
-            ("replies_mib: 65537, must be 16", |config| config.replies_mib = 65_537),
-            ("pages_mib: 0, must be 16", |config| config.pages_mib = 0),
-            ("upload_timeout_s: 3601, must be 1", |config| config.upload_timeout_s = 3_601),
-            ("streams_per_subject_max: 0, must", |config| config.streams_per_subject_max = 0),
-            ("targets_max: 0, must be 1 to 100000000", |config| config.targets_max = 0),
-            ("targets_per_subject_max: 0, must", |config| config.targets_per_subject_max = 0),
-            ("log: ", |config| config.log = "a=b=c".to_owned()),
-            ("log: \"inof\" is no level", |config| config.log = "inof".to_owned()),
-            ("log: \"loud\" is no level", |config| config.log = "warn, loud".to_owned()),
-            ("log: ", |config| config.log = "sync_server=inof".to_owned()),
-            ("tokens: tokens[0].sha256", |config| {
-                let sha256 = "no hash".to_owned();
-                let (read, write) = (Vec::new(), Vec::new());
-                let token =
-                    TokenConfig { sha256, subject: "a".to_owned(), read, write, admin: false };
-                config.tokens = vec![token];
-            }),
-        ];
-        for (expected, spoil) in cases {
-            let mut config = valid();
-            spoil(&mut config);
-            let error = config.check().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("configuration: {expected}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_limits_themselves_are_fine() {
-        let mut config = valid();
-        config.free_disk_min_mib = 1_048_576;
-        config.tombstone_age_max_s = u64::MAX;
-        (config.tombstones_max, config.idempotency_keys_max, config.acks_max) = (0, 0, 0);
-        config.check().unwrap();
-        assert_eq!(config.store().free_bytes_min, 1 << 40);
-    }
-
-    /// G11: what is a level, and what only looks like one.
-    #[test]
-    fn levels_and_filters_are_told_apart() {
-        for filter in ["info", "WARN", "off", "3", "", "info,h2=warn", "sync_server::rpc", "[span]"]
-        {
-            let config = Config { log: filter.to_owned(), ..valid() };
-            config.check().unwrap_or_else(|error| panic!("{filter}: {error}"));
-        }
-    }
-
-    #[test]
-    fn variables_of_kubernetes_are_not_settings() {
-        for variable in [
-            "port",
-            "port_7411_tcp",
-            "port_7411_tcp_addr",
-            "service_host",
-            "service_port",
-            "service_port_grpc",
-        ] {
-            assert!(is_of_kubernetes(variable), "{variable}");
-        }
-        for variable in ["ports", "service", "service_hosts", "listen", "data_dir", "tokens"] {
-            assert!(!is_of_kubernetes(variable), "{variable}");
         }
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //! `docs/ARCHITECTURE.md` follows a write, a pull and a push through these parts.
 
+pub mod admission;
 pub mod auth;
 pub mod backup;
 pub mod budget;

@@ -36,9 +36,12 @@ use crate::rpc::admin::AdminRpc;
 use crate::rpc::ending::Ending;
 use crate::rpc::loads::LoadBreaker;
 use crate::rpc::places::Places;
+use crate::rpc::storing::Storing;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
-use crate::rpc::{BACKUPS_MAX, Context, READS_MAX, StreamSettings, VERIFICATIONS_MAX};
+use crate::rpc::{
+    BACKUPS_MAX, Context, LOAD_READS_MAX, READS_MAX, StreamSettings, VERIFICATIONS_MAX,
+};
 use crate::security::origins::Origins;
 use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
@@ -172,6 +175,9 @@ pub async fn serve_measured<S: Store>(
         writes,
         metrics,
         streams: streams(config),
+        load_reads: Arc::new(Semaphore::new(LOAD_READS_MAX)),
+        pacing: config.pacing(),
+        storing: Storing::default(),
         loads: LoadBreaker::default(),
         clients: Arc::default(),
         verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use sync_proto::types::{Failure, Malformed, Reason};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::auth::AccessError;
 use crate::budget::{Exhausted, WAITING_UPLOADS_MAX};
 use crate::core::acks::AckRefusal;
 use crate::core::plan::Refusal;
+use crate::core::rates::{Counted, TooFast};
+use crate::core::stored::TooMuch;
 use crate::core::window::TokenRefusal;
 use crate::engine::administering::AdminRefusal;
 use crate::engine::backing_up::BackupFailure;
@@ -87,6 +90,34 @@ pub fn access_at(field: &str, error: AccessError) -> Status {
 #[must_use]
 pub fn exhausted(error: &Exhausted) -> Status {
     Refused::new(Reason::NoRoom, error.to_string()).limit(error.setting()).into()
+}
+
+/// A first load or a reconciliation for which there is no room.
+#[must_use]
+pub fn loads_busy(error: &Exhausted) -> Status {
+    let refused = Refused::new(Reason::LoadsBusy, error.to_string());
+    refused.limit(error.setting()).into()
+}
+
+/// A commit of somebody who commits too fast.
+#[must_use]
+pub fn too_fast(error: &TooFast) -> Status {
+    let reason = match error.counted {
+        Counted::Commits => Reason::CommitRate,
+        Counted::Mutations => Reason::MutationRate,
+    };
+    let quota = error.counted.quota();
+    let limit = format!("{quota}: {} a second", error.per_s);
+    let refused = Refused::new(reason, error.to_string()).limit(quota);
+    refused.quota("principal", &limit).retry_after(error.wait).into()
+}
+
+/// A commit that would store more below a name than the policy allows.
+#[must_use]
+pub fn too_much(error: &TooMuch) -> Status {
+    let limit = format!("stored_bytes: {} bytes of live items", error.bytes_max);
+    let refused = Refused::new(Reason::StoredBytes, error.to_string()).limit("stored_bytes");
+    refused.quota(&format!("below:{}", error.root), &limit).into()
 }
 
 /// A request that would wait for room, behind others of its connection that do.
@@ -230,6 +261,14 @@ pub fn begun_again(wait: Duration) -> Failure {
                 give every device a client_id of its own";
     let code = code(Reason::LoadRepeated).into();
     Failure { code, message: text.to_owned(), retry_after: Some(wait) }
+}
+
+/// What is said of a target alone, as it would be of its call.
+#[must_use]
+pub fn of_target(status: &Status) -> Failure {
+    let retry = status.get_error_details().retry_info().and_then(|retry| retry.retry_delay);
+    let message = status.message().to_owned();
+    Failure { code: status.code().into(), message, retry_after: retry }
 }
 
 /// A target that has no answer, while the others of its call do.

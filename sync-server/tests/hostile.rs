@@ -9,10 +9,11 @@ mod peers;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use h2::RecvStream;
 use h2::client::Builder;
 use sync_proto::v1;
@@ -152,7 +153,7 @@ async fn read(body: &mut RecvStream, most: usize) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_answers_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
-    let program = Program::start(dir.path(), &["--replies-mib", "16"]);
+    let program = Program::start(dir.path(), &["--replies-mib", "16", "--loads-mib", "16"]);
     let mut honest = program.peer(65_535).await;
     assert_eq!(ask(&mut honest, COMMIT, &put("k", LARGE)).await.1, "0");
     assert_eq!(ask(&mut honest, PULL, &pull()).await.1, "0");
@@ -180,6 +181,112 @@ async fn unread_answers_are_bounded() {
         assert!(bytes > LARGE && status == "0", "{bytes} {status}");
         program.check_growth(before);
     }
+}
+
+/// G8, G11: when first loads have all the room there is for them, and nobody takes them, a resume, a
+/// health check and a commit are answered as ever; a load waits, and gets its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_loads_delay_no_resume() {
+    let server = Server::start(|config| (config.loads_mib, config.replies_mib) = (16, 16)).await;
+    let mut honest = server.peer().await;
+    let resume = filled(&mut honest).await;
+    let held = hold_loads(&server).await;
+    let began = Instant::now();
+    let mut late = server.peer().await;
+    let mut load = late.call(PULL).await.unwrap();
+    load.send(&pull(), true);
+    let mut took = Vec::new();
+    for number in 0..10 {
+        let asked = Instant::now();
+        let (_, status) = ask(&mut honest, PULL, &resume).await;
+        assert_eq!(status, "0");
+        assert!(honest.is_served().await);
+        assert_eq!(ask(&mut honest, COMMIT, &put(&format!("other {number}"), 1)).await.1, "0");
+        took.push(asked.elapsed());
+    }
+    took.sort_unstable();
+    assert!(took[5] < Duration::from_millis(100), "{took:?}");
+    // Not one of them waits until somebody is cut.
+    assert!(took[9] < Duration::from_secs(1), "{took:?}");
+    let mut load = Box::pin(within(load.response));
+    // Whoever takes nothing is cut only after two seconds.
+    if began.elapsed() < Duration::from_secs(1) {
+        assert!((&mut load).now_or_never().is_none(), "there was room for the load");
+    }
+    assert!(take(load.await.unwrap()).await.0 > LARGE);
+    drop(held);
+    server.stop().await.unwrap();
+}
+
+/// Writes a large item; the pull of somebody who has it.
+async fn filled(peer: &mut Peer) -> v1::PullRequest {
+    let written: v1::CommitResponse = told(peer, COMMIT, &put("k", LARGE)).await;
+    let written = &written.collections[0];
+    let cursor = v1::Cursor { epoch: written.epoch, version: written.version, base: 0 };
+    let mut resume = pull();
+    resume.targets[0].cursor = Some(cursor);
+    resume
+}
+
+/// Makes a call; its answer, which is a small one.
+async fn told<T: prost::Message + Default>(
+    peer: &mut Peer,
+    path: &str,
+    message: &impl prost::Message,
+) -> T {
+    let mut call = peer.call(path).await.unwrap();
+    call.send(message, true);
+    let mut body = within(call.response).await.unwrap().into_body();
+    T::decode(within(body.data()).await.unwrap().unwrap().slice(5..)).unwrap()
+}
+
+/// So many first loads, of which each has taken a little of an answer of a megabyte, that there is no
+/// room among 16 MiB to make another one.
+async fn hold_loads(server: &Server) -> Vec<(Response<RecvStream>, Peer)> {
+    let mut held = Vec::new();
+    for _ in 0..13 {
+        let mut builder = Builder::new();
+        builder.initial_window_size(20_000).initial_connection_window_size(1 << 24);
+        let mut hostile = Peer::over(server.connect().await, builder).await.unwrap();
+        let mut call = hostile.call(PULL).await.unwrap();
+        call.send(&pull(), true);
+        held.push((within(call.response).await.unwrap(), hostile));
+    }
+    held
+}
+
+/// G11, R12: when loads have all their room, and whoever holds it gets on with taking, a pull of
+/// nothing but a load is refused after a while; of another pull the load fails alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_without_room_fail_alone() {
+    let server = Server::start(|config| (config.loads_mib, config.replies_mib) = (16, 16)).await;
+    let mut honest = server.peer().await;
+    let mut mixed = filled(&mut honest).await;
+    mixed.targets.extend(pull().targets);
+    let readers = hold_loads(&server).await.into_iter().map(|(response, peer)| async move {
+        let (mut body, _peer) = (response.into_body(), peer);
+        let mut pace = tokio::time::interval(Duration::from_millis(700));
+        loop {
+            pace.tick().await;
+            read(&mut body, 40_000).await;
+        }
+    });
+    let mut other = server.peer().await;
+    let only = pull();
+    let asked = async {
+        let mixed = told::<v1::PullResponse>(&mut honest, PULL, &mixed);
+        tokio::join!(mixed, ask(&mut other, PULL, &only))
+    };
+    let (mixed, (_, refused)) = tokio::select! {
+        answers = asked => answers,
+        _ = join_all(readers) => unreachable!("they read for ever"),
+    };
+    assert_eq!(refused, "8");
+    let [resumed, load] = &mixed.outcomes[..] else { panic!("{mixed:?}") };
+    assert!(matches!(resumed.result, Some(v1::outcome::Result::Aligned(_))), "{resumed:?}");
+    let Some(v1::outcome::Result::Failed(failure)) = &load.result else { panic!("{load:?}") };
+    assert_eq!((failure.code, failure.retry_after_ms), (8, 2_000), "{failure:?}");
+    server.stop().await.unwrap();
 }
 
 /// G8, G11: requests that never end cost no more than the budget, and end with a reason; the

@@ -34,7 +34,7 @@ const BORDERS: [Border; 10] = [
     Border {
         within: "sync-server/src",
         words: &["tonic::", "tonic_"],
-        places: &["rpc/", "server.rs", "server/", "status.rs"],
+        places: &["rpc/", "server.rs", "server/", "status.rs", "status/"],
         why: "gRPC ends at the door",
     },
     Border {

@@ -10,6 +10,7 @@ mod details;
 mod guard;
 mod issuer;
 mod matrix;
+mod quotas;
 mod raw_calls;
 mod reloads;
 mod revocations;

@@ -230,7 +230,7 @@ fn about(answer: &Answer, name: &str, other: &str) -> Answer {
     };
     let messages = answer.messages.iter().map(swap).collect();
     let (text, details) = (answer.text.replace(name, other), swap(&answer.details));
-    Answer { messages, text, details, ..answer.clone() }
+    Answer { text, details, messages, ..answer.clone() }
 }
 
 /// What all calls of one caller are answered, held against what they should be.

@@ -5,13 +5,17 @@ import (
 	"crypto/rand"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	v1 "deltasync.dev/client/v1"
 )
 
-const commitTimeout = 10 * time.Second
+const (
+	commitTimeout = 10 * time.Second
+	askedWaitMax  = time.Hour // longer waits are mistakes
+)
 
 // Put is a mutation that creates or replaces an item.
 func Put(collection string, key, value []byte) *v1.Mutation {
@@ -35,10 +39,20 @@ func Commit(
 		if err == nil || !mayPass(err) {
 			return answer, err
 		}
-		if err := sleep(ctx, backoff.Next()); err != nil {
+		if err := sleep(ctx, askedWait(err)+backoff.Next()); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// askedWait is how long the server asks to stay away, at least (R128).
+func askedWait(err error) time.Duration {
+	for _, detail := range status.Convert(err).Details() {
+		if retry, ok := detail.(*errdetails.RetryInfo); ok {
+			return min(max(retry.GetRetryDelay().AsDuration(), 0), askedWaitMax)
+		}
+	}
+	return 0
 }
 
 func mayPass(err error) bool {

@@ -17,6 +17,9 @@ macro_rules! reasons {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
+            /// All of them, with their words.
+            pub const WORDS: &[(Self, &'static str)] = &[$((Self::$name, $word),)+];
+
             /// The word on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -93,6 +96,14 @@ reasons! {
     DiskFull = "DISK_FULL",
     /// The collection would hold more bytes than its policy allows.
     CollectionQuota = "COLLECTION_QUOTA",
+    /// More bytes would be stored below a name than the policy of the server allows.
+    StoredBytes = "STORED_BYTES",
+    /// The caller commits more often than it may.
+    CommitRate = "COMMIT_RATE",
+    /// The caller changes more items a second than it may.
+    MutationRate = "MUTATION_RATE",
+    /// First loads and reconciliations hold as much as they may.
+    LoadsBusy = "LOADS_BUSY",
     /// The request did not arrive in time.
     UploadTooSlow = "UPLOAD_TOO_SLOW",
     /// The caller did not take the answer.

@@ -264,7 +264,6 @@ impl Session {
         }
         if let Fault::Asked(least) = fault {
             wait += least;
-            self.pulls.resume_at = Some(now + wait);
         }
         for (name, _) in asked {
             self.touch(name, now, |track, cx| {

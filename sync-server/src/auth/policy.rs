@@ -10,6 +10,8 @@ use toml::Spanned;
 
 use super::pattern::Pattern;
 use super::principal::{Principal, Via, check_subject};
+use super::quotas::{Quota, QuotaWire, Quotas};
+use super::stored::{StoredQuota, StoredWire};
 use super::tokens::{self, Token, TokenConfig, TokenHash};
 
 #[cfg(test)]
@@ -52,6 +54,8 @@ pub enum Rights {
         subject: String,
         /// All that apply.
         grants: Vec<Arc<Grant>>,
+        /// How much may be written in a second, where that is not left to the settings.
+        quota: Quota,
     },
 }
 
@@ -66,6 +70,9 @@ pub struct Policy {
     revoked_ids: HashSet<String>,
     /// Names of certificates, and who they are.
     identities: HashMap<String, Identity>,
+    quotas: Quotas,
+    /// How much may be stored where.
+    pub(crate) stored: Arc<[StoredQuota]>,
     pub(crate) tokens: HashMap<TokenHash, Token>,
 }
 
@@ -110,6 +117,8 @@ struct FileWire {
     grants: Vec<Spanned<GrantWire>>,
     tokens: Vec<TokenConfig>,
     identities: Vec<IdentityWire>,
+    quotas: Vec<Spanned<QuotaWire>>,
+    stored: Vec<Spanned<StoredWire>>,
     revoked: RevokedWire,
 }
 
@@ -152,6 +161,7 @@ impl Policy {
             reason: first_line(error.message()),
         })?;
         let mut policy = Self { tokens: tokens::check(&wire.tokens)?, ..Self::default() };
+        policy.stored = StoredQuota::check(text, wire.stored)?.into();
         policy.revoked_subjects = wire.revoked.subjects.into_iter().collect();
         policy.revoked_ids = wire.revoked.token_ids.into_iter().collect();
         for (index, grant) in wire.grants.into_iter().enumerate() {
@@ -159,6 +169,9 @@ impl Policy {
         }
         for (index, identity) in wire.identities.into_iter().enumerate() {
             policy.identify(text, index, identity)?;
+        }
+        for (index, quota) in wire.quotas.into_iter().enumerate() {
+            policy.quotas.add(text, index, quota)?;
         }
         Ok(policy)
     }
@@ -179,7 +192,8 @@ impl Policy {
             fits.then(|| Arc::clone(grant))
         };
         let grants = found.into_iter().filter_map(applies).chain(own.cloned()).collect();
-        Rights::Granted { subject: principal.subject.clone(), grants }
+        let quota = self.quotas.of(principal);
+        Rights::Granted { subject: principal.subject.clone(), grants, quota }
     }
 
     /// Whether nobody of this name, or with a token of this id, is let in.
@@ -283,7 +297,7 @@ fn patterns(
     wire.iter().enumerate().map(parse).collect()
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.get(..offset).unwrap_or(text).matches('\n').count()
 }
 
@@ -299,7 +313,7 @@ impl Rights {
     pub fn allows(&self, verb: Verb, name: &CollectionName) -> bool {
         match self {
             Self::Everything => true,
-            Self::Granted { subject, grants } => grants
+            Self::Granted { subject, grants, .. } => grants
                 .iter()
                 .flat_map(|grant| grant.of(verb))
                 .any(|pattern| pattern.covers(subject, name)),
@@ -325,6 +339,19 @@ impl Rights {
         match self {
             Self::Everything => true,
             Self::Granted { grants, .. } => grants.iter().any(|grant| !grant.of(verb).is_empty()),
+        }
+    }
+}
+
+// === impl Rights, quotas ===
+
+impl Rights {
+    /// What the policy says of how much may be written in a second.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        match self {
+            Self::Everything => Quota::default(),
+            Self::Granted { quota, .. } => *quota,
         }
     }
 }

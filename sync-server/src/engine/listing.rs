@@ -145,6 +145,30 @@ impl<S: Store> Ledger<S> {
         kept.then(|| receipt.import_sequence()).transpose()
     }
 
+    /// Bytes of live items of the collection of this name and of those below it.
+    pub fn bytes_below(&self, root: &str) -> u64 {
+        let below = format!("{root}/");
+        let own = self.heads.read().by_name.get(root).map_or(0, |(_, meta)| meta.head.bytes);
+        let (mut bytes, mut after) = (own, Bound::Included(below.clone()));
+        loop {
+            // Taken anew for each chunk: the writer waits for it.
+            let heads = self.heads.read();
+            let start = after.as_ref().map(String::as_str);
+            let chunk = heads.by_name.range::<str, _>((start, Bound::Unbounded));
+            let mut last = None;
+            for (name, (_, meta)) in chunk.take(LIST_LOOKS_MAX) {
+                if !name.as_str().starts_with(&below) {
+                    return bytes;
+                }
+                bytes += meta.head.bytes;
+                last = Some(name.as_str().to_owned());
+            }
+            drop(heads);
+            let Some(last) = last else { return bytes };
+            after = Bound::Excluded(last);
+        }
+    }
+
     /// Collections by name that `may_read` allows: those behind `after` whose names begin with
     /// `prefix`, at most `most` of them. Looks at all names until it has as many, so that what a
     /// caller may not read neither shows nor hides anything.

@@ -126,6 +126,10 @@ pub const ALL: &[Described] = &[
         "Calls refused by reason: unauthenticated, denied, unknown (there is no such call).",
     ),
     counter(
+        "deltasync_errors_total",
+        "Calls that were answered with an error, by reason: the words of the protocol.",
+    ),
+    counter(
         "deltasync_revocations_total",
         "What ended because a right did: target (of a stream), stream (its caller is nobody).",
     ),
@@ -144,6 +148,7 @@ pub const ALL: &[Described] = &[
     gauge("deltasync_connections", "Open connections."),
     gauge("deltasync_requests_held_bytes", "Claimed for requests that arrive or are worked on."),
     gauge("deltasync_replies_held_bytes", "Claimed for answers that are made or not taken."),
+    gauge("deltasync_loads_held_bytes", "Claimed for answers to first loads and reconciliations."),
     gauge("deltasync_pages_held_bytes", "Claimed for messages of subscriptions not taken."),
     gauge("deltasync_followed_collections", "Names that are followed, by diffusion: write, read."),
     counter("deltasync_inbox_entries_total", "Entries of inboxes that were written."),

@@ -1,7 +1,7 @@
 //! The labels of metrics: every value that each can have. No name, key or subject of a user ever
 //! becomes one.
 
-use sync_proto::types::ResetReason;
+use sync_proto::types::{Reason, ResetReason};
 
 /// Codes of `google.rpc.Code`.
 const OK: i32 = 0;
@@ -235,6 +235,10 @@ impl Labelled for PullOutcome {
         (Self::Deferred, "deferred"),
         (Self::Failed, "failed"),
     ];
+}
+
+impl Labelled for Reason {
+    const ALL: &'static [(Self, &'static str)] = Self::WORDS;
 }
 
 impl Labelled for ResetReason {

@@ -11,7 +11,7 @@ use ::metrics::{
     Counter, Gauge, Histogram, Key, Label, Level, Metadata, NoopRecorder, Recorder, SharedString,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use sync_proto::types::{Outcome, ResetReason};
+use sync_proto::types::{Outcome, Reason, ResetReason};
 
 use crate::engine::diffusing::SpreadTotals;
 
@@ -59,6 +59,8 @@ pub struct Sample {
     pub requests_bytes: u64,
     /// Bytes that are claimed for answers.
     pub replies_bytes: u64,
+    /// Likewise, for first loads and reconciliations.
+    pub loads_bytes: u64,
     /// Bytes that are claimed for messages of subscriptions.
     pub pages_bytes: u64,
     pub page_hits: u64,
@@ -85,6 +87,7 @@ struct Handles {
     pull_resets: ByLabel<ResetReason, 5>,
     stream_resets: ByLabel<ResetReason, 5>,
     refusals: ByLabel<Refused, 3>,
+    errors: ByLabel<Reason, { Reason::ALL.len() }>,
     revocations: ByLabel<Revoked, 2>,
     policy_reloads: ByLabel<Reload, 2>,
     key_reloads: ByLabel<Reload, 2>,
@@ -120,6 +123,7 @@ struct Handles {
     targets: Gauge,
     requests_bytes: Gauge,
     replies_bytes: Gauge,
+    loads_bytes: Gauge,
     pages_bytes: Gauge,
 }
 
@@ -216,6 +220,13 @@ impl Metrics {
         }
     }
 
+    /// A call was answered with an error of this reason, if it has one.
+    pub fn erred(&self, reason: Option<Reason>) {
+        if let Some(reason) = reason {
+            self.handles.errors.count(reason);
+        }
+    }
+
     /// Something ended because a right did.
     pub fn revoked(&self, what: Revoked) {
         self.handles.revocations.count(what);
@@ -284,6 +295,7 @@ impl Handles {
         self.targets.set(as_f64(sample.targets));
         self.requests_bytes.set(as_f64(sample.requests_bytes));
         self.replies_bytes.set(as_f64(sample.replies_bytes));
+        self.loads_bytes.set(as_f64(sample.loads_bytes));
         self.pages_bytes.set(as_f64(sample.pages_bytes));
         self.page_hits.absolute(sample.page_hits);
         self.page_misses.absolute(sample.page_misses);
@@ -322,11 +334,8 @@ impl Handles {
             ByLabel::new(recorder, "deltasync_resets_total", "reason", Some(&call))
         };
         let followed = |mode| {
-            labelled_gauge(
-                recorder,
-                "deltasync_followed_collections",
-                Label::new("diffusion", mode),
-            )
+            let mode = Label::new("diffusion", mode);
+            labelled_gauge(recorder, "deltasync_followed_collections", mode)
         };
         let labelled = |name, label, value| counter(recorder, name, vec![Label::new(label, value)]);
         let reloads = |what| {
@@ -346,6 +355,7 @@ impl Handles {
             pulls: ByLabel::new(recorder, "deltasync_pull_targets_total", "outcome", None),
             pull_resets: resets("pull"),
             stream_resets: resets("subscribe"),
+            errors: ByLabel::new(recorder, "deltasync_errors_total", "reason", None),
             refusals: ByLabel::new(recorder, "deltasync_calls_refused_total", "reason", None),
             revocations: ByLabel::new(recorder, "deltasync_revocations_total", "what", None),
             policy_reloads: reloads("policy"),
@@ -382,6 +392,7 @@ impl Handles {
             connections: gauge(recorder, "deltasync_connections"),
             requests_bytes: gauge(recorder, "deltasync_requests_held_bytes"),
             replies_bytes: gauge(recorder, "deltasync_replies_held_bytes"),
+            loads_bytes: gauge(recorder, "deltasync_loads_held_bytes"),
             pages_bytes: gauge(recorder, "deltasync_pages_held_bytes"),
         }
     }

@@ -11,8 +11,12 @@ use tonic::{Request, Status};
 use self::clients::ClientRegistry;
 use self::ending::Ending;
 use self::loads::{ConnectionNumber, LoadBreaker};
+use self::pacing::Pacing;
 use self::places::Places;
+use self::storing::Storing;
+use crate::admission::AnswerRoom;
 use crate::auth::{AccessError, Caller};
+use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
@@ -29,7 +33,9 @@ mod explaining;
 pub mod loads;
 mod long_calls;
 pub(crate) mod outbox;
+pub mod pacing;
 pub mod places;
+pub mod storing;
 mod subscribe;
 pub mod sync;
 mod verifying;
@@ -38,6 +44,9 @@ pub mod write;
 
 /// Reads of the store at once. They wait for the disk, not for each other.
 pub const READS_MAX: usize = 32;
+
+/// Reads at once of those that are first loads or reconciliations: others always get their turn.
+pub const LOAD_READS_MAX: usize = READS_MAX / 2;
 
 /// Backups at once.
 pub const BACKUPS_MAX: usize = 1;
@@ -53,6 +62,8 @@ pub struct Context<S> {
     /// Reads at once: fewer than the runtime has threads for them, so that a blocking task that
     /// is no read never waits behind reads.
     pub reads: Arc<tokio::sync::Semaphore>,
+    /// Reads at once for first loads and reconciliations.
+    pub load_reads: Arc<tokio::sync::Semaphore>,
     /// Backups at once: each reads everything.
     pub backups: Arc<tokio::sync::Semaphore>,
     /// Verifications at once, likewise.
@@ -65,6 +76,10 @@ pub struct Context<S> {
     pub metrics: Metrics,
     /// Bounds of streams.
     pub streams: StreamSettings,
+    /// How fast everybody may write.
+    pub pacing: Pacing,
+    /// How much may be stored where.
+    pub storing: Storing,
     /// Who begins the same load again and again.
     pub loads: LoadBreaker,
     /// The clients that were served lately.
@@ -90,6 +105,24 @@ pub struct StreamSettings {
     pub notice_interval: std::time::Duration,
 }
 
+/// What a call was given by its connection.
+#[derive(Debug)]
+struct Asking {
+    account: Account,
+    room: AnswerRoom,
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// What `server::calls` has put there; nothing if the request came another way.
+    fn of<T>(request: &Request<T>) -> Option<Self> {
+        let account = request.extensions().get::<Account>().cloned()?;
+        let room = request.extensions().get::<AnswerRoom>().cloned()?;
+        Some(Self { account, room })
+    }
+}
+
 // === impl Context ===
 
 impl<S: Store> Context<S> {
@@ -103,6 +136,18 @@ impl<S: Store> Context<S> {
     fn loader<T>(request: &Request<T>, caller: &Caller, client_id: &str) -> Who {
         let on = request.extensions().get::<ConnectionNumber>().copied().unwrap_or_default();
         LoadBreaker::who(caller, client_id, on)
+    }
+
+    /// Lets a call in as a first load or a reconciliation: its answer is claimed from their budget,
+    /// and it reads when it is its turn, which ends with what is returned.
+    async fn admit_load(
+        &self,
+        asking: &Asking,
+    ) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
+        let admitted = asking.room.become_load(&asking.account).await;
+        admitted.map_err(|error| status::loads_busy(&error))?;
+        let turn = Arc::clone(&self.load_reads).acquire_owned().await;
+        Ok(turn.expect("the semaphore is never closed"))
     }
 
     /// Runs a read of the store off the async workers. A call that is cancelled while it waits

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::auth::Caller;
+
 /// The places of a server.
 #[derive(Debug)]
 pub struct Places {
@@ -61,6 +63,19 @@ struct Taken {
 struct Count {
     streams: usize,
     targets: usize,
+}
+
+// === impl Holder ===
+
+impl Holder {
+    /// Whose a call on this connection is.
+    #[must_use]
+    pub fn of(caller: &Caller, connection: u64) -> Self {
+        match caller.subject() {
+            "" => Self::Connection(connection),
+            subject => Self::Subject(subject.to_owned()),
+        }
+    }
 }
 
 // === impl Places ===

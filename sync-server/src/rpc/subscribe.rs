@@ -123,10 +123,7 @@ pub(super) fn start<S: Store>(
     if context.drain.is_cancelled() {
         return Err(status::stopping("the server is stopping"));
     }
-    let holder = match caller.subject() {
-        "" => Holder::Connection(account.connection),
-        subject => Holder::Subject(subject.to_owned()),
-    };
+    let holder = Holder::of(caller, account.connection);
     let place = context.streams.places.take(holder, asked.targets.len());
     let place = place.map_err(|error| status::no_place(&error))?;
     let (outbox, outgoing) = outbox::open(account);

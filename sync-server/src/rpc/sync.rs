@@ -13,11 +13,12 @@ use sync_proto::types::{
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::subscribe::Reader;
-use super::{Context, clients, explaining, subscribe};
+use super::{Asking, Context, clients, explaining, subscribe};
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
@@ -99,6 +100,44 @@ impl<S: Store> SyncRpc<S> {
         resumed.await?.map_err(|error: StoreError| status::storage(&error))
     }
 
+    /// Whether a target begins a first load, or goes on with one.
+    fn is_load(&self, caller: &Caller, target: &Result<Target, Malformed>) -> bool {
+        let Ok(target) = target else { return false };
+        let loads = target.cursor.is_none_or(|cursor| cursor.base > cursor.version);
+        loads
+            && caller.may_read(&target.collection)
+            && self.context.ledger.head(&target.collection).is_some()
+    }
+
+    /// Lets a pull in as a load, if anything of it is one. If there is no room for loads, they are
+    /// taken out of the pull and the others answered; a pull of nothing else is refused.
+    async fn admit(
+        &self,
+        asking: &Asking,
+        caller: &Caller,
+        pull: &mut Pull,
+        held_up: &mut [Option<Failure>],
+    ) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        let loads: Vec<_> = pull.targets.iter().map(|one| self.is_load(caller, one)).collect();
+        if !loads.contains(&true) {
+            return Ok(None);
+        }
+        let busy = match self.context.admit_load(asking).await {
+            Ok(turn) => return Ok(Some(turn)),
+            Err(busy) if loads.contains(&false) => busy,
+            Err(busy) => return Err(busy),
+        };
+        let served = held_up.iter_mut().filter(|held_up| held_up.is_none());
+        for (place, _) in served.zip(&loads).filter(|(_, load)| **load) {
+            *place = Some(status::of_target(&busy));
+        }
+        let mut next = loads.iter();
+        pull.targets.retain(|_| next.next() == Some(&false));
+        let room = asking.room.become_reply(&asking.account).await;
+        room.map_err(|error| status::exhausted(&error))?;
+        Ok(None)
+    }
+
     /// Answers a pull, and takes note of the loads that begin and of what is sent.
     async fn answers(
         &self,
@@ -146,14 +185,16 @@ impl<S: Store> SyncService for SyncRpc<S> {
     ) -> Result<Response<v1::PullResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
+        let asking = Asking::of(&request).expect("every call of a connection has its account");
         let mut pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let client = clients::key(&caller, &pull.client_id);
         pull.targets = self.resume(&caller, client.as_ref(), pull.targets).await?;
         let explained = client.as_ref().map(|key| (key.clone(), shown(&pull)));
-        let held_up = self.hold_up(&who, &caller, &mut pull);
+        let mut held_up = self.hold_up(&who, &caller, &mut pull);
         let answered = if pull.targets.is_empty() {
             Vec::new()
         } else {
+            let _turn = self.admit(&asking, &caller, &mut pull, &mut held_up).await?;
             self.answers(&who, client.as_ref(), caller, pull).await?
         };
         let mut answered = answered.into_iter();
@@ -295,11 +336,14 @@ impl<S: Store> SyncService for SyncRpc<S> {
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
+        let asking = Asking::of(&request).expect("every call of a connection has its account");
         let asked = Reconcile::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         may_read(&caller, &asked.collection)?;
         let client = clients::key(&caller, &asked.client_id);
         let (name, first) = (asked.collection.clone(), asked.round == Round::Groups);
+        let turn = self.context.admit_load(&asking).await?;
         let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
+        drop(turn);
         let answer = answer.map_err(|error| status::reconcile(&error))?;
         let metrics = &self.context.metrics;
         metrics.sent(SentKind::Reconcile, explaining::round_bytes(&answer));

@@ -12,6 +12,8 @@ use sync_proto::v1::write_service_server::WriteService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Context;
+use super::loads::ConnectionNumber;
+use super::storing::Room;
 use crate::auth::{AccessError, Caller};
 use crate::core::request;
 use crate::engine::writer::Pending;
@@ -31,6 +33,8 @@ pub struct WriteRpc<S> {
 struct Import<'a, S> {
     context: &'a Context<S>,
     caller: Caller,
+    /// The connection that it comes on.
+    on: u64,
     id: Option<String>,
     waiting: VecDeque<Waiting>,
     told: v1::ImportResponse,
@@ -41,6 +45,8 @@ struct Waiting {
     pending: Pending,
     sequence: u64,
     mutations: u64,
+    /// Of the bytes that it adds.
+    _room: Room,
 }
 
 // === impl WriteRpc ===
@@ -60,6 +66,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         request: Request<v1::CommitRequest>,
     ) -> Result<Response<v1::CommitResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
+        let on = connection(&request);
         let wire = request.into_inner();
         // Only a retry is compared with what it repeats; hashing megabytes costs milliseconds.
         let retryable = !wire.idempotency_key.is_empty();
@@ -71,6 +78,9 @@ impl<S: Store> WriteService for WriteRpc<S> {
         let judged = commit.preconditions.iter();
         allowed("mutations", commit.mutations.iter().map(|one| caller.may_change(one)))?;
         allowed("preconditions", judged.map(|one| caller.may_write(&one.collection)))?;
+        let paced = self.context.pacing.take(&caller, on, commit.mutations.len());
+        paced.map_err(|error| status::too_fast(&error))?;
+        let _room = self.context.storing.room(&self.context, &caller, &commit.mutations).await?;
         let commit = request::Request::Commit { commit, fingerprint };
         let answer = self.context.writes.commit(commit).await.map_err(|e| status::write(&e))?;
         Ok(Response::new(v1::CommitResponse {
@@ -84,9 +94,11 @@ impl<S: Store> WriteService for WriteRpc<S> {
         request: Request<Streaming<v1::ImportRequest>>,
     ) -> Result<Response<v1::ImportResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
+        let on = connection(&request);
         let mut messages = request.into_inner();
         let mut import = Import {
             context: &self.context,
+            on,
             caller,
             id: None,
             waiting: VecDeque::new(),
@@ -134,13 +146,12 @@ impl<S: Store> WriteService for WriteRpc<S> {
             .context
             .read(move |ledger| ledger.import_progress(&import_id, Timestamp::now()))
             .await?;
-        match found.map_err(|error| status::storage(&error))? {
-            Some(sequence) => Ok(Response::new(v1::GetImportResponse { sequence })),
-            None => {
-                let text = "import_id: no such import within the window";
-                Err(status::refused(Reason::NoSuchImport, text))
-            }
-        }
+        let found = found.map_err(|error| status::storage(&error))?;
+        let sequence = found.ok_or_else(|| {
+            let text = "import_id: no such import within the window";
+            status::refused(Reason::NoSuchImport, text)
+        })?;
+        Ok(Response::new(v1::GetImportResponse { sequence }))
     }
 
     async fn delete_collection(
@@ -148,6 +159,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         request: Request<v1::DeleteCollectionRequest>,
     ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
+        let on = connection(&request);
         let wire = request.into_inner();
         let malformed = |error: Malformed| status::malformed(&error);
         let name = CollectionName::new(&wire.collection).map_err(malformed)?;
@@ -158,6 +170,8 @@ impl<S: Store> WriteService for WriteRpc<S> {
         let condition = wire.head_equals.map(convert::head_equals).transpose();
         let condition = condition.map_err(|error| malformed(error.within("head_equals")))?;
         may_write(&caller, &name)?;
+        let paced = self.context.pacing.take(&caller, on, 0);
+        paced.map_err(|error| status::too_fast(&error))?;
         let gone = self.context.writes.delete_collection(name, condition).await;
         let head = gone.map_err(|error| status::write(&error))?;
         Ok(Response::new(v1::DeleteCollectionResponse { last_head: Some(head.into()) }))
@@ -183,6 +197,10 @@ impl<S: Store> Import<'_, S> {
             .map_err(|error| status::malformed_commit(message.sequence, &error))?;
         allowed("mutations", mutations.iter().map(|one| self.caller.may_change(one)))?;
         self.settle(IMPORT_WINDOW - 1).await?;
+        self.keep_pace(mutations.len()).await?;
+        let room = self.context.storing.room(self.context, &self.caller, &mutations).await;
+        let room = room
+            .map_err(|status| status::preceded(&format!("commit {}", message.sequence), &status))?;
 
         let count = u64::try_from(mutations.len()).expect("a commit is bounded");
         let sequence = message.sequence;
@@ -193,7 +211,22 @@ impl<S: Store> Import<'_, S> {
         };
         let submitted = self.context.writes.submit(request).await;
         let pending = submitted.map_err(|error| status::write(&error))?;
-        self.waiting.push_back(Waiting { pending, sequence, mutations: count });
+        self.waiting.push_back(Waiting { pending, sequence, mutations: count, _room: room });
+        Ok(())
+    }
+
+    /// Waits until the caller may write as much: an import is slowed down, not refused.
+    async fn keep_pace(&self, mutations: usize) -> Result<(), Status> {
+        while let Err(too_fast) = self.context.pacing.take(&self.caller, self.on, mutations) {
+            tokio::select! {
+                biased;
+                error = self.caller.ended() => return Err(status::access(error)),
+                () = self.context.drain.cancelled() => {
+                    return Err(status::stopping("the server is stopping; resume the import"));
+                }
+                () = tokio::time::sleep(too_fast.wait) => {}
+            }
+        }
         Ok(())
     }
 
@@ -231,6 +264,11 @@ impl<S: Store> Import<'_, S> {
         }
         Ok(())
     }
+}
+
+/// The number of the connection that a request came on.
+fn connection<T>(request: &Request<T>) -> u64 {
+    request.extensions().get::<ConnectionNumber>().copied().unwrap_or_default().0
 }
 
 fn check_import_id(id: &str) -> Result<(), Malformed> {

@@ -21,6 +21,7 @@ use super::connections::Peer;
 use super::reply::Reply;
 use super::spans;
 use super::upload::{Held, Shape, Upload, UploadBounds};
+use crate::admission::AnswerRoom;
 use crate::auth::methods::{Rule, rule_of};
 use crate::auth::principal::Credentials;
 use crate::auth::{Access, AccessError, Caller};
@@ -90,6 +91,7 @@ where
             Ok(Some(caller)) => drop(request.extensions_mut().insert(caller)),
             Ok(None) => {}
             Err(refusal) => {
+                self.layer.metrics.erred(status::reason_of(&refusal));
                 self.layer.metrics.refused(refusal.code().into());
                 self.layer.metrics.answered(&path, refusal.code().into(), began.elapsed());
                 return Box::pin(std::future::ready(Ok(refusal.into_http())));
@@ -103,8 +105,10 @@ where
         let weight = request.extensions().get().copied().unwrap_or(Weight::PLAIN);
         let account = peer.account().weighing(weight);
         let shape = Shape::of(&path);
-        let held = Arc::new(Mutex::new(Held::default()));
+        let room = AnswerRoom::default();
+        let held = Arc::new(Mutex::new(Held::answering(room.clone())));
         request.extensions_mut().insert(account.clone());
+        request.extensions_mut().insert(room.clone());
         let request = request.map(|body| {
             let uploads = self.layer.uploads.clone();
             Body::new(Upload::new(body, shape, account.clone(), Arc::clone(&held), uploads))
@@ -121,17 +125,21 @@ where
             {
                 tracing::debug!("the details of an error are no header");
             }
+            let reason = Status::from_header_map(answer.headers());
+            metrics.erred(reason.as_ref().and_then(status::reason_of));
             let code = status.map_or(Code::Ok, |status| status.code()).into();
             metrics.refused(code);
             metrics.answered(&path, code, began.elapsed());
             tracing::debug!(code, took = ?began.elapsed(), "answered");
-            let claim = held.lock().answer.take();
+            // What the request claims is claimed until now.
+            drop(held);
+            let room = room.take();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
                 return Ok(answer.map(|_| outgoing.into_body()));
             }
-            Ok(match claim {
-                Some(claim) if !answer.body().is_end_stream() => {
-                    answer.map(|body| Body::new(Reply::new(body, account.replies, claim)))
+            Ok(match room {
+                Some((lane, claim)) if !answer.body().is_end_stream() => {
+                    answer.map(|body| Body::new(Reply::new(body, lane, claim)))
                 }
                 // A refusal, which is all in the head of the answer.
                 Some(_) | None => answer,

@@ -75,6 +75,7 @@ impl<S: Store> Watched<S> {
             connections: (connections_max - slots.available_permits()) as u64,
             requests_bytes: budgets.requests.held() as u64,
             replies_bytes: budgets.replies.held() as u64,
+            loads_bytes: budgets.loads.held() as u64,
             pages_bytes: (budgets.pages.held() + budgets.shared_pages.held()) as u64,
             page_hits,
             page_misses,

@@ -25,6 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::framing::Framing;
+use crate::admission::AnswerRoom;
 use crate::budget::{Account, Claim, Exhausted};
 use crate::flight::CALL_BYTES;
 use crate::rpc::ending::Ending;
@@ -69,7 +70,7 @@ pub(super) struct Held {
     /// The request.
     request: Option<Claim>,
     /// The answer.
-    pub(super) answer: Option<Claim>,
+    answer: AnswerRoom,
 }
 
 /// Bounds of uploads.
@@ -151,6 +152,11 @@ impl Shape {
 // === impl Held ===
 
 impl Held {
+    /// Nothing yet; there will be this room for the answer.
+    pub(super) fn answering(answer: AnswerRoom) -> Self {
+        Self { answer, ..Self::default() }
+    }
+
     /// The peer has sent more. Whoever asked for it has done with all messages before the one
     /// that is open, which has this length.
     fn took(&mut self, open: usize, account: &Account) {
@@ -171,11 +177,11 @@ impl Held {
     }
 
     /// There is room for the answer.
-    fn may_answer(&mut self, claim: Claim) {
+    fn may_answer(&mut self, claim: Claim, account: &Account) {
         for claim in [&mut self.call, &mut self.request].into_iter().flatten() {
             claim.await_server();
         }
-        self.answer = Some(claim);
+        self.answer.give(account.replies.clone(), claim);
     }
 }
 
@@ -255,7 +261,7 @@ impl Upload {
                 },
                 Step::Answering(claiming) => {
                     let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
-                    self.held.lock().may_answer(claim);
+                    self.held.lock().may_answer(claim, &self.account);
                     self.step = Step::Ended;
                 }
                 Step::Ended => return Poll::Ready(None),

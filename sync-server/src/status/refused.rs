@@ -14,7 +14,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 const WHOLE_REQUEST: &str = "request";
 
 /// What passes by itself, and after how many seconds it is worth asking again.
-const USUAL_WAITS: [(Reason, u64); 8] = [
+const USUAL_WAITS: [(Reason, u64); 9] = [
+    (Reason::LoadsBusy, 2),
     (Reason::KeysNotReady, 1),
     (Reason::NoRoom, 1),
     (Reason::UploadTooSlow, 1),
@@ -65,7 +66,11 @@ pub fn code(reason: Reason) -> Code {
         | Reason::OperationBusy
         | Reason::LoadRepeated
         | Reason::DiskFull
-        | Reason::CollectionQuota => Code::ResourceExhausted,
+        | Reason::CollectionQuota
+        | Reason::StoredBytes
+        | Reason::CommitRate
+        | Reason::MutationRate
+        | Reason::LoadsBusy => Code::ResourceExhausted,
         Reason::UploadTooSlow | Reason::NotTaken | Reason::TookTooLong => Code::DeadlineExceeded,
         Reason::CallerGone => Code::Cancelled,
         Reason::KeysNotReady | Reason::Stopping => Code::Unavailable,
@@ -152,6 +157,11 @@ impl Refused {
     /// The setting whose limit is in the way.
     pub(crate) fn limit(self, setting: &'static str) -> Self {
         Self { limit: Some(setting), ..self }
+    }
+
+    /// The same call may pass after this.
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 
     fn with_code(mut self, code: Code) -> Status {
