@@ -22,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 /// One connection may hold this part of a budget.
 const CONNECTION_SHARE: usize = 4;
 
+/// Of that for first loads it is half, because it is half as large: a connection that is alone makes as
+/// many side by side as other answers.
+const LOADS_CONNECTION_SHARE: usize = 2;
+
 /// So often a waiting claim looks for somebody who keeps it waiting for no good reason.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -168,7 +172,11 @@ impl Budget {
     /// The part of one connection, which is cut when it keeps others waiting.
     #[must_use]
     pub fn lane(&self, cut: CancellationToken) -> Lane {
-        let total = self.shared.total / CONNECTION_SHARE;
+        self.part(CONNECTION_SHARE, cut)
+    }
+
+    fn part(&self, share: usize, cut: CancellationToken) -> Lane {
+        let total = self.shared.total / share;
         let free = Arc::new(Semaphore::new(total));
         let (shared, weight) = (Arc::clone(&self.shared), Weight::PLAIN);
         Lane { shared, total, weight, free, progress: Arc::default(), cut }
@@ -345,6 +353,9 @@ impl Claim {
     pub fn await_lane(&mut self, lane: &Lane) {
         if let Some((_, holder)) = &self.holder {
             *holder.behind.lock() = Some(Arc::clone(&lane.progress));
+            // Not to blame for what the server took until now.
+            holder.progress.store(self.shared.now(), Ordering::Relaxed);
+            holder.awaited.store(true, Ordering::Relaxed);
         }
     }
 
@@ -365,6 +376,7 @@ impl Account {
     pub fn weighing(&self, weight: Weight) -> Self {
         Self {
             replies: self.replies.weighing(weight),
+            loads: self.loads.weighing(weight),
             pages: self.pages.weighing(weight),
             shared_pages: self.shared_pages.weighing(weight),
             ..self.clone()
@@ -397,7 +409,7 @@ impl Budgets {
             calls: self.calls.lane(cut.clone()),
             requests: self.requests.lane(cut.clone()),
             replies: self.replies.lane(cut.clone()),
-            loads: self.loads.lane(cut.clone()),
+            loads: self.loads.part(LOADS_CONNECTION_SHARE, cut.clone()),
             pages: self.pages.lane(cut.clone()),
             shared_pages: self.shared_pages.lane(cut.clone()),
         }

@@ -218,6 +218,36 @@ async fn unread_loads_delay_no_resume() {
     server.stop().await.unwrap();
 }
 
+/// G8: whoever asks for more loads than it takes, on all calls that there may be, is cut when others
+/// want to call: that they wait for each other is its own doing.
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_that_wait_keep_no_call_out() {
+    let server = Server::start(|config| config.loads_mib = 16).await;
+    let mut honest = server.peer().await;
+    let resume = filled(&mut honest).await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let mut hostile = Peer::over(server.connect().await, tight()).await.unwrap();
+        for _ in 0..1_000 {
+            let mut call = hostile.call(PULL).await.unwrap();
+            call.send(&pull(), true);
+            held.push(call.response);
+        }
+        // One that is seen behind all others: the server has begun them.
+        drop(hostile.is_served().await);
+    }
+    assert_eq!(ask(&mut honest, PULL, &resume).await.1, "0");
+    drop(held);
+    server.stop().await.unwrap();
+}
+
+/// A peer that takes a little of each answer.
+fn tight() -> Builder {
+    let mut builder = Builder::new();
+    builder.initial_window_size(20_000).initial_connection_window_size(1 << 24);
+    builder
+}
+
 /// Writes a large item; the pull of somebody who has it.
 async fn filled(peer: &mut Peer) -> v1::PullRequest {
     let written: v1::CommitResponse = told(peer, COMMIT, &put("k", LARGE)).await;
@@ -245,9 +275,7 @@ async fn told<T: prost::Message + Default>(
 async fn hold_loads(server: &Server) -> Vec<(Response<RecvStream>, Peer)> {
     let mut held = Vec::new();
     for _ in 0..13 {
-        let mut builder = Builder::new();
-        builder.initial_window_size(20_000).initial_connection_window_size(1 << 24);
-        let mut hostile = Peer::over(server.connect().await, builder).await.unwrap();
+        let mut hostile = Peer::over(server.connect().await, tight()).await.unwrap();
         let mut call = hostile.call(PULL).await.unwrap();
         call.send(&pull(), true);
         held.push((within(call.response).await.unwrap(), hostile));

@@ -14,7 +14,7 @@ use self::loads::{ConnectionNumber, LoadBreaker};
 use self::pacing::Pacing;
 use self::places::Places;
 use self::storing::Storing;
-use crate::admission::AnswerRoom;
+use crate::admission::Held;
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
@@ -109,7 +109,7 @@ pub struct StreamSettings {
 #[derive(Debug)]
 struct Asking {
     account: Account,
-    room: AnswerRoom,
+    held: Held,
 }
 
 // === impl Asking ===
@@ -118,8 +118,8 @@ impl Asking {
     /// What `server::calls` has put there; nothing if the request came another way.
     fn of<T>(request: &Request<T>) -> Option<Self> {
         let account = request.extensions().get::<Account>().cloned()?;
-        let room = request.extensions().get::<AnswerRoom>().cloned()?;
-        Some(Self { account, room })
+        let held = request.extensions().get::<Held>().cloned()?;
+        Some(Self { account, held })
     }
 }
 
@@ -144,7 +144,7 @@ impl<S: Store> Context<S> {
         &self,
         asking: &Asking,
     ) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
-        let admitted = asking.room.become_load(&asking.account).await;
+        let admitted = asking.held.become_load(&asking.account).await;
         admitted.map_err(|error| status::loads_busy(&error))?;
         let turn = Arc::clone(&self.load_reads).acquire_owned().await;
         Ok(turn.expect("the semaphore is never closed"))

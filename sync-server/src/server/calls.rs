@@ -2,13 +2,11 @@
 //! the request is read; what the call holds for its peer is claimed first (`upload`, `reply`); and
 //! the server waits for it before it ends, if it has begun before.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http_body::Body as _;
-use parking_lot::Mutex;
 use sync_proto::types::Reason;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -20,8 +18,8 @@ use tracing::Instrument as _;
 use super::connections::Peer;
 use super::reply::Reply;
 use super::spans;
-use super::upload::{Held, Shape, Upload, UploadBounds};
-use crate::admission::AnswerRoom;
+use super::upload::{Shape, Upload, UploadBounds};
+use crate::admission::Held;
 use crate::auth::methods::{Rule, rule_of};
 use crate::auth::principal::Credentials;
 use crate::auth::{Access, AccessError, Caller};
@@ -105,13 +103,12 @@ where
         let weight = request.extensions().get().copied().unwrap_or(Weight::PLAIN);
         let account = peer.account().weighing(weight);
         let shape = Shape::of(&path);
-        let room = AnswerRoom::default();
-        let held = Arc::new(Mutex::new(Held::answering(room.clone())));
+        let held = Held::default();
         request.extensions_mut().insert(account.clone());
-        request.extensions_mut().insert(room.clone());
+        request.extensions_mut().insert(held.clone());
         let request = request.map(|body| {
             let uploads = self.layer.uploads.clone();
-            Body::new(Upload::new(body, shape, account.clone(), Arc::clone(&held), uploads))
+            Body::new(Upload::new(body, shape, account, held.clone(), uploads))
         });
         let span = spans::of_call(&path, request.headers());
         let call = span.in_scope(|| self.inner.call(request));
@@ -126,14 +123,15 @@ where
                 tracing::debug!("the details of an error are no header");
             }
             let reason = Status::from_header_map(answer.headers());
-            metrics.erred(reason.as_ref().and_then(status::reason_of));
+            let reason = reason.as_ref().and_then(status::reason_of);
+            metrics.erred(reason);
             let code = status.map_or(Code::Ok, |status| status.code()).into();
             metrics.refused(code);
             metrics.answered(&path, code, began.elapsed());
-            tracing::debug!(code, took = ?began.elapsed(), "answered");
+            let reason = reason.map(Reason::as_str);
+            tracing::debug!(code, reason, took = ?began.elapsed(), "answered");
             // What the request claims is claimed until now.
-            drop(held);
-            let room = room.take();
+            let room = held.answered();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
                 return Ok(answer.map(|_| outgoing.into_body()));
             }

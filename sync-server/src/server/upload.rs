@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
-use parking_lot::Mutex;
 use sync_proto::limits::MESSAGE_BYTES_MAX;
 use sync_proto::types::Reason;
 use tokio::time::{Instant, Sleep};
@@ -25,7 +24,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::framing::Framing;
-use crate::admission::AnswerRoom;
+use crate::admission::{ANSWER_BYTES_MAX, Held};
 use crate::budget::{Account, Claim, Exhausted};
 use crate::flight::CALL_BYTES;
 use crate::rpc::ending::Ending;
@@ -43,9 +42,6 @@ const UPLOAD_MAX: Duration = Duration::from_secs(1);
 /// How long a call waits for room that others hold.
 pub(super) const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
-/// Room for any answer: a message, with what it takes to make it.
-const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + CALL_BYTES;
-
 /// An answer about what a request named is not larger than a few times the request.
 const ANSWER_PER_REQUEST: usize = 4;
 
@@ -60,17 +56,6 @@ pub(super) enum Shape {
     Importing,
     /// Answers for ever; the stream claims for itself.
     Following,
-}
-
-/// What a call holds for its peer.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    /// The call itself.
-    call: Option<Claim>,
-    /// The request.
-    request: Option<Claim>,
-    /// The answer.
-    answer: AnswerRoom,
 }
 
 /// Bounds of uploads.
@@ -92,7 +77,7 @@ pub(super) struct Upload {
     body: Body,
     shape: Shape,
     account: Account,
-    held: Arc<Mutex<Held>>,
+    held: Held,
     framing: Framing,
     step: Step,
     patience: Duration,
@@ -149,42 +134,6 @@ impl Shape {
     }
 }
 
-// === impl Held ===
-
-impl Held {
-    /// Nothing yet; there will be this room for the answer.
-    pub(super) fn answering(answer: AnswerRoom) -> Self {
-        Self { answer, ..Self::default() }
-    }
-
-    /// The peer has sent more. Whoever asked for it has done with all messages before the one
-    /// that is open, which has this length.
-    fn took(&mut self, open: usize, account: &Account) {
-        if let Some(call) = &mut self.call {
-            call.await_peer(&account.calls);
-        }
-        if let Some(request) = &mut self.request {
-            request.shrink_to(open.min(MESSAGE_BYTES_MAX));
-            request.await_peer(&account.requests);
-        }
-    }
-
-    /// The peer has sent everything, and must perhaps take other answers first.
-    fn is_complete(&mut self, account: &Account) {
-        for claim in [&mut self.call, &mut self.request].into_iter().flatten() {
-            claim.await_lane(&account.replies);
-        }
-    }
-
-    /// There is room for the answer.
-    fn may_answer(&mut self, claim: Claim, account: &Account) {
-        for claim in [&mut self.call, &mut self.request].into_iter().flatten() {
-            claim.await_server();
-        }
-        self.answer.give(account.replies.clone(), claim);
-    }
-}
-
 // === impl UploadBounds ===
 
 impl UploadBounds {
@@ -203,7 +152,7 @@ impl Upload {
         body: Body,
         shape: Shape,
         account: Account,
-        held: Arc<Mutex<Held>>,
+        held: Held,
         bounds: UploadBounds,
     ) -> Self {
         let patience = bounds.patience;
@@ -235,15 +184,14 @@ impl Upload {
         loop {
             match &mut self.step {
                 Step::Starting(claiming) => {
-                    let mut claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
-                    claim.await_peer(&self.account.calls);
-                    self.held.lock().call = Some(claim);
+                    let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
+                    self.held.begin(claim, &self.account);
                     self.begin_reading();
                 }
                 Step::Claiming(claiming, bytes) => {
                     let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
                     let bytes = std::mem::take(bytes);
-                    self.hold(claim);
+                    self.held.request(claim, &self.account);
                     self.begin_reading();
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
@@ -261,7 +209,7 @@ impl Upload {
                 },
                 Step::Answering(claiming) => {
                     let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
-                    self.held.lock().may_answer(claim, &self.account);
+                    self.held.may_answer(&self.account.replies, claim);
                     self.step = Step::Ended;
                 }
                 Step::Ended => return Poll::Ready(None),
@@ -277,18 +225,9 @@ impl Upload {
         self.step = Step::Reading;
     }
 
-    fn hold(&mut self, claim: Claim) {
-        let mut held = self.held.lock();
-        let request = match held.request.take() {
-            Some(request) => request.with(claim),
-            None => claim,
-        };
-        held.request.insert(request).await_peer(&self.account.requests);
-    }
-
     /// Takes note of what has arrived; returned at once if there is room for it already.
     fn take(&mut self, bytes: Bytes) -> Result<Option<Bytes>, Status> {
-        self.held.lock().took(self.framing.open().unwrap_or_default(), &self.account);
+        self.held.took(self.framing.open().unwrap_or_default(), &self.account);
         let begun = self.framing.take(&bytes).min(MESSAGE_BYTES_MAX);
         self.pace.total += bytes.len();
         if self.pace.pausing || (begun > 0 && self.shape == Shape::Importing) {
@@ -314,7 +253,7 @@ impl Upload {
 
     /// The request is complete.
     fn begin_answering(&mut self) {
-        self.held.lock().is_complete(&self.account);
+        self.held.waits_for(&self.account.replies);
         let bytes = self.shape.answer_bytes(self.pace.total);
         let lane = self.account.replies.clone();
         self.step =
