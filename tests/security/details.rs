@@ -153,6 +153,10 @@ fn status_of(answer: &Answer) -> Status {
 
 /// What a refusal must say, whatever it is about; returns its reason.
 fn explained(what: &str, status: &Status) -> (Reason, ErrorDetails) {
+    // There are clients that refuse details whose text is another one, and some show only theirs.
+    let whole = tonic_types::pb::Status::decode(status.details());
+    let whole = whole.unwrap_or_else(|error| panic!("{what}: no details: {error}: {status:?}"));
+    assert_eq!((whole.code, &*whole.message), (status.code().into(), status.message()), "{what}");
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("{what}: no reason: {status:?}"));
     assert_eq!(info.domain, REASON_DOMAIN, "{what}");

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use prost::Message as _;
 use sync_proto::types::{Event, GoodbyeReason, Subscribe};
 use sync_proto::v1;
@@ -126,6 +128,12 @@ async fn a_page_calls_and_follows() {
             page.call(PULL, coding, &[("origin", ORIGIN)], &v1::PullRequest::default()).await;
         assert_eq!(answer.code, Code::InvalidArgument as i32, "{answer:?}");
         assert!(answer.head.header("grpc-message").unwrap().starts_with("targets:"));
+        // And so is why, in the bytes that gRPC has.
+        let details = answer.head.header("grpc-status-details-bin").unwrap();
+        let details = STANDARD_NO_PAD.decode(details.trim_end_matches('=')).unwrap();
+        let channel = server.wire().channel();
+        let refused = raw_calls::call(&channel, None, PULL, vec![Vec::new()], 1).await;
+        assert_eq!(details, refused.details, "{refused:?}");
     }
     server.stop().await;
 }

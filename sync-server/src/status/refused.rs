@@ -121,10 +121,11 @@ pub(crate) fn completed(status: &Status) -> Option<Status> {
     Some(refused.with_code(status.code()))
 }
 
-/// The same with words before its text.
+/// The same with words before its text, in both places that have it: there are clients that refuse
+/// details whose text is another one, and others that show only theirs.
 pub(crate) fn preceded(by: &str, status: &Status) -> Status {
     let text = format!("{by}: {}", status.message());
-    Status::with_details(status.code(), text, status.details().to_vec().into())
+    Status::with_error_details(status.code(), text, status.get_error_details())
 }
 
 /// The reason that a status tells.
