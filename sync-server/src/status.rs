@@ -183,6 +183,7 @@ fn refusal_of(refusal: &Refusal, text: String) -> Status {
             let quota = Refused::new(Reason::CollectionQuota, text).limit("policy.bytes_max");
             quota.quota(&format!("collection:{collection}"), &limit).into()
         }
+        Refusal::TooMuchStored(error) => too_much(error),
         Refusal::KeyReused => at(Reason::IdempotencyKeyReused, &text),
         Refusal::VersionTooLarge { .. } | Refusal::ReplacesTooMuch { .. } => {
             at(Reason::CommitTooLarge, &text)
@@ -236,6 +237,12 @@ pub fn backup(error: &BackupFailure) -> Status {
         BackupFailure::Store(cause) => storage(cause),
         BackupFailure::TooBusy => refused(Reason::BackupOvertaken, error.to_string()),
     }
+}
+
+/// Whether a write that ended so has changed nothing, which is known of all but some faults of ours.
+#[must_use]
+pub fn is_unchanged(status: &Status) -> bool {
+    !matches!(status.code(), Code::Unknown | Code::Internal)
 }
 
 /// A read that storage failed.

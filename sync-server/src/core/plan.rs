@@ -15,7 +15,8 @@ use sync_proto::types::{
 
 use super::acks::{AckRefusal, AckRetention};
 use super::effect::{Effect, item_bytes, put_over, value_of};
-use super::request::Request;
+use super::request::{Repeated, Request};
+use super::stored::TooMuch;
 use super::workspace::{REPLACED_BYTES_MAX, Workspace};
 use crate::store::StoreError;
 use crate::store::keys::CollectionId;
@@ -84,6 +85,9 @@ pub enum Refusal {
         /// How many it may hold.
         quota: u64,
     },
+    /// There would be more bytes below a name than the policy of the server allows.
+    #[error(transparent)]
+    TooMuchStored(TooMuch),
     /// The idempotency key belongs to another request.
     #[error("idempotency_key: was used within the window with another request")]
     KeyReused,
@@ -131,8 +135,60 @@ impl Workspace {
             Request::Import { import_id, sequence, mutations } => {
                 self.plan_import(import_id, *sequence, mutations, at)
             }
+            Request::Repeat(repeated, too_much) => self.plan_repeat(repeated, too_much, at),
             Request::Ack(claims) => self.plan_ack(claims, at),
         }
+    }
+
+    fn plan_repeat(
+        &self,
+        repeated: &Repeated,
+        too_much: &TooMuch,
+        at: &Moment<'_>,
+    ) -> Result<Answer, Refusal> {
+        let earlier = match repeated {
+            Repeated::Commit { idempotency_key, fingerprint } => {
+                self.committed_before(idempotency_key, fingerprint, at)?
+            }
+            Repeated::Import { import_id, sequence } => {
+                self.imported_before(import_id, *sequence, at)?
+            }
+        };
+        earlier.ok_or_else(|| Refusal::TooMuchStored(too_much.clone()))
+    }
+
+    /// The answer to the commit that was done under this key, if one was.
+    fn committed_before(
+        &self,
+        idempotency_key: &str,
+        fingerprint: &[u8; 16],
+        at: &Moment<'_>,
+    ) -> Result<Option<Answer>, Refusal> {
+        let receipt = (ReceiptKind::Commit, idempotency_key.to_owned());
+        let earlier = self.receipts.get(&receipt).and_then(|slot| slot.now.as_ref());
+        let earlier = earlier.filter(|earlier| !earlier.expired(at.now, at.receipt_window));
+        earlier.map(|earlier| replay(earlier, fingerprint)).transpose()
+    }
+
+    /// The answer to a commit of an import that was done already; refused if one is left out.
+    fn imported_before(
+        &self,
+        import_id: &str,
+        sequence: u64,
+        at: &Moment<'_>,
+    ) -> Result<Option<Answer>, Refusal> {
+        let receipt = (ReceiptKind::Import, import_id.to_owned());
+        let slot = self.receipts.get(&receipt).expect("needs() asked for the receipt");
+        let known = slot.now.as_ref().filter(|receipt| !receipt.expired(at.now, at.receipt_window));
+        let done = known.map_or(Ok(0), Receipt::import_sequence);
+        let done = done.map_err(Refusal::Damaged)?;
+        if sequence <= done {
+            return Ok(Some(Answer { collections: Vec::new(), replayed: true }));
+        }
+        if sequence != done + 1 {
+            return Err(Refusal::ImportGap { found: sequence, wanted: done + 1 });
+        }
+        Ok(None)
     }
 
     fn plan_commit(
@@ -141,16 +197,14 @@ impl Workspace {
         fingerprint: &[u8; 16],
         at: &mut Moment<'_>,
     ) -> Result<Answer, Refusal> {
-        let receipt = (ReceiptKind::Commit, commit.idempotency_key.clone());
-        if let Some(earlier) = self.receipts.get(&receipt).and_then(|slot| slot.now.as_ref())
-            && !earlier.expired(at.now, at.receipt_window)
-        {
-            return replay(earlier, fingerprint);
+        if let Some(earlier) = self.committed_before(&commit.idempotency_key, fingerprint, at)? {
+            return Ok(earlier);
         }
         for (index, precondition) in commit.preconditions.iter().enumerate() {
             self.check(precondition).map_err(|reason| Refusal::Precondition { index, reason })?;
         }
         let answer = self.plan_mutations(&commit.mutations, at)?;
+        let receipt = (ReceiptKind::Commit, commit.idempotency_key.clone());
         if let Some(slot) = self.receipts.get_mut(&receipt) {
             slot.now = Some(Receipt {
                 time: at.now,
@@ -168,21 +222,14 @@ impl Workspace {
         mutations: &[Mutation],
         at: &mut Moment<'_>,
     ) -> Result<Answer, Refusal> {
-        let receipt = (ReceiptKind::Import, import_id.to_owned());
-        let slot = self.receipts.get(&receipt).expect("needs() asked for the receipt");
-        let known = slot.now.as_ref().filter(|receipt| !receipt.expired(at.now, at.receipt_window));
-        let done = known.map_or(Ok(0), Receipt::import_sequence);
-        let done = done.map_err(Refusal::Damaged)?;
-        if sequence <= done {
-            return Ok(Answer { collections: Vec::new(), replayed: true });
-        }
-        if sequence != done + 1 {
-            return Err(Refusal::ImportGap { found: sequence, wanted: done + 1 });
+        if let Some(earlier) = self.imported_before(import_id, sequence, at)? {
+            return Ok(earlier);
         }
         let answer = self.plan_mutations(mutations, at)?;
         let payload = Bytes::copy_from_slice(&sequence.to_be_bytes());
         let now = Receipt { time: at.now, fingerprint: [0; 16], payload };
-        self.receipts.get_mut(&receipt).expect("looked up above").now = Some(now);
+        let receipt = (ReceiptKind::Import, import_id.to_owned());
+        self.receipts.get_mut(&receipt).expect("needs() asked for the receipt").now = Some(now);
         Ok(answer)
     }
 

@@ -48,15 +48,22 @@ pub struct TooFast {
 #[derive(Debug)]
 pub struct Rates<K> {
     burst: Duration,
-    paid: HashMap<K, Paid>,
+    holders: HashMap<K, Used>,
     sweep_at: usize,
 }
 
-/// Up to when what was taken is paid for.
+/// What one holder has used.
 #[derive(Debug, Clone, Copy, Default)]
-struct Paid {
-    commits: Duration,
-    mutations: Duration,
+struct Used {
+    commits: Bucket,
+    mutations: Bucket,
+}
+
+/// Up to when what was taken is paid for, at this pace.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bucket {
+    paid: Duration,
+    per_s: u64,
 }
 
 // === impl Pace ===
@@ -88,7 +95,7 @@ impl<K: Eq + Hash> Rates<K> {
     /// Full buckets, which hold what is allowed in so long.
     #[must_use]
     pub fn new(burst: Duration) -> Self {
-        Self { burst, paid: HashMap::new(), sweep_at: SWEEP_MIN }
+        Self { burst, holders: HashMap::new(), sweep_at: SWEEP_MIN }
     }
 
     /// Takes one commit of so many mutations out of somebody's buckets, or nothing. What is larger
@@ -100,51 +107,110 @@ impl<K: Eq + Hash> Rates<K> {
         mutations: u64,
         now: Duration,
     ) -> Result<(), TooFast> {
-        let paid = self.paid.get(&holder).copied().unwrap_or_default();
-        let judge = |counted, paid, count, per_s| {
-            let wait = |wait| TooFast { counted, per_s, wait };
-            pay(paid, cost(count, per_s), self.burst, now).map_err(wait)
-        };
-        let commits = judge(Counted::Commits, paid.commits, 1, pace.commits_per_s)?;
-        let mutations = judge(Counted::Mutations, paid.mutations, mutations, pace.mutations_per_s)?;
-        self.paid.insert(holder, Paid { commits, mutations });
+        let used = self.judge(&holder, pace, mutations, now)?;
+        self.holders.insert(holder, used);
         self.forget(now);
         Ok(())
+    }
+
+    /// Gives back mutations that were taken, because nothing was changed.
+    pub fn give_back(&mut self, holder: &K, mutations: u64) {
+        if let Some(used) = self.holders.get_mut(holder) {
+            let bucket = &mut used.mutations;
+            bucket.paid = bucket.paid.saturating_sub(cost(mutations, bucket.per_s));
+        }
     }
 
     /// How many buckets are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.paid.len()
+        self.holders.len()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.paid.is_empty()
+        self.holders.is_empty()
+    }
+
+    fn judge(
+        &mut self,
+        holder: &K,
+        pace: Pace,
+        mutations: u64,
+        now: Duration,
+    ) -> Result<Used, TooFast> {
+        let used = match self.holders.get_mut(holder) {
+            Some(used) => {
+                used.commits.keep(pace.commits_per_s, now);
+                used.mutations.keep(pace.mutations_per_s, now);
+                *used
+            }
+            None => Used::default(),
+        };
+        let take = |counted, bucket: Bucket, count, per_s| {
+            let too_fast = |wait| TooFast { counted, per_s, wait };
+            bucket.take(count, per_s, self.burst, now).map_err(too_fast)
+        };
+        let commits = take(Counted::Commits, used.commits, 1, pace.commits_per_s)?;
+        let per_s = pace.mutations_per_s;
+        let mutations = take(Counted::Mutations, used.mutations, mutations, per_s)?;
+        Ok(Used { commits, mutations })
     }
 
     fn forget(&mut self, now: Duration) {
-        if self.paid.len() < self.sweep_at {
+        if self.holders.len() < self.sweep_at {
             return;
         }
-        self.paid.retain(|_, paid| paid.latest() > now);
-        if self.paid.len() >= HOLDERS_MAX {
-            let mut moments: Vec<Duration> = self.paid.values().map(Paid::latest).collect();
+        self.holders.retain(|_, used| used.latest() > now);
+        if self.holders.len() >= HOLDERS_MAX {
+            let mut moments: Vec<Duration> = self.holders.values().map(Used::latest).collect();
             let middle = moments.len() / 2;
             let (_, middle, _) = moments.select_nth_unstable(middle);
             let middle = *middle;
-            self.paid.retain(|_, paid| paid.latest() > middle);
+            self.holders.retain(|_, used| used.latest() > middle);
         }
-        self.sweep_at = (2 * self.paid.len()).clamp(SWEEP_MIN, HOLDERS_MAX);
+        self.sweep_at = (2 * self.holders.len()).clamp(SWEEP_MIN, HOLDERS_MAX);
     }
 }
 
-// === impl Paid ===
+// === impl Used ===
 
-impl Paid {
+impl Used {
     fn latest(&self) -> Duration {
-        self.commits.max(self.mutations)
+        self.commits.paid.max(self.mutations.paid)
+    }
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    /// Goes on at this pace: what was taken is owed, not the time that it would have taken at the
+    /// pace of then.
+    fn keep(&mut self, per_s: u64, now: Duration) {
+        if self.per_s == per_s {
+            return;
+        }
+        let owed = self.paid.saturating_sub(now).as_nanos().saturating_mul(self.per_s.into());
+        let used = if per_s == 0 { Duration::ZERO } else { nanos(owed / u128::from(per_s)) };
+        *self = Self { paid: now.saturating_add(used), per_s };
+    }
+
+    /// The bucket without so many; or how long to wait first.
+    fn take(
+        self,
+        count: u64,
+        per_s: u64,
+        burst: Duration,
+        now: Duration,
+    ) -> Result<Self, Duration> {
+        let (used, cost) = (self.paid.saturating_sub(now), cost(count, per_s));
+        let allowed = burst.saturating_sub(cost);
+        if cost.is_zero() || used <= allowed {
+            let paid = self.paid.max(now).saturating_add(cost);
+            return Ok(Self { paid, per_s });
+        }
+        Err(used.saturating_sub(allowed))
     }
 }
 
@@ -153,23 +219,11 @@ fn cost(count: u64, per_s: u64) -> Duration {
     if per_s == 0 {
         return Duration::ZERO;
     }
-    let nanos = u128::from(count) * 1_000_000_000 / u128::from(per_s);
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    nanos(u128::from(count) * 1_000_000_000 / u128::from(per_s))
 }
 
-/// Up to when it is paid for then; or how long to wait first.
-fn pay(
-    paid: Duration,
-    cost: Duration,
-    burst: Duration,
-    now: Duration,
-) -> Result<Duration, Duration> {
-    let used = paid.saturating_sub(now);
-    let allowed = burst.saturating_sub(cost);
-    if cost.is_zero() || used <= allowed {
-        return Ok(paid.max(now).saturating_add(cost));
-    }
-    Err(used.saturating_sub(allowed))
+fn nanos(nanos: u128) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -197,7 +251,7 @@ mod tests {
         rates.take("b", pace, 1, at(0)).unwrap();
         rates.take("a", pace, 1, at(100)).unwrap();
         let mut served = 0;
-        for millis in 100..10_100 {
+        for millis in 100..=10_100 {
             served += u32::from(rates.take("a", pace, 1, at(millis)).is_ok());
         }
         assert_eq!(served, 100, "ten a second");
@@ -215,6 +269,34 @@ mod tests {
         rates.take("a", pace, 1, at(8_010)).unwrap();
         // Deleting a collection is a commit without mutations.
         rates.take("a", pace, 0, at(8_010)).unwrap();
+    }
+
+    /// What changed nothing costs no mutations, and nobody gains more than a full bucket by it.
+    #[test]
+    fn what_changed_nothing_is_given_back() {
+        let pace = Pace { commits_per_s: 0, mutations_per_s: 100 };
+        let mut rates = Rates::new(BURST);
+        rates.take("a", pace, 200, at(0)).unwrap();
+        rates.take("a", pace, 1, at(0)).unwrap_err();
+        rates.give_back(&"a", 200);
+        rates.give_back(&"nobody", 200);
+        rates.take("a", pace, 200, at(0)).unwrap();
+        rates.give_back(&"a", 10_000);
+        rates.take("a", pace, 200, at(5_000)).unwrap();
+        rates.take("a", pace, 1, at(5_000)).unwrap_err();
+    }
+
+    /// Whoever is allowed more waits for what is owed at the new pace, not for as long as before.
+    #[test]
+    fn another_pace_counts_at_once() {
+        let paced = |mutations_per_s| Pace { commits_per_s: 0, mutations_per_s };
+        let mut rates = Rates::new(BURST);
+        rates.take("a", paced(1), 5_000, at(0)).unwrap();
+        assert_eq!(rates.take("a", paced(1), 1, at(0)).unwrap_err().wait, at(4_999_000));
+        assert_eq!(rates.take("a", paced(1_000), 1, at(0)).unwrap_err().wait, at(3_001));
+        rates.take("a", paced(1_000), 1, at(3_001)).unwrap();
+        rates.take("a", paced(0), 5_000, at(3_001)).unwrap();
+        rates.take("a", paced(1_000), 2_000, at(3_001)).unwrap();
     }
 
     /// G8: however many come, only so many are remembered, those who commit most; who is idle is

@@ -3,6 +3,7 @@
 use sync_proto::types::{Commit, Condition, Mutation, Op, Precondition};
 
 use super::acks::{Claim, Claims};
+use super::stored::TooMuch;
 use super::workspace::Needs;
 use crate::store::rows::ReceiptKind;
 
@@ -28,8 +29,29 @@ pub enum Request {
         /// What to do.
         mutations: Vec<Mutation>,
     },
+    /// What would store too much: answered if it repeats what was done, and refused otherwise.
+    Repeat(Repeated, TooMuch),
     /// What a client has applied: it rides in the same groups.
     Ack(Claims),
+}
+
+/// What may have been done before.
+#[derive(Debug, Clone)]
+pub enum Repeated {
+    /// A commit under this key.
+    Commit {
+        /// Which key.
+        idempotency_key: String,
+        /// Tells another request under the same key apart.
+        fingerprint: [u8; 16],
+    },
+    /// A commit of an import.
+    Import {
+        /// Which import.
+        import_id: String,
+        /// Number of the commit in the import.
+        sequence: u64,
+    },
 }
 
 // === impl Request ===
@@ -43,6 +65,12 @@ impl Request {
             }
             Self::Commit { .. } => {}
             Self::Import { import_id, .. } => needs.receipt(ReceiptKind::Import, import_id),
+            Self::Repeat(Repeated::Commit { idempotency_key, .. }, _) => {
+                needs.receipt(ReceiptKind::Commit, idempotency_key);
+            }
+            Self::Repeat(Repeated::Import { import_id, .. }, _) => {
+                needs.receipt(ReceiptKind::Import, import_id);
+            }
             Self::Ack(claims) => claims.places().for_each(|place| needs.ack(place)),
         }
         for precondition in self.preconditions() {
@@ -67,20 +95,20 @@ impl Request {
         match self {
             Self::Commit { commit, .. } => &commit.mutations,
             Self::Import { mutations, .. } => mutations,
-            Self::Ack(_) => &[],
+            Self::Repeat(..) | Self::Ack(_) => &[],
         }
     }
 
     fn preconditions(&self) -> &[Precondition] {
         match self {
             Self::Commit { commit, .. } => &commit.preconditions,
-            Self::Import { .. } | Self::Ack(_) => &[],
+            Self::Import { .. } | Self::Repeat(..) | Self::Ack(_) => &[],
         }
     }
 
     fn claims(&self) -> &[Claim] {
         match self {
-            Self::Commit { .. } | Self::Import { .. } => &[],
+            Self::Commit { .. } | Self::Import { .. } | Self::Repeat(..) => &[],
             Self::Ack(claims) => &claims.claims,
         }
     }

@@ -1,22 +1,18 @@
-//! How many bytes are stored below names that have a quota, without adding them up for every commit.
-//! Pure: what a look at the store finds comes in, and the clock.
+//! How many bytes are stored below names that have a quota, kept up with every change of a head, so
+//! that a commit costs the same however many collections there are. Pure: who holds the heads says how
+//! they move, and lets them be counted when a name is first asked for, a piece at a time.
 //!
 //! ```text
-//! used = what the last look found + what was written since + what is being written
+//! asked for ─► counted up to a name ─► … ─► known
+//!                 a head moves: counts, if it is among those that were counted
 //! ```
-//! Every commit counts with all that it puts, as if nothing of it replaced anything, until the next
-//! look: so what is used is never more than is thought, and a commit that seems too much is judged by a
-//! fresh look.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::ops::Bound;
 
-/// What was looked at longer ago is looked at again.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// Names that are remembered, besides those that are being written below: the rest is looked at
-/// again when it is written below.
-const NAMES_MAX: usize = 1_024;
+/// Names whose sums are remembered: about 0.1 KiB each and the name. When there are more, all are
+/// forgotten and counted again when they are asked for: never is a sum less than what is there.
+const NAMES_MAX: usize = 16_384;
 
 /// What a commit would add below a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,148 +25,179 @@ pub struct Adding {
     pub bytes_max: u64,
 }
 
-/// There would be too many bytes below a name.
+/// There would be too many bytes below a name. Says nothing of what is there: that may not be the
+/// writer's to know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "stored_bytes: {root} and what is below it hold {used} bytes, this would add {adds}, and \
-     {bytes_max} is the limit; delete first"
+    "stored_bytes: {root} and what is below it may hold {bytes_max} bytes, and there is no room for \
+     {adds} more; delete first"
 )]
 pub struct TooMuch {
     /// The name.
     pub root: String,
-    /// Bytes there.
-    pub used: u64,
     /// Bytes that would come.
     pub adds: u64,
     /// How many there may be.
     pub bytes_max: u64,
 }
 
-/// What is known of the names that have a quota.
+/// Sums of bytes by name: of the collection of that name and of all below it.
 #[derive(Debug, Default)]
-pub struct Stored {
-    names: HashMap<String, Tally>,
+pub struct Sums {
+    names: HashMap<String, Sum>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    found: u64,
-    /// When the look began.
-    looked: Option<Duration>,
-    /// Written since the look began.
-    since: u64,
-    writing: u64,
-}
-
-/// A look that has begun.
 #[derive(Debug)]
-pub struct Look {
-    began: Duration,
-    /// What was written before it began: it will find that.
-    before: u64,
+struct Sum {
+    bytes: u64,
+    /// Collections behind this name have not been counted; `None`: all have.
+    counted: Option<String>,
 }
 
-// === impl Stored ===
+// === impl Adding ===
 
-impl Stored {
-    /// Begins to write, if there is room by what is known; `None`: look first.
+impl Adding {
+    /// Whether it fits beside what is there and what is being written, itself included.
+    pub fn fits(&self, there: u64, writing: u64) -> Result<(), TooMuch> {
+        if there.saturating_add(writing) <= self.bytes_max {
+            return Ok(());
+        }
+        let Self { root, bytes, bytes_max } = self.clone();
+        Err(TooMuch { root, adds: bytes, bytes_max })
+    }
+}
+
+// === impl Sums ===
+
+impl Sums {
+    /// Bytes there, if they have been counted.
     #[must_use]
-    pub fn begin(&mut self, adding: &Adding, now: Duration) -> Option<()> {
-        let tally = self.names.get_mut(&adding.root)?;
-        let fresh = tally.looked.is_some_and(|looked| now.saturating_sub(looked) < FRESH);
-        (fresh && tally.used() + adding.bytes <= adding.bytes_max)
-            .then(|| tally.writing += adding.bytes)
+    pub fn of(&self, root: &str) -> Option<u64> {
+        let sum = self.names.get(root)?;
+        sum.counted.is_none().then_some(sum.bytes)
     }
 
-    /// Begins to look at a name.
-    pub fn look(&mut self, root: &str, now: Duration) -> Look {
-        if self.names.len() >= NAMES_MAX {
-            let stale = |tally: &Tally| {
-                tally.looked.is_none_or(|looked| now.saturating_sub(looked) >= FRESH)
-            };
-            self.names.retain(|_, tally| tally.writing > 0 || !stale(tally));
+    /// Counts at most so many collections more; the bytes, when all have been counted. `own` are those
+    /// of the collection of that name itself, `behind` yields the collections from a place on, in order
+    /// of their names, with their bytes.
+    pub fn count<'n, I: Iterator<Item = (&'n str, u64)>>(
+        &mut self,
+        root: &str,
+        most: usize,
+        own: u64,
+        behind: impl FnOnce(Bound<&str>) -> I,
+    ) -> Option<u64> {
+        let below = format!("{root}/");
+        if self.names.len() >= NAMES_MAX && !self.names.contains_key(root) {
+            self.names.clear();
         }
-        let before = self.names.get(root).map_or(0, |tally| tally.since);
-        Look { began: now, before }
+        // No name ends with a slash, so what is behind this place is all that is below.
+        let begin = || Sum { bytes: own, counted: Some(below.clone()) };
+        let sum = self.names.entry(root.to_owned()).or_insert_with(begin);
+        let Some(counted) = &mut sum.counted else { return Some(sum.bytes) };
+        let mut looked = 0;
+        let mut last = None;
+        for (name, bytes) in behind(Bound::Excluded(counted.as_str())).take(most) {
+            if !name.starts_with(&below) {
+                break;
+            }
+            (looked, last) = (looked + 1, Some(name));
+            sum.bytes = sum.bytes.saturating_add(bytes);
+        }
+        if looked == most
+            && let Some(last) = last
+        {
+            last.clone_into(counted);
+            return None;
+        }
+        sum.counted = None;
+        Some(sum.bytes)
     }
 
-    /// Begins to write, if there is room by what a look has found.
-    pub fn begin_after(&mut self, adding: &Adding, look: &Look, found: u64) -> Result<(), TooMuch> {
-        let tally = self.names.entry(adding.root.clone()).or_default();
-        if tally.looked.is_none_or(|looked| looked <= look.began) {
-            let since = tally.since.saturating_sub(look.before);
-            *tally = Tally { found, looked: Some(look.began), since, ..*tally };
+    /// The collection of this name had `before` and has `after` bytes.
+    pub fn moved(&mut self, name: &str, before: u64, after: u64) {
+        if self.names.is_empty() || before == after {
+            return;
         }
-        let used = tally.used();
-        if used + adding.bytes > adding.bytes_max {
-            let Adding { root, bytes, bytes_max } = adding.clone();
-            return Err(TooMuch { root, used, adds: bytes, bytes_max });
+        let ends = name.match_indices('/').map(|(end, _)| end).chain([name.len()]);
+        for root in ends.map(|end| &name[..end]) {
+            let Some(sum) = self.names.get_mut(root) else { continue };
+            let behind = sum.counted.as_ref().is_some_and(|counted| name > counted.as_str());
+            if name == root || !behind {
+                sum.bytes = sum.bytes.saturating_sub(before).saturating_add(after);
+            }
         }
-        tally.writing += adding.bytes;
-        Ok(())
-    }
-
-    /// It is written, or was not.
-    pub fn end(&mut self, adding: &Adding) {
-        if let Some(tally) = self.names.get_mut(&adding.root) {
-            tally.writing = tally.writing.saturating_sub(adding.bytes);
-            tally.since += adding.bytes;
-        }
-    }
-}
-
-// === impl Tally ===
-
-impl Tally {
-    fn used(&self) -> u64 {
-        self.found + self.since + self.writing
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn adding(bytes: u64) -> Adding {
-        Adding { root: "users/alice".to_owned(), bytes, bytes_max: 100 }
+    const NAMES: [&str; 8] = ["a", "a!", "a/b", "a/b/c", "a/b!", "a/c", "ab", "b/a"];
+
+    fn count(sums: &mut Sums, there: &BTreeMap<&str, u64>, root: &str, most: usize) -> Option<u64> {
+        let own = there.get(root).copied().unwrap_or_default();
+        sums.count(root, most, own, |from| {
+            there.range::<str, _>((from, Bound::Unbounded)).map(|(name, bytes)| (*name, *bytes))
+        })
     }
 
-    fn at(millis: u64) -> Duration {
-        Duration::from_millis(millis)
+    fn truth(there: &BTreeMap<&str, u64>, root: &str) -> u64 {
+        let below = format!("{root}/");
+        let of = there.iter().filter(|(name, _)| **name == root || name.starts_with(&below));
+        of.map(|(_, bytes)| bytes).sum()
     }
 
-    /// G8: what is being written counts, what a look finds takes the place of what was thought, and
-    /// what is written while it looks is not forgotten.
-    #[test]
-    fn what_is_used_is_never_thought_less() {
-        let mut stored = Stored::default();
-        assert_eq!(stored.begin(&adding(1), at(0)), None, "nothing is known");
-        let look = stored.look("users/alice", at(0));
-        stored.begin_after(&adding(40), &look, 50).unwrap();
-        assert_eq!(stored.begin(&adding(11), at(1)), None, "it would be 101");
-        stored.begin(&adding(10), at(1)).unwrap();
-        stored.end(&adding(10));
-        let look = stored.look("users/alice", at(2));
-        // Ends while it is looked: the look may have found it or not.
-        stored.end(&adding(40));
-        let refused = stored.begin_after(&adding(1), &look, 60).unwrap_err();
-        assert_eq!((refused.used, refused.bytes_max), (100, 100));
-        assert!(refused.to_string().starts_with("stored_bytes: users/alice and"), "{refused}");
-        let look = stored.look("users/alice", at(3));
-        stored.begin_after(&adding(1), &look, 60).unwrap();
-        assert_eq!(stored.begin(&adding(1), at(1_003)), None, "that was long ago");
+    proptest! {
+        /// G8: whatever comes, grows, shrinks and goes before a name is counted, while it is and
+        /// after, its sum is what is there.
+        #[test]
+        fn sums_are_what_is_there(steps in prop::collection::vec((0..NAMES.len(), 0..50u64, 0..3u8), 1..80)) {
+            let (mut sums, mut there) = (Sums::default(), BTreeMap::new());
+            for (name, bytes, kind) in steps {
+                let name = NAMES[name];
+                match kind {
+                    0 => {
+                        let before = there.insert(name, bytes).unwrap_or_default();
+                        sums.moved(name, before, bytes);
+                    }
+                    1 => {
+                        let before = there.remove(name).unwrap_or_default();
+                        sums.moved(name, before, 0);
+                    }
+                    _ => {
+                        let found = count(&mut sums, &there, name, 1 + bytes as usize % 3);
+                        prop_assert!(found.is_none_or(|found| found == truth(&there, name)));
+                    }
+                }
+                for root in NAMES {
+                    prop_assert!(sums.of(root).is_none_or(|sum| sum == truth(&there, root)));
+                }
+            }
+            for root in NAMES {
+                let counted = (0..NAMES.len() + 1).find_map(|_| count(&mut sums, &there, root, 1));
+                prop_assert_eq!(counted, Some(truth(&there, root)));
+            }
+        }
     }
 
-    /// G8: names that nobody writes below are forgotten.
+    /// G8: however many names are asked for, only so many are remembered, and what is forgotten is
+    /// counted again.
     #[test]
     fn memory_is_bounded() {
-        let mut stored = Stored::default();
-        for number in 0..4 * NAMES_MAX as u64 {
-            let adding = Adding { root: number.to_string(), ..adding(1) };
-            let look = stored.look(&adding.root, at(number * 10));
-            stored.begin_after(&adding, &look, 0).unwrap();
-            stored.end(&adding);
+        let mut sums = Sums::default();
+        let there = BTreeMap::from([("a", 7), ("a/b", 8)]);
+        assert_eq!(count(&mut sums, &there, "a", 9), Some(15));
+        for number in 0..2 * NAMES_MAX {
+            assert_eq!(count(&mut sums, &there, &number.to_string(), 9), Some(0));
+            assert!(sums.names.len() <= NAMES_MAX);
         }
-        assert!(stored.names.len() <= NAMES_MAX, "{}", stored.names.len());
+        assert_eq!(sums.of("a"), None);
+        assert_eq!(count(&mut sums, &there, "a", 9), Some(15));
     }
 }

@@ -38,7 +38,7 @@ impl<S: Store> Ledger<S> {
         planned.batch.put(keys::doomed_key(id), Bytes::new());
         // Readers find a collection through the heads, so its own rows need no undo.
         let concerned = self.persist_planned(&mut writing, planned, |heads| {
-            heads.by_name.remove(name);
+            heads.remove(name);
         })?;
         writing.doomed.push(id);
         writing.diffusing.announce(concerned);

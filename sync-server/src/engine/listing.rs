@@ -145,27 +145,20 @@ impl<S: Store> Ledger<S> {
         kept.then(|| receipt.import_sequence()).transpose()
     }
 
-    /// Bytes of live items of the collection of this name and of those below it.
-    pub fn bytes_below(&self, root: &str) -> u64 {
-        let below = format!("{root}/");
-        let own = self.heads.read().by_name.get(root).map_or(0, |(_, meta)| meta.head.bytes);
-        let (mut bytes, mut after) = (own, Bound::Included(below.clone()));
+    /// Bytes of live items of the collection of this name and of those below it, if that is known
+    /// without a look at each of them.
+    pub fn bytes_below(&self, root: &str) -> Option<u64> {
+        self.heads.read().bytes_below(root)
+    }
+
+    /// The same, counted if it is not known. From then on it is kept up.
+    pub fn count_below(&self, root: &str) -> u64 {
         loop {
-            // Taken anew for each chunk: the writer waits for it.
-            let heads = self.heads.read();
-            let start = after.as_ref().map(String::as_str);
-            let chunk = heads.by_name.range::<str, _>((start, Bound::Unbounded));
-            let mut last = None;
-            for (name, (_, meta)) in chunk.take(LIST_LOOKS_MAX) {
-                if !name.as_str().starts_with(&below) {
-                    return bytes;
-                }
-                bytes += meta.head.bytes;
-                last = Some(name.as_str().to_owned());
+            // Taken anew for each piece: the writer waits for it.
+            let counted = self.heads.write().count_below(root, LIST_LOOKS_MAX);
+            if let Some(bytes) = counted {
+                return bytes;
             }
-            drop(heads);
-            let Some(last) = last else { return bytes };
-            after = Bound::Excluded(last);
         }
     }
 

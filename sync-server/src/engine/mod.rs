@@ -18,6 +18,7 @@ pub mod pulling;
 pub mod purging;
 pub mod reading;
 pub mod reconciling;
+pub mod reserving;
 mod scanning;
 pub mod tails;
 mod upgrading;

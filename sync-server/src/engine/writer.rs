@@ -18,6 +18,7 @@ use super::fresh_epoch;
 use super::hub::Hub;
 use super::ledger::{DeleteRefusal, Group, Ledger};
 use super::purging::Rest;
+use super::reserving::Reserved;
 use crate::core::plan::{Answer, Refusal};
 use crate::core::request::Request;
 use crate::metrics::{CommitResult, Metrics};
@@ -100,6 +101,8 @@ struct Ticket {
     reply: oneshot::Sender<Result<Answer, WriteError>>,
     /// Its share of the bytes that may be queued; given back when it is answered.
     room: OwnedSemaphorePermit,
+    /// What it adds where there is a quota; given back before it is answered: then it shows.
+    reserved: Reserved,
 }
 
 /// What the thread owns.
@@ -125,18 +128,22 @@ struct Thread<S> {
 
 impl Writes {
     /// Waits until the request is durable, or refused. An ack is a request like any other.
-    pub async fn commit(&self, request: Request) -> Result<Answer, WriteError> {
-        self.submit(request).await?.answer().await
+    pub async fn commit(&self, request: Request, reserved: Reserved) -> Result<Answer, WriteError> {
+        self.submit(request, reserved).await?.answer().await
     }
 
     /// Queues a request, waiting for room. Requests of one caller are applied in the order in
     /// which they were queued.
-    pub async fn submit(&self, request: Request) -> Result<Pending, WriteError> {
+    pub async fn submit(
+        &self,
+        request: Request,
+        reserved: Reserved,
+    ) -> Result<Pending, WriteError> {
         let size = u32::try_from(request.size().min(QUEUE_BYTES_MAX)).expect("below 4 GiB");
         let room = Arc::clone(&self.room).acquire_many_owned(size).await;
         let room = room.expect("the semaphore is never closed");
         let (reply, answer) = oneshot::channel();
-        let job = Job::Commit(Ticket { request, reply, room });
+        let job = Job::Commit(Ticket { request, reply, room, reserved });
         self.queue.send(job).await.map_err(|_| WriteError::Stopping)?;
         Ok(Pending { answer })
     }
@@ -296,13 +303,17 @@ impl<S: Store> Thread<S> {
     fn commit(&mut self, ticket: Ticket) -> Result<(), StoreError> {
         let mut requests = Vec::new();
         let mut replies = Vec::new();
-        for Ticket { request, reply, room } in self.group(ticket) {
+        let mut reserves = Vec::new();
+        for Ticket { request, reply, room, reserved } in self.group(ticket) {
             requests.push(request);
             replies.push((reply, room));
+            reserves.push(reserved);
         }
         self.metrics.wrote_group(requests.len());
         let committed = self.ledger.commit(&requests, Timestamp::now(), &mut fresh_epoch);
         self.count(&requests, &committed);
+        // Whoever hears the answer finds it in the heads, and nowhere else.
+        drop(reserves);
         match committed {
             Ok(group) => {
                 // Announce before replying: a writer that reads its own write must find it
@@ -341,6 +352,8 @@ impl<S: Store> Thread<S> {
                 Request::Commit { .. } | Request::Import { .. } => {
                     self.metrics.committed(result, request.mutations().len());
                 }
+                // It is the commit that it repeats, or would be.
+                Request::Repeat(..) => self.metrics.committed(result, 0),
                 Request::Ack(_) => self.metrics.acked(result),
             }
         }

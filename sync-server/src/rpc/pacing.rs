@@ -18,6 +18,10 @@ pub struct Pacing {
     since: Instant,
 }
 
+/// What a commit has taken; `None` = nobody counts.
+#[derive(Debug)]
+pub(super) struct Taken(Option<(Holder, u64)>);
+
 // === impl Pacing ===
 
 impl Pacing {
@@ -33,12 +37,22 @@ impl Pacing {
         caller: &Caller,
         connection: u64,
         mutations: usize,
-    ) -> Result<(), TooFast> {
-        let pace = caller.quota().over(self.settings);
-        if pace.is_unlimited() {
-            return Ok(());
-        }
+    ) -> Result<Taken, TooFast> {
+        let Some(pace) = self.pace(caller) else { return Ok(Taken(None)) };
         let (holder, mutations) = (Holder::of(caller, connection), mutations as u64);
-        self.rates.lock().take(holder, pace, mutations, self.since.elapsed())
+        self.rates.lock().take(holder.clone(), pace, mutations, self.since.elapsed())?;
+        Ok(Taken(Some((holder, mutations))))
+    }
+
+    /// A commit has changed nothing: its mutations are given back. That it came still counts.
+    pub(super) fn unchanged(&self, taken: Taken) {
+        if let Taken(Some((holder, mutations))) = taken {
+            self.rates.lock().give_back(&holder, mutations);
+        }
+    }
+
+    fn pace(&self, caller: &Caller) -> Option<Pace> {
+        let pace = caller.quota().over(self.settings);
+        (!pace.is_unlimited()).then_some(pace)
     }
 }

@@ -25,6 +25,7 @@ use crate::core::loads::Who;
 use crate::core::{request, window};
 use crate::engine::listing::ListError;
 use crate::engine::pulling::Answered;
+use crate::engine::reserving::Reserved;
 use crate::metrics::SentKind;
 use crate::status;
 use crate::store::keys::ClientKey;
@@ -133,7 +134,7 @@ impl<S: Store> SyncRpc<S> {
         }
         let mut next = loads.iter();
         pull.targets.retain(|_| next.next() == Some(&false));
-        let room = asking.room.become_reply(&asking.account).await;
+        let room = asking.held.become_reply(&asking.account).await;
         room.map_err(|error| status::exhausted(&error))?;
         Ok(None)
     }
@@ -378,7 +379,8 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let client = clients::key(&caller, &ack.client_id).expect("an ack names its client");
         let acked = ack.acked.clone();
         let claims = self.context.clients.claims(client.clone(), ack);
-        let done = self.context.writes.commit(request::Request::Ack(claims)).await;
+        let ack = request::Request::Ack(claims);
+        let done = self.context.writes.commit(ack, Reserved::default()).await;
         done.map_err(|error| status::write(&error))?;
         let newest = |name: &CollectionName| self.context.ledger.head(name);
         for committed in self.context.clients.applied(&client, &acked, newest) {

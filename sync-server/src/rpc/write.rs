@@ -13,9 +13,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Context;
 use super::loads::ConnectionNumber;
-use super::storing::Room;
+use super::pacing::Taken;
 use crate::auth::{AccessError, Caller};
-use crate::core::request;
+use crate::core::plan::Answer;
+use crate::core::request::{Repeated, Request as Work};
+use crate::engine::reserving::Reserved;
 use crate::engine::writer::Pending;
 use crate::status;
 use crate::store::Store;
@@ -45,8 +47,7 @@ struct Waiting {
     pending: Pending,
     sequence: u64,
     mutations: u64,
-    /// Of the bytes that it adds.
-    _room: Room,
+    taken: Taken,
 }
 
 // === impl WriteRpc ===
@@ -56,6 +57,29 @@ impl<S: Store> WriteRpc<S> {
     #[must_use]
     pub fn new(context: Arc<Context<S>>) -> Self {
         Self { context }
+    }
+
+    /// Writes a commit, if there is room where it writes; or finds that it was done before.
+    async fn write(
+        &self,
+        caller: &Caller,
+        commit: Commit,
+        fingerprint: [u8; 16],
+    ) -> Result<Answer, Status> {
+        let context = &self.context;
+        let (work, reserved) =
+            match context.storing.reserve(context, caller, &commit.mutations).await? {
+                Ok(reserved) => (Work::Commit { commit, fingerprint }, reserved),
+                Err(too_much) => {
+                    let idempotency_key = commit.idempotency_key;
+                    if idempotency_key.is_empty() {
+                        return Err(status::too_much(&too_much));
+                    }
+                    let repeated = Repeated::Commit { idempotency_key, fingerprint };
+                    (Work::Repeat(repeated, too_much), Reserved::default())
+                }
+            };
+        context.writes.commit(work, reserved).await.map_err(|error| status::write(&error))
     }
 }
 
@@ -78,11 +102,14 @@ impl<S: Store> WriteService for WriteRpc<S> {
         let judged = commit.preconditions.iter();
         allowed("mutations", commit.mutations.iter().map(|one| caller.may_change(one)))?;
         allowed("preconditions", judged.map(|one| caller.may_write(&one.collection)))?;
-        let paced = self.context.pacing.take(&caller, on, commit.mutations.len());
-        paced.map_err(|error| status::too_fast(&error))?;
-        let _room = self.context.storing.room(&self.context, &caller, &commit.mutations).await?;
-        let commit = request::Request::Commit { commit, fingerprint };
-        let answer = self.context.writes.commit(commit).await.map_err(|e| status::write(&e))?;
+        let pacing = &self.context.pacing;
+        let taken = pacing.take(&caller, on, commit.mutations.len());
+        let taken = taken.map_err(|error| status::too_fast(&error))?;
+        let done = self.write(&caller, commit, fingerprint).await;
+        if done.as_ref().map_or_else(status::is_unchanged, |answer| answer.replayed) {
+            pacing.unchanged(taken);
+        }
+        let answer = done?;
         Ok(Response::new(v1::CommitResponse {
             collections: answer.collections.into_iter().map(Into::into).collect(),
             replayed: answer.replayed,
@@ -197,27 +224,36 @@ impl<S: Store> Import<'_, S> {
             .map_err(|error| status::malformed_commit(message.sequence, &error))?;
         allowed("mutations", mutations.iter().map(|one| self.caller.may_change(one)))?;
         self.settle(IMPORT_WINDOW - 1).await?;
-        self.keep_pace(mutations.len()).await?;
-        let room = self.context.storing.room(self.context, &self.caller, &mutations).await;
-        let room = room
-            .map_err(|status| status::preceded(&format!("commit {}", message.sequence), &status))?;
-
+        let taken = self.keep_pace(mutations.len()).await?;
         let count = u64::try_from(mutations.len()).expect("a commit is bounded");
-        let sequence = message.sequence;
-        let request = request::Request::Import {
-            import_id: owned_by(&self.caller, &id),
-            sequence,
-            mutations,
+        let (sequence, import_id) = (message.sequence, owned_by(&self.caller, &id));
+        let (context, caller) = (self.context, self.caller.clone());
+        let mut reserved = context.storing.reserve(context, &caller, &mutations).await?;
+        if reserved.is_err() {
+            // What is under way may be repetitions, which add nothing.
+            self.settle(0).await?;
+            reserved = context.storing.reserve(context, &caller, &mutations).await?;
+        }
+        let (work, reserved) = match reserved {
+            Ok(reserved) => (Work::Import { import_id, sequence, mutations }, reserved),
+            Err(too_much) => {
+                let repeated = Repeated::Import { import_id, sequence };
+                (Work::Repeat(repeated, too_much), Reserved::default())
+            }
         };
-        let submitted = self.context.writes.submit(request).await;
+        let submitted = self.context.writes.submit(work, reserved).await;
         let pending = submitted.map_err(|error| status::write(&error))?;
-        self.waiting.push_back(Waiting { pending, sequence, mutations: count, _room: room });
+        self.waiting.push_back(Waiting { pending, sequence, mutations: count, taken });
         Ok(())
     }
 
     /// Waits until the caller may write as much: an import is slowed down, not refused.
-    async fn keep_pace(&self, mutations: usize) -> Result<(), Status> {
-        while let Err(too_fast) = self.context.pacing.take(&self.caller, self.on, mutations) {
+    async fn keep_pace(&self, mutations: usize) -> Result<Taken, Status> {
+        loop {
+            let too_fast = match self.context.pacing.take(&self.caller, self.on, mutations) {
+                Ok(taken) => return Ok(taken),
+                Err(too_fast) => too_fast,
+            };
             tokio::select! {
                 biased;
                 error = self.caller.ended() => return Err(status::access(error)),
@@ -227,7 +263,6 @@ impl<S: Store> Import<'_, S> {
                 () = tokio::time::sleep(too_fast.wait) => {}
             }
         }
-        Ok(())
     }
 
     /// Says what the import did, once everything is durable.
@@ -251,8 +286,12 @@ impl<S: Store> Import<'_, S> {
     async fn settle(&mut self, most: usize) -> Result<(), Status> {
         while self.waiting.len() > most {
             let Some(next) = self.waiting.pop_front() else { break };
-            let answer = next.pending.answer().await.map_err(|error| {
-                status::preceded(&format!("commit {}", next.sequence), &status::write(&error))
+            let done = next.pending.answer().await.map_err(|error| status::write(&error));
+            if done.as_ref().map_or_else(status::is_unchanged, |answer| answer.replayed) {
+                self.context.pacing.unchanged(next.taken);
+            }
+            let answer = done.map_err(|status| {
+                status::preceded(&format!("commit {}", next.sequence), &status)
             })?;
             self.told.sequence = self.told.sequence.max(next.sequence);
             if answer.replayed {

@@ -10,6 +10,7 @@ use sync_proto::types::{CollectionName, Commit, Key, Mutation, Op, Value};
 use super::*;
 use crate::core::request::Request;
 use crate::engine::ledger::Settings;
+use crate::engine::reserving::Reserved;
 use crate::metrics::Metrics;
 use crate::store::memory::MemoryStore;
 use crate::store::{Batch, Direction, KeyRange, Usage};
@@ -78,7 +79,7 @@ async fn a_hung_disk_does_not_hang_the_end() {
         )
     };
     let (writer, queue) = start().unwrap();
-    queue.commit(put()).await.unwrap();
+    queue.commit(put(), Reserved::default()).await.unwrap();
     stop_writer(writer, Duration::from_secs(60)).await.unwrap();
 
     let (writer, queue) = start().unwrap();
@@ -87,7 +88,7 @@ async fn a_hung_disk_does_not_hang_the_end() {
     if let Request::Commit { commit, .. } = &mut changed {
         commit.mutations[0].op = Op::Delete { key: Key::new("k").unwrap() };
     }
-    let pending = queue.submit(changed).await.unwrap();
+    let pending = queue.submit(changed, Reserved::default()).await.unwrap();
     let stopped = stop_writer(writer, Duration::from_millis(100)).await;
     assert!(matches!(stopped, Err(ServeError::WriterHangs(_))), "{stopped:?}");
     hangs.store(false, Ordering::Relaxed);

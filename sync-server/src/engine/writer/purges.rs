@@ -91,6 +91,7 @@ mod tests {
     use crate::core::retention::Retention;
     use crate::engine::hub::Hub;
     use crate::engine::ledger::{Ledger, Settings};
+    use crate::engine::reserving::Reserved;
     use crate::engine::writer::Writer;
     use crate::metrics::Metrics;
     use crate::store::memory::MemoryStore;
@@ -121,12 +122,12 @@ mod tests {
         let began = Instant::now();
         let (mut least, mut rounds) = (u64::MAX, 0);
         while least >= 100 && began.elapsed() < PURGE_ROUND * 20 {
-            queue.commit(commit(put)).await.unwrap();
-            queue.commit(commit(|key| Op::Delete { key })).await.unwrap();
+            queue.commit(commit(put), Reserved::default()).await.unwrap();
+            queue.commit(commit(|key| Op::Delete { key }), Reserved::default()).await.unwrap();
             rounds += 1;
             // Something else writes meanwhile, and changes no tombstones.
             for _ in 0..20 {
-                queue.commit(commit(|key| Op::Delete { key })).await.unwrap();
+                queue.commit(commit(|key| Op::Delete { key }), Reserved::default()).await.unwrap();
             }
             let head = ledger.head(&CollectionName::new("c").unwrap()).unwrap();
             least = least.min(head.tombstones);
