@@ -34,12 +34,11 @@ impl Storing {
         for adding in additions(&caller.stored_quotas(), mutations) {
             // Before the look at what is there: what is written meanwhile counts twice, never not.
             let writing = reserved.add(adding.clone());
-            let there = match context.ledger.bytes_below(&adding.root) {
-                Some(there) => there,
-                None => {
-                    let root = adding.root.clone();
-                    context.read(move |ledger| ledger.count_below(&root)).await?
-                }
+            let there = if let Some(there) = context.ledger.bytes_below(&adding.root) {
+                there
+            } else {
+                let root = adding.root.clone();
+                context.read(move |ledger| ledger.count_below(&root)).await?
             };
             if let Err(too_much) = adding.fits(there, writing) {
                 return Ok(Err(too_much));
