@@ -39,27 +39,31 @@ func Commit(
 		if err == nil || !mayPass(err) {
 			return answer, err
 		}
-		if err := sleep(ctx, askedWait(err)+backoff.Next()); err != nil {
+		asked, _ := askedWait(err)
+		if err := sleep(ctx, asked+backoff.Next()); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// askedWait is how long the server asks to stay away, at least (R128).
-func askedWait(err error) time.Duration {
+// askedWait is how long the server asks to stay away, at least, if it asks for it (R128).
+func askedWait(err error) (time.Duration, bool) {
 	for _, detail := range status.Convert(err).Details() {
 		if retry, ok := detail.(*errdetails.RetryInfo); ok {
-			return min(max(retry.GetRetryDelay().AsDuration(), 0), askedWaitMax)
+			return min(max(retry.GetRetryDelay().AsDuration(), 0), askedWaitMax), true
 		}
 	}
-	return 0
+	return 0, false
 }
 
 func mayPass(err error) bool {
 	switch status.Code(err) {
-	case codes.Unavailable, codes.Unknown, codes.Canceled, codes.DeadlineExceeded, codes.Internal,
-		codes.ResourceExhausted:
+	case codes.Unavailable, codes.Unknown, codes.Canceled, codes.DeadlineExceeded, codes.Internal:
 		return true
+	case codes.ResourceExhausted:
+		// A quota of bytes does not pass by itself: it says why, and nothing of when (R128).
+		_, asked := askedWait(err)
+		return asked || len(status.Convert(err).Details()) == 0
 	}
 	return false
 }
