@@ -19,6 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+mod tests;
+
 /// One connection may hold this part of a budget.
 const CONNECTION_SHARE: usize = 4;
 
@@ -413,99 +416,5 @@ impl Budgets {
             pages: self.pages.lane(cut.clone()),
             shared_pages: self.shared_pages.lane(cut.clone()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BRIEF: Duration = Duration::from_millis(50);
-    const LONG: Duration = Duration::from_secs(30);
-
-    fn budget() -> Budget {
-        Budget::new("replies_mib", 400)
-    }
-
-    /// G8: one connection gets its quarter and no more, whatever is free.
-    #[tokio::test]
-    async fn a_connection_has_a_part_of_the_whole() {
-        let budget = budget();
-        let (one, other) =
-            (budget.lane(CancellationToken::new()), budget.lane(CancellationToken::new()));
-        let mut held = one.claim(90).await;
-        assert!(
-            tokio::time::timeout(BRIEF * 2, one.claim_within(11, BRIEF)).await.is_err(),
-            "it waits"
-        );
-        drop(other.claim_within(100, BRIEF).await.unwrap());
-        assert_eq!(budget.held(), 90);
-        held.shrink_to(20);
-        drop(one.claim_within(80, BRIEF).await.unwrap());
-        drop(held);
-        assert_eq!(budget.held(), 0);
-    }
-
-    /// G11: whoever waits in vain for the whole is told which limit it was.
-    #[tokio::test]
-    async fn a_wait_for_the_whole_ends() {
-        let budget = budget();
-        let lanes = [(); 5].map(|()| budget.lane(CancellationToken::new()));
-        let mut held = Vec::new();
-        for lane in &lanes[..4] {
-            held.push(lane.claim(100).await);
-        }
-        let refused = lanes[4].claim_within(1, BRIEF).await.unwrap_err();
-        assert!(refused.to_string().starts_with("replies_mib: "), "{refused}");
-        assert!(refused.to_string().contains("400 bytes"), "{refused}");
-        drop(held.pop());
-        lanes[4].claim_within(100, BRIEF).await.unwrap();
-    }
-
-    /// G8: what is held in two forms is counted in both, from the claim until it is given back.
-    #[tokio::test]
-    async fn another_form_costs_too() {
-        let budget = budget();
-        let lane = budget.lane(CancellationToken::new()).weighing(Weight::AND_BASE64);
-        let mut held = lane.claim(30).await;
-        assert_eq!(budget.held(), 70);
-        held.shrink_to(10);
-        assert_eq!(budget.held(), 24);
-        drop(held);
-        assert_eq!(lane.claim(90).await.bytes(), 100, "never more than the lane has");
-    }
-
-    /// G8: who holds the whole and takes nothing is cut when others wait; who takes some is not,
-    /// nor who waits for the server.
-    #[tokio::test]
-    async fn who_keeps_others_waiting_for_nothing_is_cut() {
-        let mut budget = budget();
-        Arc::get_mut(&mut budget.shared).unwrap().began -= LONG;
-        let cuts = [(); 5].map(|()| CancellationToken::new());
-        let lanes = cuts.each_ref().map(|cut| budget.lane(cut.clone()));
-        let mut held = Vec::new();
-        for lane in &lanes[..4] {
-            let mut claim = lane.claim(100).await;
-            claim.await_peer(lane);
-            // Long ago.
-            let (_, holder) = claim.holder.as_ref().unwrap();
-            holder.progress.store(0, Ordering::Relaxed);
-            held.push(claim);
-        }
-        held[0].await_server();
-        held[3].await_lane(&lanes[4]);
-        held[1].await_peer(&lanes[1]);
-        lanes[4].progress.store(budget.shared.now(), Ordering::Relaxed);
-        let waiting = lanes[4].claim_within(100, LONG);
-        let cut = async {
-            cuts[2].cancelled().await;
-            drop(held.remove(2));
-        };
-        let (got, ()) = tokio::join!(waiting, cut);
-        got.unwrap();
-        assert_eq!(
-            cuts.each_ref().map(CancellationToken::is_cancelled),
-            [false, false, true, false, false]
-        );
     }
 }
