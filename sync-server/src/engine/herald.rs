@@ -131,6 +131,8 @@ impl Rounds {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::engine::ledger::Settings;
     use crate::engine::tails::CROWD_MIN;
@@ -146,7 +148,7 @@ mod tests {
     fn a_busy_crowd_is_woken_once_in_a_round() {
         let mut rounds = Rounds::default();
         let (began, hot) = (Instant::now(), name("hot"));
-        assert_eq!(rounds.take(vec![hot.clone()], began), [hot.clone()]);
+        assert_eq!(rounds.take(vec![hot.clone()], began), slice::from_ref(&hot));
         rounds.woke(hot.clone(), 1_000, 1, began);
         assert_eq!(rounds.next(), None);
         let round = ROUND_EACH * 1_000;
@@ -155,12 +157,12 @@ mod tests {
             assert_eq!(rounds.take(due, began + round * part / 4), [name("other")]);
         }
         assert_eq!(rounds.next(), Some(began + round));
-        assert_eq!(rounds.take(Vec::new(), began + round), [hot.clone()]);
+        assert_eq!(rounds.take(Vec::new(), began + round), slice::from_ref(&hot));
         rounds.woke(hot.clone(), 1_000_000, BUSY_VERSIONS - 1, began + round);
         assert_eq!(rounds.take(vec![hot.clone()], began + round), [] as [CollectionName; 0]);
         let next = began + round + ROUND_MAX;
         assert_eq!(rounds.next(), Some(next));
-        assert_eq!(rounds.take(Vec::new(), next), [hot.clone()]);
+        assert_eq!(rounds.take(Vec::new(), next), slice::from_ref(&hot));
         rounds.woke(hot.clone(), 1_000_000, BUSY_VERSIONS, next);
         assert_eq!(rounds.take(vec![hot.clone()], next + ROUND_MAX), [] as [CollectionName; 0]);
         assert_eq!(rounds.next(), Some(next + BUSY_TIMES * ROUND_MAX));

@@ -117,13 +117,11 @@ impl Hub {
             state.herald = Some(Herald::Wakes);
         }
         while state.due.is_empty() && state.herald == Some(Herald::Wakes) {
-            let timed_out = match until {
-                Some(until) => self.crowds.wait_until(&mut state, until).timed_out(),
-                None => {
-                    self.crowds.wait(&mut state);
-                    false
-                }
-            };
+            let timed_out =
+                until.is_some_and(|until| self.crowds.wait_until(&mut state, until).timed_out());
+            if until.is_none() {
+                self.crowds.wait(&mut state);
+            }
             if timed_out {
                 break;
             }

@@ -108,12 +108,12 @@ fn pages_at_hand_tell_what_a_read_tells() {
         assert_eq!(tails.last().unwrap().delta.digest, Some(head.digest));
         assert!(!takes.is_due() && !takes.is_behind());
         reads.mark(BTreeSet::from([0]));
-        let told = reads.step(&crowd.ledger, false).unwrap();
-        let [Event::Changes(_, read)] = told.as_slice() else { panic!("{told:?}") };
-        let taken: Vec<Bytes> = tails.iter().flat_map(|tail| tail.delta.changes.clone()).collect();
+        let events = reads.step(&crowd.ledger, false).unwrap();
+        let [Event::Changes(_, read)] = events.as_slice() else { panic!("{events:?}") };
+        let told: Vec<Bytes> = tails.iter().flat_map(|tail| tail.delta.changes.clone()).collect();
         // Keys that changed twice in between come twice, in the order in which they changed.
-        assert!(taken.ends_with(&read.changes[read.changes.len() - 1..]));
-        assert!(read.changes.iter().all(|change| taken.contains(change)));
+        assert!(told.ends_with(&read.changes[read.changes.len() - 1..]));
+        assert!(read.changes.iter().all(|change| told.contains(change)));
         assert_eq!((read.to, read.digest), (at, Some(head.digest)));
     }
     let now = Timestamp::from_millis(1);
