@@ -39,6 +39,7 @@ enum Registered {
     Many(BTreeMap<(ListenerId, Index), Arc<Mailbox>>),
 }
 
+/// Who wakes crowds ([`super::herald`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Herald {
     Wakes,
@@ -128,6 +129,12 @@ impl Hub {
         }
         (state.herald == Some(Herald::Wakes))
             .then(|| std::mem::take(&mut state.due).into_iter().collect())
+    }
+
+    /// Whether crowds are due that the herald has not taken.
+    #[cfg(test)]
+    pub(super) fn is_crowd_due(&self) -> bool {
+        !self.state.lock().due.is_empty()
     }
 
     /// Ends the herald: from now on everybody is woken by whoever announces.

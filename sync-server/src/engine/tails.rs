@@ -1,6 +1,6 @@
 //! What live followers of a crowded collection are sent: read once and encoded once, before
-//! anybody is woken ([`super::herald`]). A follower takes ready bytes, without a read, a thread or an encoder of
-//! its own.
+//! anybody is woken ([`super::herald`]). A follower takes ready bytes, without a read, a thread or
+//! an encoder of its own.
 //!
 //! ```text
 //!   crowd is due ──► page from the end of the chain to the new head ─► crowd woken
@@ -40,7 +40,8 @@ const CHAIN_PAGES_MAX: usize = 32;
 const CHAIN_BYTES_MAX: usize = 512 * 1024;
 const ALL_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// What a page costs besides its changes.
+/// What a page costs besides its changes, and a chain besides its pages: names of crowds that have
+/// gone are bounded with the rest.
 const TAIL_OVERHEAD_BYTES: usize = 512;
 
 /// The chains of all crowded collections.
@@ -160,34 +161,23 @@ impl Tails {
     }
 
     fn forget(&self, name: &CollectionName) {
-        self.state.write().forget(name);
+        drop(self.state.write().forget(name));
     }
 
     /// Continues a chain by a page; without one, begins it anew at `end`.
     fn extend(&self, name: &CollectionName, page: Option<Tail>, end: Cursor) {
         let mut state = self.state.write();
-        let Some(page) = page else {
-            state.forget(name);
-            state.chains.insert(name.clone(), Chain::at(end));
-            return;
-        };
-        let end = page.delta.to;
-        let chain = state.chains.entry(name.clone()).or_insert_with(|| Chain::at(end));
-        let before = chain.bytes;
-        chain.bytes += page.size();
-        chain.pages.push_back(Arc::new(page));
-        chain.end = end;
-        while chain.is_too_long()
-            && let Some(oldest) = chain.pages.pop_front()
-        {
-            chain.bytes -= oldest.size();
+        let before = state.forget(name).filter(|_| page.is_some());
+        let mut chain = before.unwrap_or_else(|| Chain::at(end));
+        if let Some(page) = page {
+            chain.append(page);
         }
-        let after = chain.bytes;
-        state.bytes = state.bytes - before + after;
-        if state.bytes > ALL_BYTES_MAX {
-            // Very many crowded collections: each begins anew, at the cost of a read or two.
+        if state.bytes + chain.bytes > ALL_BYTES_MAX {
+            // Very many crowded collections: the others begin anew, at the cost of a read or two.
             *state = State::default();
         }
+        state.bytes += chain.bytes;
+        state.chains.insert(name.clone(), chain);
     }
 
     fn between(&self, name: &CollectionName, from: Cursor, to: Cursor) -> Option<Vec<Arc<Tail>>> {
@@ -201,10 +191,10 @@ impl Tails {
 // === impl State ===
 
 impl State {
-    fn forget(&mut self, name: &CollectionName) {
-        if let Some(chain) = self.chains.remove(name) {
-            self.bytes -= chain.bytes;
-        }
+    fn forget(&mut self, name: &CollectionName) -> Option<Chain> {
+        let chain = self.chains.remove(name)?;
+        self.bytes -= chain.bytes;
+        Some(chain)
     }
 }
 
@@ -212,7 +202,18 @@ impl State {
 
 impl Chain {
     fn at(end: Cursor) -> Self {
-        Self { end, pages: VecDeque::new(), bytes: 0 }
+        Self { end, pages: VecDeque::new(), bytes: TAIL_OVERHEAD_BYTES }
+    }
+
+    fn append(&mut self, page: Tail) {
+        self.end = page.delta.to;
+        self.bytes += page.size();
+        self.pages.push_back(Arc::new(page));
+        while self.is_too_long()
+            && let Some(oldest) = self.pages.pop_front()
+        {
+            self.bytes -= oldest.size();
+        }
     }
 
     /// The newest page stays, whatever its size.
