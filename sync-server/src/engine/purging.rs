@@ -370,25 +370,32 @@ impl<S: Store> Ledger<S> {
         if let Some(error) = broken {
             return Err(error);
         }
-        let tombstones = places.into_iter().map(|place| self.tombstone(id, place));
-        outlived.tombstones = tombstones.collect::<Result<_, _>>()?;
+        outlived.tombstones = self.tombstones(id, places)?;
         Ok(outlived)
     }
 
-    fn tombstone(
+    /// The tombstones at these places, with their rows.
+    fn tombstones(
         &self,
         id: CollectionId,
-        (time, version, key): (Timestamp, Version, Key),
-    ) -> Result<Tombstone, StoreError> {
-        let row = |place: Vec<u8>| {
-            self.store.get(&place)?.ok_or_else(|| StoreError::Damaged {
+        places: Vec<(Timestamp, Version, Key)>,
+    ) -> Result<Vec<Tombstone>, StoreError> {
+        let wanted: Vec<_> = places
+            .iter()
+            .flat_map(|(_, version, key)| [keys::key_key(id, key), log_key(id, *version, key)])
+            .collect();
+        let mut rows = self.store.get_many(&wanted)?.into_iter();
+        let mut row = |version: Version| {
+            rows.next().flatten().ok_or_else(|| StoreError::Damaged {
                 place: format!("collection {}, version {version}", id.0),
                 reason: "a tombstone lacks one of its rows".to_owned(),
             })
         };
-        let key_row = row(keys::key_key(id, &key))?;
-        let log_row = row(log_key(id, version, &key))?;
-        Ok(Tombstone { time, version, key, key_row, log_row })
+        let with_rows = |(time, version, key)| {
+            let (key_row, log_row) = (row(version)?, row(version)?);
+            Ok(Tombstone { time, version, key, key_row, log_row })
+        };
+        places.into_iter().map(with_rows).collect()
     }
 }
 

@@ -23,22 +23,22 @@ use std::mem;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tracing::{error, info};
 
 use super::{Batch, Direction, KeyRange, Store, StoreError, Usage, check_row};
 use files::Files;
-use folding::{Core, Folder, Target};
+use folding::{Core, Folder};
 use high_water::{HighWater, Mark};
-use journal::{Journal, Replay};
-use layout::{Ledger, STATE_KEY};
+use journal::Journal;
+use layout::Ledger;
 use overlay::Overlay;
 use read::Rest;
 use reading::{Reader, Unchecked, in_one_part};
+use replaying::{read_ledger, replay, went_back};
 use space::Space;
 
 pub mod aside;
@@ -53,10 +53,12 @@ mod journal;
 mod layout;
 mod merge;
 mod overlay;
+mod pace;
 mod plan;
 mod read;
 pub mod reading;
 mod real_sync;
+mod replaying;
 mod space;
 mod swap;
 #[cfg(test)]
@@ -99,10 +101,6 @@ const FOLD_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of rows at which the writer waits until sled has taken what was frozen before.
 const HOLD_BYTES: usize = 4 * FOLD_BYTES;
-
-/// Rows of a batch for which its writer lets one chunk be folded, once there are more rows than are
-/// folded together: about as many come in then as go out.
-const ROWS_PER_CHUNK: usize = 128;
 
 /// Rows in a data directory. One process at a time can have it open.
 pub struct DiskStore {
@@ -270,16 +268,23 @@ impl DiskStore {
         Ok(())
     }
 
+    /// The row with the stored key `stored`.
+    fn get_above(&self, overlay: &Overlay, stored: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match overlay.get(stored) {
+            Some(value) => Ok(value.clone()),
+            None => self.core.health.stick(read::get(&self.core.db, stored)),
+        }
+    }
+
     /// Has rows folded when there are enough of them, and holds the writer up who is faster than
-    /// sled.
+    /// sled: once there are more than are folded together, as many go out as come in.
     fn make_way(&self, writer: &mut Writer, rows: usize) -> Result<(), StoreError> {
         let bytes = self.core.overlay.read().bytes();
         if bytes < FOLD_BYTES {
             return Ok(());
         }
         if self.core.is_folding() {
-            let chunks = rows.div_ceil(ROWS_PER_CHUNK) as u64;
-            self.core.wait_for(if bytes < HOLD_BYTES { chunks } else { u64::MAX })?;
+            self.core.wait_for(if bytes < HOLD_BYTES { rows as u64 } else { u64::MAX })?;
         }
         if self.core.is_folding() { Ok(()) } else { self.fold(writer) }
     }
@@ -304,10 +309,19 @@ impl Store for DiskStore {
         let _watched = self.core.health.enter()?;
         let stored = layout::row_key(key);
         let overlay = self.core.overlay.read();
-        match overlay.get(&stored) {
-            Some(value) => Ok(value.clone()),
-            None => self.core.health.stick(read::get(&self.core.db, &stored)),
+        self.get_above(&overlay, &stored)
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for page in keys.chunks(read::PAGE_ROWS_MAX) {
+            let _watched = self.core.health.enter()?;
+            let overlay = self.core.overlay.read();
+            for key in page {
+                rows.push(self.get_above(&overlay, &layout::row_key(key))?);
+            }
         }
+        Ok(rows)
     }
 
     fn scan(
@@ -400,43 +414,6 @@ impl Writer {
     }
 }
 
-fn read_ledger(db: &sled::Db) -> Result<Option<Ledger>, StoreError> {
-    let doing = "reading the ledger row";
-    let row = db.get(STATE_KEY).map_err(|error| sled_error(doing, error))?;
-    row.map(|row| Ledger::decode(&row).ok_or_else(|| damaged("the ledger row cannot be read")))
-        .transpose()
-}
-
-/// Opens the journal and brings into sled what it holds. Without a `mark` everything is taken as it
-/// is; with one, a store is refused, before a byte changes, that is older than it said before, or
-/// another one.
-fn replay(
-    files: &Files,
-    db: &sled::Db,
-    mark: Option<Mark>,
-) -> Result<(Ledger, Journal), StoreError> {
-    let ledger = read_ledger(db)?;
-    let refuse = |reason: Option<String>| match reason {
-        Some(reason) => Err(StoreError::WentBack { reason }),
-        None => Ok(()),
-    };
-    let Some(ledger) = ledger else {
-        refuse(mark.and_then(|mark| went_back(None, mark)))?;
-        return Err(damaged("there is no ledger row"));
-    };
-    if let Some(mark) = mark.filter(|mark| mark.store != ledger.store) {
-        refuse(went_back(Some(&ledger), mark))?;
-    }
-    let (journal, Replay { rows, through }) = Journal::open(files, ledger.store, ledger.sequence)?;
-    let replayed = Ledger { sequence: through, ..ledger };
-    refuse(mark.and_then(|mark| went_back(Some(&replayed), mark)))?;
-    let (turns, torn) = (RwLock::<Overlay>::default(), AtomicBool::default());
-    let target = Target { db, turns: &turns, torn: &torn };
-    let ledger = target.fold(ledger, &rows, through, &mut || ControlFlow::Continue(()))?;
-    let ledger = ledger.expect("nobody has it given up");
-    Ok((ledger, journal))
-}
-
 /// Reads and checks every row; the first thing that cannot be right is the error.
 fn check<O: Opening>(
     files: &Files,
@@ -459,19 +436,6 @@ fn examine(files: &Files, db: &sled::Db, mark: Mark) -> Result<Ledger, StoreErro
     match (went_back(ledger.as_ref(), mark), ledger) {
         (None, Some(ledger)) => check(files, db, &ledger, &Quietly).map(|_| ledger),
         (reason, _) => Err(StoreError::WentBack { reason: reason.unwrap_or_default() }),
-    }
-}
-
-/// How the store falls short of what it said before.
-fn went_back(ledger: Option<&Ledger>, mark: Mark) -> Option<String> {
-    match ledger {
-        None => Some(format!("it is empty, but batch {} was synced", mark.sequence)),
-        Some(ledger) if ledger.store != mark.store => Some("it is another store".to_owned()),
-        Some(ledger) if ledger.sequence < mark.sequence => {
-            let (ends, synced) = (ledger.sequence, mark.sequence);
-            Some(format!("it ends with batch {ends}, but {synced} was synced"))
-        }
-        Some(_) => None,
     }
 }
 

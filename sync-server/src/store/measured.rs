@@ -29,6 +29,10 @@ impl<S: Store> Store for Measured<S> {
         self.store.get(key)
     }
 
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.store.get_many(keys)
+    }
+
     fn scan(
         &self,
         range: &KeyRange,

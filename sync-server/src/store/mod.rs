@@ -26,6 +26,12 @@ pub trait Store: Send + Sync + 'static {
     /// The row at `key`, if there is one. Sees applied batches, synced or not.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
+    /// The rows at `keys`, in their order. An engine whose readers wait for each other's turns has
+    /// them wait once for many rows.
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
     /// Visits the rows of `range` in key order ([`Direction::Forward`]) or against it, until
     /// `visit` breaks. Never shows half a batch of which both halves lie behind the scan's
     /// start, provided that no `apply` runs meanwhile: callers keep writers out while they scan.

@@ -14,8 +14,9 @@ use super::handle::Handle;
 use super::high_water::HighWater;
 use super::layout::Ledger;
 use super::reading::{Finding, Reader, Unchecked};
+use super::replaying::{read_ledger, replay, went_back};
 use super::space::Space;
-use super::{DiskOptions, io_error, read_ledger};
+use super::{DiskOptions, io_error};
 
 #[cfg(test)]
 mod tests;
@@ -73,7 +74,7 @@ impl Aside {
         let ledger = self.copy.catch(|| read_ledger(&db))??;
         let db = self.db.insert(db);
         if ledger.is_some() {
-            let (ledger, _) = self.copy.catch(|| super::replay(&self.copy, db, None))??;
+            let (ledger, _) = self.copy.catch(|| replay(&self.copy, db, None))??;
             self.ledger = Some(ledger);
         }
         Ok(())
@@ -89,7 +90,7 @@ impl Aside {
             }
             Err(error) => return Err(io_error("reading the high-water mark")(error)),
         };
-        Ok(super::went_back(self.ledger.as_ref(), mark).map(|reason| (file(), reason)))
+        Ok(went_back(self.ledger.as_ref(), mark).map(|reason| (file(), reason)))
     }
 
     /// Rows that the store says it has.

@@ -15,12 +15,12 @@ use super::handle::Handle;
 use super::health::Health;
 use super::layout::Ledger;
 use super::overlay::{Overlay, Rows};
+use super::pace::Pace;
 use super::plan::Plan;
 use super::waker::Waker;
 use super::{io_error, no_unsynced_files, real_sync, sled_error};
 
-/// Rows of one sled batch, and bytes after which it ends. Readers wait for as long as one takes.
-const CHUNK_ROWS_MAX: usize = 128;
+/// Bytes after which a chunk ends, however few rows it has.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// Who waits for the thread looks this often whether it has failed, and gives up when it has not
@@ -41,6 +41,7 @@ pub(super) struct Core {
     moved: Condvar,
     /// sled may hold half a batch.
     torn: AtomicBool,
+    pace: Mutex<Pace>,
 }
 
 /// How far folding is.
@@ -49,8 +50,8 @@ struct Folding {
     ledger: Ledger,
     /// Rows to fold, and the sequence that sled is at afterwards.
     due: Option<(Arc<Rows>, u64)>,
-    /// Chunks written, ever.
-    chunks: u64,
+    /// Rows written, ever.
+    rows: u64,
     closing: bool,
 }
 
@@ -65,6 +66,7 @@ pub(super) struct Target<'a> {
     pub(super) db: &'a sled::Db,
     pub(super) turns: &'a RwLock<Overlay>,
     pub(super) torn: &'a AtomicBool,
+    pub(super) pace: &'a Mutex<Pace>,
 }
 
 // === impl Target ===
@@ -72,19 +74,20 @@ pub(super) struct Target<'a> {
 impl Target<'_> {
     /// Writes `rows` on top of what `ledger` describes; afterwards sled is at `through`. Until then
     /// it is at the sequence before, and whoever opens it replays them all. `told` hears of every
-    /// chunk and says whether to go on; `None` = it did not.
+    /// chunk, how many rows it had, and says whether to go on; `None` = it did not.
     pub(super) fn fold(
         &self,
         mut ledger: Ledger,
         rows: &Rows,
         through: u64,
-        told: &mut dyn FnMut() -> ControlFlow<()>,
+        told: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<Ledger>, StoreError> {
         let mut left = rows.iter().peekable();
         while ledger.sequence != through {
             let mut plan = Plan::new(ledger);
             let (mut count, mut bytes) = (0, 0);
-            while count < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+            let most = self.pace.lock().rows();
+            while count < most && bytes < CHUNK_BYTES_MAX {
                 let Some((key, value)) = left.next() else { break };
                 plan.row(self.db, key, value.as_deref())?;
                 count += 1;
@@ -93,17 +96,21 @@ impl Target<'_> {
             if left.peek().is_none() {
                 plan.ledger.sequence = through;
             }
-            ledger = self.write(plan.seal())?;
-            if told().is_break() {
+            let (after, held) = self.write(plan.seal())?;
+            ledger = after;
+            self.pace.lock().took(count, held);
+            if told(count).is_break() {
                 return Ok(None);
             }
         }
         Ok(Some(ledger))
     }
 
-    fn write(&self, plan: Plan) -> Result<Ledger, StoreError> {
+    /// Also how long it kept readers out.
+    fn write(&self, plan: Plan) -> Result<(Ledger, Duration), StoreError> {
         let doing = "bringing rows into sled";
         let _alone = self.turns.write();
+        let began = Instant::now();
         self.torn.store(true, Ordering::Release);
         self.db.apply_batch(plan.writes).map_err(|error| sled_error(doing, error))?;
         self.torn.store(false, Ordering::Release);
@@ -112,7 +119,7 @@ impl Target<'_> {
         for key in plan.removed {
             self.db.get(key).map_err(|error| sled_error(doing, error))?;
         }
-        Ok(plan.ledger)
+        Ok((plan.ledger, began.elapsed()))
     }
 }
 
@@ -126,9 +133,10 @@ impl Core {
             db,
             overlay: RwLock::default(),
             health: Health::default(),
-            folding: Mutex::new(Folding { ledger, due: None, chunks: 0, closing: false }),
+            folding: Mutex::new(Folding { ledger, due: None, rows: 0, closing: false }),
             moved: Condvar::new(),
             torn: AtomicBool::new(false),
+            pace: Mutex::default(),
         })
     }
 
@@ -160,16 +168,16 @@ impl Core {
         self.wait_for(u64::MAX)
     }
 
-    /// Likewise, or until so many chunks more are.
-    pub(super) fn wait_for(&self, chunks: u64) -> Result<(), StoreError> {
+    /// Likewise, or until so many rows more are.
+    pub(super) fn wait_for(&self, rows: u64) -> Result<(), StoreError> {
         let mut folding = self.folding.lock();
-        let enough = folding.chunks.saturating_add(chunks);
-        let (mut seen, mut since) = (folding.chunks, Instant::now());
-        while folding.due.is_some() && folding.chunks < enough {
+        let enough = folding.rows.saturating_add(rows);
+        let (mut seen, mut since) = (folding.rows, Instant::now());
+        while folding.due.is_some() && folding.rows < enough {
             self.moved.wait_for(&mut folding, LOOK_EVERY);
             self.health.enter()?;
-            if folding.chunks != seen {
-                (seen, since) = (folding.chunks, Instant::now());
+            if folding.rows != seen {
+                (seen, since) = (folding.rows, Instant::now());
             } else if since.elapsed() >= STALLED_AFTER {
                 let doing = "waiting for sled to take rows";
                 return Err(io_error(doing)(std::io::ErrorKind::TimedOut.into()));
@@ -192,10 +200,11 @@ impl Core {
     fn fold(&self, rows: &Rows, through: u64) -> Result<(), StoreError> {
         let _watched = self.health.enter()?;
         let syncs = real_sync::count();
-        let target = Target { db: &self.db, turns: &self.overlay, torn: &self.torn };
-        let told = &mut || {
+        let (turns, torn, pace) = (&self.overlay, &self.torn, &self.pace);
+        let target = Target { db: &self.db, turns, torn, pace };
+        let told = &mut |rows| {
             let mut folding = self.folding.lock();
-            folding.chunks += 1;
+            folding.rows += rows as u64;
             self.moved.notify_all();
             if folding.closing { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

@@ -13,7 +13,7 @@ use super::{damaged, sled_error};
 const FIRST_PAGE_ROWS: usize = 8;
 
 /// Rows of a later page. Readers hold up the writer for no longer than a page takes.
-const PAGE_ROWS_MAX: usize = 128;
+pub(super) const PAGE_ROWS_MAX: usize = 128;
 
 /// Value bytes after which a page ends.
 const PAGE_BYTES: usize = 1024 * 1024;
