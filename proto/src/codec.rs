@@ -1,16 +1,30 @@
 //! How servers read requests. tonic's own codec calls a message that does not decode `INTERNAL`,
 //! whoever sent it. Of a reply that is what it is, so clients keep that codec; a request is the
 //! caller's fault, and is refused as one.
+//!
+//! Its buffers begin small: most calls are, and there are many of them. tonic begins with 8 KiB each
+//! way. Whatever a message has is asked for at once, so a large one is not copied as it grows.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic_prost::{ProstDecoder, ProstEncoder};
+
+/// Bytes with which a buffer begins, and by multiples of which it grows for a message.
+const BUFFER_BYTES: usize = 512;
+
+/// Bytes of messages that are sent as one, if there are several; tonic's own measure.
+const YIELD_BYTES: usize = 32 * 1024;
 
 /// tonic's codec, except for requests that do not decode.
-pub struct RequestCodec<T, U>(ProstCodec<T, U>);
+pub struct RequestCodec<T, U>(PhantomData<(T, U)>);
+
+/// Encodes replies.
+#[derive(Debug)]
+pub struct ReplyEncoder<T>(ProstEncoder<T>);
 
 /// Decodes requests, or refuses them.
 #[derive(Debug)]
@@ -20,7 +34,7 @@ pub struct RequestDecoder<U>(ProstDecoder<U>);
 
 impl<T, U> Default for RequestCodec<T, U> {
     fn default() -> Self {
-        Self(ProstCodec::default())
+        Self(PhantomData)
     }
 }
 
@@ -37,15 +51,35 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = ReplyEncoder<T>;
     type Decoder = RequestDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        self.0.encoder()
+        ReplyEncoder(ProstEncoder::new(settings()))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        RequestDecoder(self.0.decoder())
+        RequestDecoder(ProstDecoder::new(settings()))
+    }
+}
+
+fn settings() -> BufferSettings {
+    BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+}
+
+// === impl ReplyEncoder ===
+
+impl<T: Message> Encoder for ReplyEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, reply: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(reply.encoded_len());
+        self.0.encode(reply, buffer)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
     }
 }
 

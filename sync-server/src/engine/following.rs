@@ -74,7 +74,8 @@ impl Following {
         limits: PageLimits,
         may_read: impl Fn(&CollectionName) -> bool,
     ) -> (Self, Vec<AcceptedTarget>) {
-        let mut following = Self { targets: Vec::new(), limits, due: VecDeque::new() };
+        let mut following =
+            Self { targets: Vec::with_capacity(targets.len()), limits, due: VecDeque::new() };
         let mut accepted = Vec::with_capacity(targets.len());
         for (index, mut target) in targets.into_iter().enumerate() {
             let allowed = may_read(&target.collection);

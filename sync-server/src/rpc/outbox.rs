@@ -31,7 +31,9 @@ const PARCELS_MAX: usize = 2;
 /// Bytes of a message before the message itself: a flag and its length.
 const PREFIX_LEN: usize = 5;
 
-type Parcel = Result<Cargo, Status>;
+/// In a box, because the channel has room for thirty-two as soon as it is there, also of a stream
+/// that never says anything.
+type Parcel = Box<Result<Cargo, Status>>;
 
 /// The sending end.
 #[derive(Debug)]
@@ -94,20 +96,21 @@ impl Outbox {
     /// Sends messages, as [`framed`], for which there is room. An error says that the subscriber
     /// went away.
     pub(super) fn send(&self, messages: Bytes, room: Claim) -> Result<(), ()> {
-        self.queue(Ok(self.flight.load(messages, Some(room))))
+        self.queue(Box::new(Ok(self.flight.load(messages, Some(room)))))
     }
 
     /// Sends the last message of the stream, a small one, whether or not there is room, and waits
     /// until it has gone.
     pub(super) async fn end(&self, message: v1::SubscribeResponse) {
-        if self.queue(Ok(self.flight.load(framed(&[message]), None))).is_ok() {
+        let parcel = Box::new(Ok(self.flight.load(framed(&[message]), None)));
+        if self.queue(parcel).is_ok() {
             self.flight.landed().await;
         }
     }
 
     /// Ends the stream with an error.
     pub(super) fn fail(&self, status: Status) {
-        if self.queue(Err(status)).is_err() {
+        if self.queue(Box::new(Err(status))).is_err() {
             tracing::debug!("a subscriber was gone before it could be told of a failure");
         }
     }
@@ -180,7 +183,7 @@ impl http_body::Body for Messages {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let last = match ready!(self.parcels.poll_recv(context)) {
+            let last = match ready!(self.parcels.poll_recv(context)).map(|parcel| *parcel) {
                 Some(Ok(cargo)) => {
                     self.cargo = Some(cargo);
                     continue;

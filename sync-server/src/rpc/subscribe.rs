@@ -107,7 +107,8 @@ enum Wake {
     Rights,
 }
 
-/// What a stream says, and how far it has come.
+/// What a stream says, and how far it has come. It goes from hand to hand in a box: a future has room
+/// for it in each place where it may be.
 struct Halves {
     following: Following,
     noticing: Noticing,
@@ -159,7 +160,7 @@ pub(super) fn start<S: Store>(
     first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     // Streams that began together should not all end together.
     let age = context.streams.age_max.mul_f64(rand::rng().random_range(0.9..1.1));
-    let stream = Stream {
+    let stream = Box::new(Stream {
         context: Arc::clone(context),
         caller: caller.clone(),
         rules,
@@ -175,9 +176,10 @@ pub(super) fn start<S: Store>(
         presence: context.metrics.subscriber(),
         began_at: Timestamp::now(),
         _place: place,
-    };
+    });
+    let halves = Box::new(Halves { following, noticing });
     // What is logged about it belongs to the call that has opened it.
-    context.tasks.spawn(stream.run(Halves { following, noticing }).in_current_span());
+    context.tasks.spawn(stream.run(halves).in_current_span());
     Ok(outgoing)
 }
 
@@ -204,7 +206,7 @@ impl End {
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
-    async fn run(mut self, halves: Halves) {
+    async fn run(mut self: Box<Self>, halves: Box<Halves>) {
         let ended = self.follow(halves).await;
         tracing::debug!(why = ended.word(), lived = ?self.began.elapsed(), "a stream ends");
         match ended {
@@ -225,7 +227,7 @@ impl<S: Store> Stream<S> {
         }
     }
 
-    async fn follow(&mut self, mut halves: Halves) -> End {
+    async fn follow(&mut self, mut halves: Box<Halves>) -> End {
         let first = Instant::now() + self.heartbeat;
         let mut heartbeat = tokio::time::interval_at(first, self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -377,7 +379,7 @@ impl<S: Store> Stream<S> {
     }
 
     /// Gives the next target its turn and sends what there is to say.
-    async fn step(&mut self, mut halves: Halves, room: Claim) -> Result<Halves, End> {
+    async fn step(&mut self, mut halves: Box<Halves>, room: Claim) -> Result<Box<Halves>, End> {
         let now = self.began.elapsed();
         if halves.following.is_due() || halves.noticing.is_due(now) {
             let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
