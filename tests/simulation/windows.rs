@@ -30,6 +30,9 @@ use sync_server::store::memory::MemoryStore;
 const STEPS: usize = 500;
 /// Turns of quiet, of 200 ms, after which a window must be the list.
 const QUIET_TURNS: usize = 500;
+/// Seeds that have failed once. A late answer that an item had gone, when there was another under its
+/// key.
+const KEPT: [u64; 1] = [12_305];
 /// Histories of a run that does not say.
 const SEEDS_DEFAULT: u64 = 150;
 
@@ -56,9 +59,11 @@ struct World {
 /// after a quiet time it is complete at the head, with its contents.
 #[test]
 fn windows_are_the_list_whatever_happens() {
+    let first = crate::from_environment("DELTASYNC_SEEDS_FROM").unwrap_or(0);
+    let count = crate::from_environment("DELTASYNC_SEEDS").unwrap_or(SEEDS_DEFAULT);
     let seeds = match crate::from_environment("DELTASYNC_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..crate::from_environment("DELTASYNC_SEEDS").unwrap_or(SEEDS_DEFAULT),
+        Some(seed) => vec![seed],
+        None => KEPT.into_iter().chain(first..first + count).collect(),
     };
     for seed in seeds {
         eprintln!("DELTASYNC_SEED={seed}");

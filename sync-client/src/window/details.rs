@@ -74,7 +74,8 @@ impl Details {
         if bytes >= self.bytes_max { Vec::new() } else { wanted }
     }
 
-    /// Keeps what was fetched; `None` = there is no such item, at this version of its value.
+    /// Keeps what was fetched, with the version of the value; `None` = there is no such item, and the
+    /// version is that of the collection.
     pub(super) fn keep(&mut self, key: Key, value_version: Version, value: Option<Value>) {
         self.drop_one(&key);
         self.uses += 1;

@@ -418,11 +418,12 @@ impl Machine {
                     gets_on |= known.is_none_or(|known| known <= item.value_version);
                     self.details.keep(item.key, item.value_version, item.value);
                 }
-                // Until the stream says so, the row counts as one without content.
+                // Until the stream says so, the row counts as one without content; but not an item
+                // that has come since, under the same key.
                 Found::Gone(key) => {
-                    let known = held.rows.get(&key).map(|row| row.value_version);
-                    gets_on |= known.is_some();
-                    self.details.keep(key, known.unwrap_or_default(), None);
+                    let (known, at) = (held.rows.get(&key), reply.head.version);
+                    gets_on |= known.is_some_and(|row| row.value_version <= at);
+                    self.details.keep(key, at, None);
                 }
             }
         }

@@ -106,6 +106,33 @@ fn contents_are_fetched_once() {
     assert_eq!(fetched(&world), before + 11);
 }
 
+/// A word that an item has gone is of that item, not of one that has come since under its key, however
+/// late it is heard.
+#[test]
+fn a_late_word_that_an_item_has_gone_is_not_of_the_next() {
+    let mut world = at_rest(5, 5);
+    let hear_all = |world: &mut World| {
+        for _ in 0..20 {
+            world.say();
+            world.hear();
+        }
+    };
+    world.server.put(&key("00"), sort_key("m"), "second");
+    hear_all(&mut world);
+    let Some((id, Action::Fetch(_, keys))) = world.questions.pop() else {
+        panic!("the new content is asked for: {:?}", world.questions);
+    };
+    world.server.delete(&key("00"));
+    let gone = world.server.get(&keys);
+    world.server.put(&key("00"), sort_key("m"), "third");
+    hear_all(&mut world);
+    world.handle(Input::Fetched(id, gone));
+    rest(&mut world);
+    let rows = world.machine.view().rows;
+    let row = rows.iter().find(|row| row.key == key("00")).expect("it is there");
+    assert_eq!(row.detail, Detail::Known(world.server.value(&row.key).expect("it is there")));
+}
+
 /// Offline, the last state stays, and says since when it is not kept up.
 #[test]
 fn a_lost_server_leaves_a_stale_window() {
