@@ -71,7 +71,7 @@ mod views;
 pub mod window;
 
 pub use account::{Account, AccountBuilder};
-pub use client::{BackupPiece, BackupStream, ClientBuilder, EventStream, SyncClient};
+pub use client::{BackupPiece, BackupStream, ClientBuilder, EventStream, SyncClient, TraceContext};
 pub use codec::{Codec, Json, Protobuf, Raw};
 pub use collection::{Collection, Entry, Undecodable};
 pub use differences::{Difference, Differences};

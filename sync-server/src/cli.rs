@@ -295,6 +295,28 @@ struct Flags {
     #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc_web_origins: Option<Vec<String>>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    traces: TraceFlags,
+}
+
+/// Settings of traces.
+#[derive(Debug, Default, Args, Serialize)]
+struct TraceFlags {
+    /// Send spans of calls to the OpenTelemetry collector there (OTLP over gRPC), e.g.
+    /// `http://127.0.0.1:4317`; empty = none. Default: none.
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
+    /// So many of a thousand traces that begin here are sampled; of those that callers have begun,
+    /// all that they sample. 0..1000, default 1000.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_sample_per_mille: Option<u32>,
+    /// The server's `service.name` there. Default sync-server.
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_service_name: Option<String>,
 }
 
 /// Settings of credentials and of encryption. Files are taken up again within a second when they

@@ -23,6 +23,7 @@ use crate::rpc::places::Limits;
 use crate::security::fetching::Source;
 use crate::security::origins::{self, Origins};
 use crate::store::disk::DiskOptions;
+use crate::traces;
 
 mod printing;
 
@@ -104,6 +105,9 @@ pub struct Config {
     pub tls_client_required: bool,
     pub tls_handshake_timeout_s: u64,
     pub plaintext_anywhere: bool,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_sample_per_mille: u32,
+    pub otlp_service_name: String,
     pub log: String,
     pub log_format: LogFormat,
     /// Who may do what; only in the file. None = everybody may do everything.
@@ -219,6 +223,9 @@ impl Default for Config {
             tls_client_required: true,
             tls_handshake_timeout_s: 5,
             plaintext_anywhere: false,
+            otlp_endpoint: None,
+            otlp_sample_per_mille: 1_000,
+            otlp_service_name: "sync-server".to_owned(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             tokens: Vec::new(),
@@ -309,6 +316,7 @@ impl Config {
             ("jwt_keys_refresh_s", self.jwt_keys_refresh_s, 1, 24 * 60 * 60),
             ("jwt_leeway_s", self.jwt_leeway_s, 0, 300),
             ("tls_handshake_timeout_s", self.tls_handshake_timeout_s, 1, 60),
+            ("otlp_sample_per_mille", self.otlp_sample_per_mille.into(), 0, 1_000),
         ];
         for (setting, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
@@ -324,6 +332,7 @@ impl Config {
         if let Err(error) = Origins::of(self.grpc_web, &self.grpc_web_origins) {
             return invalid("grpc_web_origins", &error.to_string());
         }
+        self.check_traces()?;
         if let Err(error) = Rules::of_tokens(&self.tokens) {
             return invalid("tokens", &error.to_string());
         }
@@ -333,6 +342,18 @@ impl Config {
         if let Some(word) = no_level(&self.log) {
             let levels = LEVELS.join(", ");
             return invalid("log", &format!("{word:?} is no level; the levels are {levels}"));
+        }
+        Ok(())
+    }
+
+    fn check_traces(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, reason: String| Err(ConfigError::Invalid { setting, reason });
+        if let Some(reason) = self.collector().and_then(traces::wrong_with) {
+            return invalid("otlp_endpoint", reason.to_owned());
+        }
+        if !(1..=traces::SERVICE_NAME_LEN_MAX).contains(&self.otlp_service_name.len()) {
+            let reason = format!("must have 1 to {} bytes", traces::SERVICE_NAME_LEN_MAX);
+            return invalid("otlp_service_name", reason);
         }
         Ok(())
     }
@@ -378,6 +399,12 @@ impl Config {
             targets_max: self.targets_max,
             targets_per_subject_max: self.targets_per_subject_max,
         }
+    }
+
+    /// Where spans are sent to; `None` = nowhere.
+    #[must_use]
+    pub fn collector(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty())
     }
 
     /// How fast everybody may write.

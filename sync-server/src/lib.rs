@@ -24,4 +24,5 @@ pub mod security;
 pub mod server;
 pub mod status;
 pub mod store;
+mod traces;
 pub mod verify;

@@ -18,7 +18,7 @@ use sync_proto::v1::write_service_server::WriteServiceServer;
 use sync_proto::{DESCRIPTORS, limits::MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
 use tonic_health::server::{HealthReporter, health_reporter};
@@ -45,8 +45,10 @@ use crate::rpc::{
 use crate::security::origins::Origins;
 use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
+use crate::traces::Traces;
 
 use self::calls::CallsLayer;
+use self::collector::Collector;
 use self::connections::Bounds;
 use self::line::Tls;
 use self::measuring::Shown;
@@ -54,6 +56,7 @@ use self::upload::UploadBounds;
 use self::web::WebLayer;
 
 mod calls;
+mod collector;
 mod connections;
 mod framing;
 pub(crate) mod line;
@@ -162,6 +165,7 @@ pub async fn serve_measured<S: Store>(
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
     let Measuring { metrics, page } = measuring;
+    let (traces, exporting) = Exporting::start(config, &metrics)?;
     let (thread, writes) =
         Writer::start(Arc::clone(&ledger), Arc::clone(&hub), metrics.clone(), fatal.clone())
             .map_err(|error| system("start the writer", error))?;
@@ -189,11 +193,19 @@ pub async fn serve_measured<S: Store>(
     let unwatch = context.drain.child_token();
     let _unwatched = unwatch.clone().drop_guard();
     context.tasks.spawn(security.watch(context.metrics.clone(), unwatch));
-    let door = Door { listener, access, tls, pages };
+    let door = Door { listener, access, tls, pages, traces };
     let served = serve_calls(door, Arc::new(context), page, &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
-    // failure of storage is told first, because it is the reason of others.
-    stop_writer(thread, WRITER_STOP_MAX).await.and(served)
+    // failure of storage is told first, because it is the reason of others. The last spans are sent
+    // meanwhile.
+    let (written, ()) = tokio::join!(stop_writer(thread, WRITER_STOP_MAX), exporting.end());
+    written.and(served)
+}
+
+/// The task that sends spans, if there is one. Dropping it ends it too, without waiting.
+struct Exporting {
+    end: DropGuard,
+    tasks: TaskTracker,
 }
 
 /// Where callers come in, and who is let in.
@@ -203,6 +215,7 @@ struct Door {
     tls: Option<Tls>,
     /// Pages that may call; `None` = only gRPC is spoken.
     pages: Option<Origins>,
+    traces: Traces,
 }
 
 /// Serves calls until `stop` or `fatal` is cancelled or a call asks for the end, then drains them.
@@ -220,6 +233,7 @@ async fn serve_calls<S: Store>(
         open: TaskTracker::new(),
         access: door.access,
         metrics: context.metrics.clone(),
+        traces: door.traces,
         uploads: UploadBounds {
             patience: Duration::from_secs(config.upload_timeout_s),
             drain: context.drain.clone(),
@@ -310,6 +324,28 @@ async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
     match tokio::time::timeout(most, stopped).await {
         Ok(stopped) => Ok(stopped.map_err(|error| system("stop the writer", error))??),
         Err(_) => Err(ServeError::WriterHangs(most)),
+    }
+}
+
+// === impl Exporting ===
+
+impl Exporting {
+    fn start(config: &Config, metrics: &Metrics) -> Result<(Traces, Self), ServeError> {
+        let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let collector = Collector::of(config, metrics);
+        let collector = collector.map_err(|error| system("send spans", error))?;
+        let traces = collector.map(|(traces, collector)| {
+            tasks.spawn(collector.run(end.clone()));
+            traces
+        });
+        tasks.close();
+        Ok((traces.unwrap_or_default(), Self { end: end.drop_guard(), tasks }))
+    }
+
+    /// Ends it, and waits until what is left was sent, or not for long.
+    async fn end(self) {
+        self.end.disarm().cancel();
+        self.tasks.wait().await;
     }
 }
 

@@ -8,6 +8,7 @@ mod large;
 mod metrics;
 mod offline;
 mod operators;
+mod traces;
 
 /// The server program, built for these tests.
 const SERVER: &str = env!("CARGO_BIN_EXE_server-under-test");

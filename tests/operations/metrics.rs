@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use sync_proto::types::{Condition, Cursor, Outcome, Timestamp};
+use sync_proto::types::{Condition, Cursor, Event, Outcome, Timestamp};
 use sync_server::metrics::described::ALL;
 use sync_tests::compose::{after, commit_if, delete, key, name, put, scratch, version};
 use sync_tests::data::workspace;
@@ -79,7 +79,7 @@ impl Drop for Shown {
 }
 
 /// Sends a request and returns what comes until the connection is closed.
-async fn ask(address: SocketAddr, request: &str) -> String {
+pub(crate) async fn ask(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -98,16 +98,14 @@ async fn what_the_server_does_is_on_its_page() {
     let dir = tempfile::tempdir().unwrap();
     let server = Shown::start(dir.path());
     let page = server.page().await;
-    for metric in ALL {
-        assert!(page.contains(&format!("# TYPE {} ", metric.name)), "{} is missing", metric.name);
-    }
+    let missing = ALL.iter().find(|one| !page.contains(&format!("# TYPE {} ", one.name)));
+    assert!(missing.is_none(), "{missing:?}");
     assert!(value(&page, "deltasync_items") < 0.5, "{page}");
 
     let wire = Wire::to(server.address);
     wire.commit(vec![put("list", "a", "1"), put("list", "b", "1"), put("other", "a", "1")]).await;
     wire.commit(vec![delete("list", "a")]).await;
-    let absent = Condition::ItemAbsent(key("b"));
-    let refused = commit_if("list", absent, vec![put("list", "b", "2")]);
+    let refused = commit_if("list", Condition::ItemAbsent(key("b")), vec![put("list", "b", "2")]);
     wire.try_commit(refused).await.unwrap_err();
     let head = wire.head(&name("list")).await.unwrap();
     let strange = Cursor { version: version(99), ..head.cursor() };
@@ -123,7 +121,8 @@ async fn what_the_server_does_is_on_its_page() {
         outcomes[..],
         [Outcome::Delta(_), Outcome::Aligned(_), Outcome::NotFound, Outcome::Reset(_)]
     ));
-    let stream = wire.subscribe(vec![scratch("list")]).await;
+    let mut stream = wire.subscribe(vec![scratch("list"), after("other", strange)]).await;
+    while !matches!(stream.next().await, Event::CaughtUp(..)) {}
     server.until("deltasync_streams 1").await;
 
     let page = server.page().await;
@@ -142,6 +141,7 @@ async fn what_the_server_does_is_on_its_page() {
         ("deltasync_pull_targets_total{outcome=\"reset\"}", 1.0),
         ("deltasync_resets_total{call=\"pull\",reason=\"ahead_of_head\"}", 1.0),
         ("deltasync_resets_total{call=\"subscribe\",reason=\"ahead_of_head\"}", 0.0),
+        ("deltasync_resets_total{call=\"subscribe\",reason=\"epoch_changed\"}", 1.0),
         ("deltasync_calls_total{call=\"SyncService/Pull\",result=\"ok\"}", 1.0),
         ("deltasync_calls_total{call=\"WriteService/Commit\",result=\"refused\"}", 1.0),
         ("deltasync_call_seconds_count{call=\"WriteService/Commit\"}", 3.0),

@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Words that belong to some places of a crate's sources, and to no other.
-const BORDERS: [Border; 10] = [
+const BORDERS: [Border; 11] = [
     Border {
         within: "sync-server/src",
         words: &["tonic::", "tonic_"],
@@ -51,6 +51,12 @@ const BORDERS: [Border; 10] = [
         why: "one engine knows its library",
     },
     Border {
+        within: "sync-server/src",
+        words: &["opentelemetry"],
+        places: &["traces.rs", "traces/", "server/collector.rs", "server/spans.rs"],
+        why: "what spans may say is said in one place",
+    },
+    Border {
         within: "sync-client/src",
         words: &["redb::"],
         places: &["store/disk.rs", "store/disk/"],
@@ -59,7 +65,8 @@ const BORDERS: [Border; 10] = [
     Border {
         within: "sync-server/src",
         words: &["v1::"],
-        places: &["rpc/", "server.rs"],
+        // Collectors have a protocol of their own.
+        places: &["rpc/", "server.rs", "server/collector.rs"],
         why: "wire types die at the door",
     },
     Border {

@@ -8,6 +8,7 @@
 
 pub mod alarm;
 pub mod backup;
+pub mod collector;
 pub mod compose;
 pub mod data;
 pub mod device;

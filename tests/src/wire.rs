@@ -1,6 +1,7 @@
 //! Clients as generated from the protocol, and nothing more: no retry, no repair, the message
 //! limits that every language has by default.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use sync_proto::v1;
 use sync_proto::v1::admin_service_client::AdminServiceClient;
 use sync_proto::v1::sync_service_client::SyncServiceClient;
 use sync_proto::v1::write_service_client::WriteServiceClient;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -25,21 +26,20 @@ use crate::wait::{PATIENCE, pass, within};
 #[derive(Debug, Clone)]
 pub struct Wire {
     channel: Channel,
-    token: Bearer,
+    headers: Headers,
 }
 
-/// Shows a token with each call, if there is one.
+/// Headers that go with each call: a token, a trace.
 #[derive(Debug, Clone, Default)]
-pub struct Bearer(Option<String>);
+pub struct Headers(BTreeMap<&'static str, MetadataValue<Ascii>>);
 
-/// A connection that shows a token.
-pub type Shown = InterceptedService<Channel, Bearer>;
+/// A connection that shows headers.
+pub type Shown = InterceptedService<Channel, Headers>;
 
-impl tonic::service::Interceptor for Bearer {
+impl tonic::service::Interceptor for Headers {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
-            let value: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
-            request.metadata_mut().insert("authorization", value);
+        for (name, value) in &self.0 {
+            request.metadata_mut().insert(*name, value.clone());
         }
         Ok(request)
     }
@@ -53,19 +53,27 @@ impl Wire {
     pub fn to(address: SocketAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint.connect_timeout(PATIENCE).connect_lazy();
-        Self { channel, token: Bearer::default() }
+        Self { channel, headers: Headers::default() }
     }
 
     /// A connection that was made another way.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
-        Self { channel, token: Bearer::default() }
+        Self { channel, headers: Headers::default() }
     }
 
     /// The same connection with a token.
     #[must_use]
     pub fn showing(&self, token: &str) -> Self {
-        Self { channel: self.channel.clone(), token: Bearer(Some(token.to_owned())) }
+        self.saying("authorization", &format!("Bearer {token}"))
+    }
+
+    /// The same connection with another header.
+    #[must_use]
+    pub fn saying(&self, name: &'static str, value: &str) -> Self {
+        let mut wire = self.clone();
+        wire.headers.0.insert(name, value.parse().unwrap());
+        wire
     }
 
     /// The bare connection.
@@ -77,19 +85,19 @@ impl Wire {
     /// The reader's calls.
     #[must_use]
     pub fn sync(&self) -> SyncServiceClient<Shown> {
-        SyncServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+        SyncServiceClient::with_interceptor(self.channel.clone(), self.headers.clone())
     }
 
     /// The writer's calls.
     #[must_use]
     pub fn write(&self) -> WriteServiceClient<Shown> {
-        WriteServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+        WriteServiceClient::with_interceptor(self.channel.clone(), self.headers.clone())
     }
 
     /// The operator's calls.
     #[must_use]
     pub fn admin(&self) -> AdminServiceClient<Shown> {
-        AdminServiceClient::with_interceptor(self.channel.clone(), self.token.clone())
+        AdminServiceClient::with_interceptor(self.channel.clone(), self.headers.clone())
     }
 
     /// Commits, or says why not.

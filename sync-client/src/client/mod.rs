@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use self::credentials::Credentials;
 use self::tls::Tls;
+use self::trace_context::TraceSource;
 use self::traffic::Traffic;
 use crate::backoff::Backoff;
 use crate::error::ClientError;
@@ -33,6 +34,7 @@ mod operating;
 mod status;
 mod stream;
 mod tls;
+mod trace_context;
 mod traffic;
 
 pub use backup::{BackupPiece, BackupStream};
@@ -40,6 +42,7 @@ pub use calls::{CollectionInfo, CommitReply, Found, GetItemsReply, ImportReply, 
 pub(crate) use inbox::Pulled;
 pub use operating::{Verification, Verified};
 pub use stream::EventStream;
+pub use trace_context::TraceContext;
 
 /// How long one attempt of a call waits in vain when the builder does not say.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,6 +78,7 @@ pub struct ClientBuilder {
     client_id: String,
     call_timeout: Duration,
     retry_for: Duration,
+    traces: Option<TraceSource>,
 }
 
 struct Shared {
@@ -104,6 +108,7 @@ impl SyncClient {
             client_id: String::new(),
             call_timeout: CALL_TIMEOUT,
             retry_for: RETRY_FOR,
+            traces: None,
         }
     }
 
@@ -139,6 +144,9 @@ impl SyncClient {
 
     async fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
+        if let Some(traces) = &self.shared.settings.traces {
+            traces.tell(&mut request);
+        }
         if let Some(bearer) = self.shared.credentials.current().await {
             request.metadata_mut().insert("authorization", bearer);
         }
@@ -287,6 +295,28 @@ impl ClientBuilder {
     #[must_use]
     pub fn retry_for(mut self, time: Duration) -> Self {
         self.retry_for = time;
+        self
+    }
+
+    /// Puts calls into the traces of the application: asked for each attempt of a call, by the task
+    /// that makes it (of a replica or an account, its driver's). With the crates of OpenTelemetry,
+    /// e.g.:
+    ///
+    /// ```ignore
+    /// SyncClient::builder(uri).trace_context(|| {
+    ///     let mut headers = HashMap::new();
+    ///     let context = tracing::Span::current().context(); // tracing_opentelemetry
+    ///     TraceContextPropagator::new().inject_context(&context, &mut headers); // opentelemetry_sdk
+    ///     let traceparent = headers.remove("traceparent")?;
+    ///     Some(TraceContext { traceparent, tracestate: headers.remove("tracestate").unwrap_or_default() })
+    /// })
+    /// ```
+    #[must_use]
+    pub fn trace_context(
+        mut self,
+        ask: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.traces = Some(TraceSource::new(ask));
         self
     }
 

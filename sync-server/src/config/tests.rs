@@ -6,10 +6,12 @@ fn valid() -> Config {
     Config { data_dir: "data".into(), ..Config::default() }
 }
 
+/// What makes a configuration bad.
+type Break = fn(&mut Config);
+
 /// G11: whatever is out of range is named, with the limit.
 #[test]
 fn settings_out_of_range_are_named() {
-    type Break = fn(&mut Config);
     valid().check().unwrap();
     let cases: [(&str, Break); 41] = [
         ("jwt_keys_url: must not hold credentials", |config| {
@@ -69,6 +71,27 @@ fn settings_out_of_range_are_named() {
             config.tokens = vec![token];
         }),
     ];
+    refuses(&cases);
+}
+
+/// Likewise, for traces.
+#[test]
+fn settings_of_traces_are_named() {
+    refuses(&[
+        ("otlp_endpoint: must begin with http://", |config| {
+            config.otlp_endpoint = Some("collector:4317".to_owned());
+        }),
+        ("otlp_endpoint: must not hold credentials", |config| {
+            config.otlp_endpoint = Some("http://me:word@collector:4317".to_owned());
+        }),
+        ("otlp_sample_per_mille: 1001, must be 0 to 1000", |config| {
+            config.otlp_sample_per_mille = 1_001;
+        }),
+        ("otlp_service_name: must have 1 to 128", |config| config.otlp_service_name.clear()),
+    ]);
+}
+
+fn refuses(cases: &[(&str, Break)]) {
     for (expected, spoil) in cases {
         let mut config = valid();
         spoil(&mut config);
@@ -81,6 +104,9 @@ fn settings_out_of_range_are_named() {
 fn the_limits_themselves_are_fine() {
     let mut config = valid();
     config.free_disk_min_mib = 1_048_576;
+    // Off, as an empty variable of the environment says it.
+    config.otlp_endpoint = Some(String::new());
+    assert_eq!(config.collector(), None);
     config.tombstone_age_max_s = u64::MAX;
     (config.tombstones_max, config.idempotency_keys_max, config.acks_max) = (0, 0, 0);
     config.check().unwrap();

@@ -161,6 +161,11 @@ pub const ALL: &[Described] = &[
         "Deletions of read-diffused collections that are in all inboxes.",
     ),
     counter("deltasync_inbox_notices_total", "Notices sent on streams of inboxes."),
+    counter(
+        "deltasync_spans_total",
+        "Spans of calls that were traced, by result: sent, dropped (too many waited, or too long), \
+         refused (by the collector).",
+    ),
     counter("deltasync_page_cache_total", "Shared pages by result: hit, miss (read and built)."),
 ];
 

@@ -111,6 +111,17 @@ pub enum SentKind {
     Reconcile,
 }
 
+/// What became of a span of a call that is traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanResult {
+    /// The collector has it.
+    Sent,
+    /// Too many waited, or it was not taken in time.
+    Dropped,
+    /// The collector does not want it.
+    Refused,
+}
+
 /// Who begins to reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairReader {
@@ -181,6 +192,11 @@ impl Labelled for CallResult {
 impl Labelled for SentKind {
     const ALL: &'static [(Self, &'static str)] =
         &[(Self::Delta, "delta"), (Self::Load, "load"), (Self::Reconcile, "reconcile")];
+}
+
+impl Labelled for SpanResult {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Sent, "sent"), (Self::Dropped, "dropped"), (Self::Refused, "refused")];
 }
 
 impl Labelled for RepairReader {

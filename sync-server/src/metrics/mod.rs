@@ -28,7 +28,8 @@ mod traffic;
 mod tests;
 
 pub use self::labels::{
-    CommitResult, Handshake, Reload, Reloaded, RepairReader, Revoked, SentKind, SubscriberState,
+    CommitResult, Handshake, Reload, Reloaded, RepairReader, Revoked, SentKind, SpanResult,
+    SubscriberState,
 };
 pub use self::traffic::Presence;
 

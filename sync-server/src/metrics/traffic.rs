@@ -1,4 +1,5 @@
-//! What readers ask for, what they are sent and how soon: calls, streams, bytes, repairs.
+//! What readers ask for, what they are sent and how soon: calls, streams, bytes, repairs;
+//! and the spans of calls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use ::metrics::{Gauge, Histogram, Key, Label, Recorder};
 use sync_proto::types::Timestamp;
 
-use super::labels::{CallResult, Labelled, RepairReader, SentKind, SubscriberState};
+use super::labels::{CallResult, Labelled, RepairReader, SentKind, SpanResult, SubscriberState};
 use super::{ByLabel, METADATA, Metrics, as_f64, histogram, labelled_gauge};
 use crate::auth::methods::METHODS;
 
@@ -24,6 +25,7 @@ pub(super) struct Traffic {
     applied: Histogram,
     subscribers: Arc<Subscribers>,
     subscriber_gauges: Vec<Gauge>,
+    spans: ByLabel<SpanResult, 3>,
 }
 
 struct CallHandles {
@@ -64,6 +66,7 @@ impl Traffic {
             applied: histogram(recorder, "deltasync_applied_seconds"),
             subscribers: Arc::default(),
             subscriber_gauges: SubscriberState::ALL.iter().map(gauge).collect(),
+            spans: ByLabel::new(recorder, "deltasync_spans_total", "result", None),
         }
     }
 
@@ -109,6 +112,11 @@ impl Metrics {
     /// A client has applied what was committed then.
     pub fn applied(&self, committed: Timestamp, now: Timestamp) {
         self.handles.traffic.applied.record(between(committed, now));
+    }
+
+    /// So many spans ended so.
+    pub fn spans(&self, result: SpanResult, count: usize) {
+        self.handles.traffic.spans.add(result, count as u64);
     }
 
     /// Counts a stream.

@@ -13,6 +13,7 @@ use sync_proto::v1::admin_service_server::AdminService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::long_calls::Operator;
 use super::{Context, backup, clients, explaining, verifying};
 use crate::auth::policy::Verb;
 use crate::auth::{AccessError, Caller};
@@ -177,17 +178,18 @@ impl<S: Store> AdminService for AdminRpc<S> {
         &self,
         request: Request<v1::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        let caller = Self::may_all(&request)?;
-        Ok(Response::new(ReceiverStream::new(backup::start(&self.context, caller)?)))
+        let operator = Operator::of(Self::may_all(&request)?, &request);
+        Ok(Response::new(ReceiverStream::new(backup::start(&self.context, operator)?)))
     }
 
     async fn verify(
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        let caller = Self::may_all(&request)?;
+        let operator = Operator::of(Self::may_all(&request)?, &request);
         let prefix = request.into_inner().prefix;
-        Ok(Response::new(ReceiverStream::new(verifying::start(&self.context, caller, prefix)?)))
+        let told = verifying::start(&self.context, operator, prefix)?;
+        Ok(Response::new(ReceiverStream::new(told)))
     }
 
     async fn list_clients(

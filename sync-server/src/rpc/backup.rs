@@ -10,8 +10,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::Context;
-use super::long_calls::{self, Message, Outbox};
-use crate::auth::Caller;
+use super::long_calls::{self, Message, Operator, Outbox};
 use crate::engine::backing_up::Backup;
 use crate::status;
 use crate::store::Store;
@@ -22,10 +21,10 @@ const HELD_MAX: Duration = Duration::from_millis(100);
 /// Starts the task of a backup and returns its pieces.
 pub(super) fn start<S: Store>(
     context: &Arc<Context<S>>,
-    caller: Caller,
+    operator: Operator,
 ) -> Result<mpsc::Receiver<Message<v1::BackupResponse>>, Status> {
     let busy = "another backup is being taken";
-    long_calls::start(context, caller, &context.backups, busy, send_all)
+    long_calls::start(context, operator, &context.backups, busy, send_all)
 }
 
 async fn send_all<S: Store>(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sync_proto::types::Reason;
 use tokio::sync::{Semaphore, mpsc};
-use tonic::Status;
+use tonic::{Request, Status};
 use tracing::Instrument as _;
 
 use super::Context;
@@ -15,6 +15,7 @@ use crate::auth::Caller;
 use crate::auth::policy::Verb;
 use crate::status;
 use crate::store::Store;
+use crate::traces::CallTrace;
 
 /// Messages that wait for the transport, each below 4 MiB.
 const OUTBOX_LEN: usize = 2;
@@ -24,6 +25,14 @@ const TAKE_WITHIN: Duration = Duration::from_secs(60);
 
 pub(super) type Message<T> = Result<T, Status>;
 
+/// Who makes such a call.
+#[derive(Debug)]
+pub(super) struct Operator {
+    caller: Caller,
+    /// The span of the call, which ends with its task.
+    traced: CallTrace,
+}
+
 /// Where such a call tells what it has.
 #[derive(Debug)]
 pub(super) struct Outbox<T>(mpsc::Sender<Message<T>>);
@@ -31,7 +40,7 @@ pub(super) struct Outbox<T>(mpsc::Sender<Message<T>>);
 /// Starts the task of a call and returns its messages. `busy` is said when another has the turn.
 pub(super) fn start<S: Store, T: Send + 'static, W>(
     context: &Arc<Context<S>>,
-    caller: Caller,
+    operator: Operator,
     turn: &Arc<Semaphore>,
     busy: &str,
     work: impl FnOnce(Arc<Context<S>>, Outbox<T>) -> W,
@@ -47,6 +56,7 @@ where
     let (sender, messages) = mpsc::channel(OUTBOX_LEN);
     let work = work(Arc::clone(context), Outbox(sender.clone()));
     let drain = context.drain.clone();
+    let Operator { caller, traced } = operator;
     let task = async move {
         let _turn = turn;
         let ended = tokio::select! {
@@ -58,14 +68,24 @@ where
             }
             ended = work => ended,
         };
-        if let Err(status) = ended
-            && tokio::time::timeout(TAKE_WITHIN, sender.send(Err(status))).await.is_err()
-        {
+        let Err(status) = ended else { return };
+        traced.answered(status.code().into(), status::reason_of(&status));
+        if tokio::time::timeout(TAKE_WITHIN, sender.send(Err(status))).await.is_err() {
             tracing::debug!("nobody was there to hear why a call of an operator ended");
         }
     };
     context.tasks.spawn(task.in_current_span());
     Ok(messages)
+}
+
+// === impl Operator ===
+
+impl Operator {
+    /// `caller`, who has asked this.
+    pub(super) fn of<T>(caller: Caller, request: &Request<T>) -> Self {
+        let traced = request.extensions().get().cloned().unwrap_or_default();
+        Self { caller, traced }
+    }
 }
 
 // === impl Outbox ===

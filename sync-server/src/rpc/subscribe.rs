@@ -11,14 +11,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use rand::RngExt as _;
 use sync_proto::types::{
-    AcceptedTarget, CollectionName, Delta, Event, Goodbye, GoodbyeReason, Plan, Subscribe, Target,
-    Timestamp,
+    AcceptedTarget, CollectionName, Delta, Event, GoodbyeReason, Plan, ResetReason, Subscribe,
+    Target, Timestamp,
 };
 use sync_proto::v1;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Status;
 use tracing::Instrument as _;
 
+use self::end::End;
 use super::clients::OpenStream;
 use super::loads::hold_up;
 use super::outbox::{self, Outbox, Outgoing};
@@ -37,12 +38,12 @@ use crate::metrics::{Presence, Revoked, SubscriberState};
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
+use crate::traces::{CallTrace, Happening};
+
+mod end;
 
 /// A subscriber that makes a due target wait for this long is told that it lags.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-
-/// The least that a client waits before it comes back after a Goodbye.
-const GOODBYE_RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// One stream.
 struct Stream<S> {
@@ -66,6 +67,8 @@ struct Stream<S> {
     client: Option<OpenStream>,
     /// How it is counted.
     presence: Presence,
+    /// The span of the call, which ends with it.
+    traced: CallTrace,
     /// What is committed from then on is delivered live.
     began_at: Timestamp,
     _place: Place,
@@ -81,16 +84,8 @@ pub(super) struct Reader<'a> {
     pub(super) client: Option<ClientKey>,
     /// What its messages are claimed from.
     pub(super) account: &'a Account,
-}
-
-/// Why a stream ends.
-enum End {
-    /// The subscriber went away.
-    Gone,
-    /// The server says goodbye.
-    Goodbye(GoodbyeReason),
-    /// The server could not read.
-    Failed(Status),
+    /// The span of its call.
+    pub(super) traced: CallTrace,
 }
 
 /// What the loop woke up for.
@@ -120,7 +115,7 @@ pub(super) fn start<S: Store>(
     reader: Reader<'_>,
     asked: Subscribe,
 ) -> Result<Outgoing, Status> {
-    let Reader { caller, who, client, account } = reader;
+    let Reader { caller, who, client, account, traced } = reader;
     if context.drain.is_cancelled() {
         return Err(status::stopping("the server is stopping"));
     }
@@ -174,6 +169,7 @@ pub(super) fn start<S: Store>(
         waiting_since: None,
         client,
         presence: context.metrics.subscriber(),
+        traced,
         began_at: Timestamp::now(),
         _place: place,
     });
@@ -188,36 +184,21 @@ async fn rights_move(caller: Caller, mut seen: RulesSeen) {
     caller.moved(&mut seen).await;
 }
 
-// === impl End ===
-
-impl End {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Gone => "gone",
-            Self::Goodbye(GoodbyeReason::Draining) => "draining",
-            Self::Goodbye(GoodbyeReason::MaxAge) => "max_age",
-            Self::Goodbye(GoodbyeReason::CredentialsExpired) => "credentials_expired",
-            Self::Goodbye(GoodbyeReason::Overloaded) => "overloaded",
-            Self::Failed(_) => "failed",
-        }
-    }
-}
-
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
     async fn run(mut self: Box<Self>, halves: Box<Halves>) {
         let ended = self.follow(halves).await;
         tracing::debug!(why = ended.word(), lived = ?self.began.elapsed(), "a stream ends");
+        self.traced.ends(ended.word());
         match ended {
             End::Gone => {}
-            End::Failed(status) => self.outbox.fail(status),
+            End::Failed(status) => {
+                self.traced.answered(status.code().into(), status::reason_of(&status));
+                self.outbox.fail(status);
+            }
             End::Goodbye(reason) => {
-                // Half of the spread is ours: also clients that throw no dice come back apart.
-                let jitter = self.context.streams.goodbye_jitter / 2;
-                let own = jitter.mul_f64(rand::rng().random_range(0.0..1.0));
-                let retry_after = GOODBYE_RETRY_AFTER + own;
-                let goodbye: Event<Bytes> = Event::Goodbye(Goodbye { reason, retry_after, jitter });
+                let goodbye = end::goodbye(reason, self.context.streams.goodbye_jitter);
                 // A subscriber that does not even take this loses it: the connection ends anyway.
                 let gone = tokio::time::timeout(SLOW_AFTER, self.outbox.end(goodbye.into())).await;
                 if gone.is_err() {
@@ -431,19 +412,34 @@ impl<S: Store> Stream<S> {
     fn count(&self, event: &Event<Bytes>) {
         let metrics = &self.context.metrics;
         match event {
-            Event::Reset(_, reset) => metrics.stream_reset(reset.reason),
+            Event::Accepted(targets, _) => {
+                self.traced.tell(Happening::Opened(targets.len()));
+                for target in targets {
+                    if let Plan::Reset(reset) = &target.plan {
+                        self.count_reset(reset.reason);
+                    }
+                }
+            }
+            Event::Reset(_, reset) => self.count_reset(reset.reason),
             Event::InboxNotice(_) => metrics.noticed(),
-            Event::Revoked(_) => metrics.revoked(Revoked::Target),
+            Event::Revoked(_) => {
+                metrics.revoked(Revoked::Target);
+                self.traced.tell(Happening::Revoked);
+            }
+            Event::Lagging(..) => self.traced.tell(Happening::Lagging),
             Event::Changes(_, delta) => self.count_changes(delta),
-            Event::Accepted(..)
-            | Event::Notice(..)
+            Event::Notice(..)
             | Event::Bookmark(..)
-            | Event::Lagging(..)
             | Event::CaughtUp(..)
             | Event::Absent(_)
             | Event::Failed(..)
             | Event::Goodbye(_) => {}
         }
+    }
+
+    fn count_reset(&self, reason: ResetReason) {
+        self.context.metrics.stream_reset(reason);
+        self.traced.tell(Happening::Reset(reason.as_str()));
     }
 
     fn count_changes(&self, delta: &Delta<Bytes>) {

@@ -30,6 +30,7 @@ use crate::metrics::SentKind;
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
+use crate::traces::CallTrace;
 
 /// The service.
 #[derive(Debug)]
@@ -234,13 +235,14 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
         let account = request.extensions().get::<Account>().cloned();
         let account = account.expect("every call of a connection has its account");
+        let traced = request.extensions().get::<CallTrace>().cloned().unwrap_or_default();
         let mut asked =
             Subscribe::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let client = clients::key(&caller, &asked.client_id);
         let targets = asked.targets.into_iter().map(Ok).collect();
         let targets = self.resume(&caller, client.as_ref(), targets).await?;
         asked.targets = targets.into_iter().flatten().collect();
-        let reader = Reader { caller: &caller, who: &who, client, account: &account };
+        let reader = Reader { caller: &caller, who: &who, client, account: &account, traced };
         let outgoing = subscribe::start(&self.context, reader, asked)?;
         // The stream is sent in place of this empty one.
         let mut answer = Response::new(tokio_stream::empty());

@@ -10,8 +10,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::Context;
-use super::long_calls::{self, Message, Outbox};
-use crate::auth::Caller;
+use super::long_calls::{self, Message, Operator, Outbox};
 use crate::engine::verifying::Verification;
 use crate::status;
 use crate::store::Store;
@@ -31,15 +30,21 @@ const FINDINGS_MAX: usize = 1_000;
 /// Starts the task of a verification and returns what it tells.
 pub(super) fn start<S: Store>(
     context: &Arc<Context<S>>,
-    caller: Caller,
+    operator: Operator,
     prefix: String,
 ) -> Result<mpsc::Receiver<Message<v1::VerifyResponse>>, Status> {
     let busy = "another verification is under way";
-    long_calls::start(context, caller, &context.verifications, busy, |context, outbox| async move {
-        let verified = tokio::time::timeout(TIME_MAX, verify(&context, &outbox, &prefix)).await;
-        let late = "not done within an hour; verify a part, by prefix";
-        verified.unwrap_or_else(|_| Err(status::refused(Reason::TookTooLong, late)))
-    })
+    long_calls::start(
+        context,
+        operator,
+        &context.verifications,
+        busy,
+        |context, outbox| async move {
+            let verified = tokio::time::timeout(TIME_MAX, verify(&context, &outbox, &prefix)).await;
+            let late = "not done within an hour; verify a part, by prefix";
+            verified.unwrap_or_else(|_| Err(status::refused(Reason::TookTooLong, late)))
+        },
+    )
 }
 
 async fn verify<S: Store>(

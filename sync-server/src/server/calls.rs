@@ -10,7 +10,7 @@ use http_body::Body as _;
 use sync_proto::types::Reason;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response, header};
+use tonic::codegen::http::{HeaderMap, Request, Response, header};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
@@ -27,6 +27,7 @@ use crate::budget::Weight;
 use crate::metrics::Metrics;
 use crate::rpc::outbox::Outgoing;
 use crate::status;
+use crate::traces::{CallTrace, Traces, parent};
 
 /// Counts calls, knows who makes them, bounds what they hold, and refuses new ones when the server
 /// stops.
@@ -40,6 +41,8 @@ pub(super) struct CallsLayer {
     pub(super) uploads: UploadBounds,
     /// Counts what is refused.
     pub(super) metrics: Metrics,
+    /// Tells what becomes of calls, if somebody wants to know.
+    pub(super) traces: Traces,
 }
 
 /// All services, behind a [`CallsLayer`].
@@ -89,10 +92,8 @@ where
             Ok(Some(caller)) => drop(request.extensions_mut().insert(caller)),
             Ok(None) => {}
             Err(refusal) => {
-                self.layer.metrics.erred(status::reason_of(&refusal));
-                self.layer.metrics.refused(refusal.code().into());
-                self.layer.metrics.answered(&path, refusal.code().into(), began.elapsed());
-                return Box::pin(std::future::ready(Ok(refusal.into_http())));
+                let refused = self.layer.refuse(&path, request.headers(), refusal, began);
+                return Box::pin(std::future::ready(Ok(refused)));
             }
         }
         // Health is told to the end, and those who watch it or reflect have nothing to lose.
@@ -110,26 +111,19 @@ where
             let uploads = self.layer.uploads.clone();
             Body::new(Upload::new(body, shape, account, held.clone(), uploads))
         });
-        let span = spans::of_call(&path, request.headers());
+        let (span, traced) = self.layer.begin(&path, request.headers());
+        let mut request = request;
+        if traced.ids().is_some() {
+            request.extensions_mut().insert(traced.clone());
+        }
         let call = span.in_scope(|| self.inner.call(request));
         let metrics = self.layer.metrics.clone();
         let answered = async move {
             let mut answer = call.await?;
+            note_answer(&metrics, &path, &mut answer, &traced, began);
+            // Before it counts as answered: the end waits for that, and sends the last spans then.
+            drop(traced);
             drop(open);
-            let status = Status::from_header_map(answer.headers());
-            if let Some(completed) = status.as_ref().and_then(status::completed)
-                && completed.add_header(answer.headers_mut()).is_err()
-            {
-                tracing::debug!("the details of an error are no header");
-            }
-            let reason = Status::from_header_map(answer.headers());
-            let reason = reason.as_ref().and_then(status::reason_of);
-            metrics.erred(reason);
-            let code = status.map_or(Code::Ok, |status| status.code()).into();
-            metrics.refused(code);
-            metrics.answered(&path, code, began.elapsed());
-            let reason = reason.map(Reason::as_str);
-            tracing::debug!(code, reason, took = ?began.elapsed(), "answered");
             // What the request claims is claimed until now.
             let room = held.answered();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
@@ -150,6 +144,32 @@ where
 // === impl CallsLayer ===
 
 impl CallsLayer {
+    /// What is told of a call, in the log and in the trace of its caller.
+    fn begin(&self, path: &str, headers: &HeaderMap) -> (tracing::Span, CallTrace) {
+        let (call, parent) = (spans::name_of(path), parent::of_caller(headers));
+        let traced = self.traces.begin(call, parent.as_ref());
+        (spans::of_call(call, parent.as_ref(), &traced), traced)
+    }
+
+    /// Refuses a call by its head alone. Who is nobody causes no span.
+    fn refuse(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        refusal: Status,
+        began: Instant,
+    ) -> Response<Body> {
+        let (code, reason) = (refusal.code(), status::reason_of(&refusal));
+        if code == Code::Unauthenticated {
+            note(&self.metrics, path, code, reason, began);
+        } else {
+            let (span, traced) = self.begin(path, headers);
+            span.in_scope(|| note(&self.metrics, path, code, reason, began));
+            traced.answered(code.into(), reason);
+        }
+        refusal.into_http()
+    }
+
     /// Whether the call may begin, judged by its head alone, and who makes it; nobody in
     /// particular if that does not matter.
     fn admit(
@@ -174,6 +194,35 @@ impl CallsLayer {
         }
         Ok(Some(caller))
     }
+}
+
+/// Takes note of how a call was answered, and completes an error.
+fn note_answer(
+    metrics: &Metrics,
+    path: &str,
+    answer: &mut Response<Body>,
+    traced: &CallTrace,
+    began: Instant,
+) {
+    let status = Status::from_header_map(answer.headers());
+    if let Some(completed) = status.as_ref().and_then(status::completed)
+        && completed.add_header(answer.headers_mut()).is_err()
+    {
+        tracing::debug!("the details of an error are no header");
+    }
+    let reason = Status::from_header_map(answer.headers());
+    let reason = reason.as_ref().and_then(status::reason_of);
+    let code = status.map_or(Code::Ok, |status| status.code());
+    note(metrics, path, code, reason, began);
+    traced.answered(code.into(), reason);
+}
+
+fn note(metrics: &Metrics, path: &str, code: Code, reason: Option<Reason>, began: Instant) {
+    let (code, took) = (code.into(), began.elapsed());
+    metrics.erred(reason);
+    metrics.refused(code);
+    metrics.answered(path, code, took);
+    tracing::debug!(code, reason = reason.map(Reason::as_str), ?took, "answered");
 }
 
 /// What a request shows of its caller.
