@@ -11,7 +11,8 @@ use serde_json::json;
 use sync_client::account::{Account, FollowState, Followed};
 use sync_client::store::Standing;
 use sync_client::types::{
-    ChangeKind, CollectionName, Commit, Cursor, Delta, Key, Mutation, Op, SortKey, Subject, Value,
+    Change, ChangeKind, CollectionName, Commit, Cursor, Delta, Key, Mutation, Op, SortKey, Subject,
+    Value,
 };
 use sync_client::{
     Arrival, ClientError, Collection, Detail, MemoryStore, Raw, RepairReason, Replica, Stats,
@@ -223,11 +224,17 @@ fn refusal(error: &ClientError) -> serde_json::Value {
         ClientError::Denied(_) => "PERMISSION_DENIED",
         ClientError::Unauthenticated(_) => "UNAUTHENTICATED",
         ClientError::NotFound(_) => "NOT_FOUND",
-        _ => "UNKNOWN",
+        ClientError::Unavailable(_) => "UNAVAILABLE",
+        ClientError::Aborted(_) => "ABORTED",
+        ClientError::Unimplemented(_) => "UNIMPLEMENTED",
+        ClientError::Internal(_) => "INTERNAL",
+        ClientError::Deadline => "DEADLINE_EXCEEDED",
+        ClientError::Setting(_) | ClientError::Malformed(_) | _ => "UNKNOWN",
     };
     let told = error.told().cloned().unwrap_or_default();
     let quotas: Vec<_> = told.used_up.iter().map(|quota| &quota.whose).collect();
-    json!({ "code": code, "reason": told.reason, "fields": told.fields, "quotas": quotas })
+    let reason = told.reason.unwrap_or_default();
+    json!({ "code": code, "reason": reason, "fields": told.fields, "quotas": quotas })
 }
 
 /// Takes what changed since it acknowledged last.
@@ -247,17 +254,14 @@ async fn resume(client: SyncClient, name: CollectionName) -> Result<(), Error> {
 }
 
 fn took(anew: bool, delta: &Delta) -> Result<(), Error> {
-    let (gone, put): (Vec<_>, Vec<_>) = delta
-        .changes
-        .iter()
-        .partition(|change| matches!(change.kind, ChangeKind::Delete | ChangeKind::LeftScope));
-    let keys = |changes: Vec<&sync_client::types::Change>| {
-        let text = |change: &&sync_client::types::Change| {
-            String::from_utf8_lossy(change.key.as_bytes()).into_owned()
+    let keys = |gone: bool| {
+        let wanted = move |change: &&Change| {
+            gone == matches!(change.kind, ChangeKind::Delete | ChangeKind::LeftScope)
         };
-        changes.iter().map(text).collect::<Vec<_>>()
+        let text = |change: &Change| String::from_utf8_lossy(change.key.as_bytes()).into_owned();
+        delta.changes.iter().filter(wanted).map(text).collect::<Vec<_>>()
     };
-    line(&json!({ "took": { "anew": anew, "put": keys(put), "gone": keys(gone) } }))
+    line(&json!({ "took": { "anew": anew, "put": keys(false), "gone": keys(true) } }))
 }
 
 async fn window(client: SyncClient, name: CollectionName) -> Result<(), Error> {
