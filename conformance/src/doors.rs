@@ -1,7 +1,6 @@
 //! The server's door where it is guarded: an authority that lives for one case, tokens, a policy, and
 //! what a client is given to come in.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -70,24 +69,24 @@ impl Door {
     }
 
     fn policy(self) -> String {
-        let mut policy = format!(
+        let grants = format!(
             "[[identities]]\nname = \"{KIT}\"\nsubject = \"kit\"\n\
              [[grants]]\nsubjects = [\"kit\"]\nread = [\"*\"]\nwrite = [\"*\"]\nadmin = [\"*\"]\n\
              [[grants]]\nsubjects = [\"writer\", \"reader\"]\nread = [\"*\"]\n\
              [[grants]]\nsubjects = [\"writer\"]\nwrite = [\"*\"]\n"
         );
-        for (door, subject) in [(Self::Writer, "writer"), (Self::Reader, "reader")] {
-            let mut hash = String::new();
-            for byte in Sha256::digest(door.token().unwrap_or_default()) {
-                write!(hash, "{byte:02x}").expect("a text takes all that is written to it");
-            }
-            policy += &format!("[[tokens]]\nsubject = \"{subject}\"\nsha256 = \"{hash}\"\n");
-        }
-        if self == Self::Tenant {
-            policy += &format!("[[stored]]\nbelow = \"list\"\nbytes_max = {TENANT_BYTES_MAX}\n");
-        }
-        policy
+        let tokens = [(Self::Writer, "writer"), (Self::Reader, "reader")].map(|(door, subject)| {
+            let hash = hex(&Sha256::digest(door.token().unwrap_or_default()));
+            format!("[[tokens]]\nsubject = \"{subject}\"\nsha256 = \"{hash}\"\n")
+        });
+        let stored = format!("[[stored]]\nbelow = \"list\"\nbytes_max = {TENANT_BYTES_MAX}\n");
+        let stored = if self == Self::Tenant { stored } else { String::new() };
+        grants + &tokens.concat() + &stored
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 // === impl Guard ===
