@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use serde_json::json;
 use sync_client::account::{Account, FollowState, Followed};
-use sync_client::store::Standing;
+use sync_client::store::{ReplicaStore as _, Standing};
 use sync_client::types::{
     Change, ChangeKind, CollectionName, Commit, Cursor, Delta, Key, Mutation, Op, SortKey, Subject,
     Value,
@@ -43,6 +43,8 @@ const IMPORTS_MAX: u32 = 10;
 /// What was said of each copy last.
 #[derive(Default)]
 struct Said {
+    /// Where the copies are: a snapshot of it has rows and standing of one moment.
+    store: MemoryStore,
     standings: BTreeMap<CollectionName, Standing>,
 }
 
@@ -93,7 +95,8 @@ fn connect(address: &str, case: &str) -> Result<SyncClient, ClientError> {
 }
 
 async fn follow(client: SyncClient, name: CollectionName) -> Result<(), Error> {
-    let (replica, driver) = Replica::builder(client, MemoryStore::new())
+    let mut said = Said::default();
+    let (replica, driver) = Replica::builder(client, said.store.clone())
         .collection(name.clone())
         .longest_backoff(LONGEST_BACKOFF)
         .build()?;
@@ -101,7 +104,6 @@ async fn follow(client: SyncClient, name: CollectionName) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let mut driving = std::pin::pin!(driver.run(stop.clone()));
     let mut finish = input_ends()?;
-    let mut said = Said::default();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -113,7 +115,7 @@ async fn follow(client: SyncClient, name: CollectionName) -> Result<(), Error> {
         let status = *copy.status().borrow();
         let gone = status == Status::Absent;
         if gone || status == Status::Live {
-            said.say(&copy, gone)?;
+            said.say(copy.name(), gone)?;
         }
     }
     stop.cancel();
@@ -123,13 +125,13 @@ async fn follow(client: SyncClient, name: CollectionName) -> Result<(), Error> {
 
 async fn inbox(client: SyncClient, subject: Subject) -> Result<(), Error> {
     let own = subject.inbox();
-    let (account, driver) = Account::builder(client, MemoryStore::new(), subject)
+    let mut said = Said::default();
+    let (account, driver) = Account::builder(client, said.store.clone(), subject)
         .longest_backoff(LONGEST_BACKOFF)
         .build()?;
     let stop = CancellationToken::new();
     let mut driving = std::pin::pin!(driver.run(stop.clone()));
     let mut finish = input_ends()?;
-    let mut said = Said::default();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -139,7 +141,7 @@ async fn inbox(client: SyncClient, subject: Subject) -> Result<(), Error> {
             _ = looks.tick() => {}
         }
         if account.summary().borrow().inbox == Status::Live {
-            said.say(&account.collection(&own)?, false)?;
+            said.say(&own, false)?;
         }
         said.say_followed(&account, &own)?;
     }
@@ -367,35 +369,33 @@ impl Said {
             not_followed.retain(|known| *known != name);
             let gone = state == FollowState::Deleted;
             if gone || state == FollowState::Current {
-                self.say(&account.collection(&name)?, gone)?;
+                self.say(&name, gone)?;
             }
         }
         for name in not_followed {
-            self.say(&account.collection(&name)?, true)?;
+            self.say(&name, true)?;
         }
         Ok(())
     }
 
     /// Says where the copy stands, if it is caught up somewhere else than before; `gone`: having no
     /// copy is a state, too.
-    fn say(&mut self, copy: &Collection<Raw>, gone: bool) -> Result<(), Error> {
-        let standing = copy.standing();
+    fn say(&mut self, name: &CollectionName, gone: bool) -> Result<(), Error> {
+        let snapshot = self.store.snapshot(name)?;
+        let standing = *snapshot.standing();
         let caught_up = standing.cursor.is_some_and(|cursor| cursor.is_caught_up());
         let nothing = standing.cursor.is_none() && gone;
-        let is_news = self.standings.get(copy.name()) != Some(&standing);
+        let is_news = self.standings.get(name) != Some(&standing);
         if !is_news || !(caught_up || nothing) {
             return Ok(());
         }
         let mut digest = Digest::EMPTY;
-        let items = copy.reader().window(0, usize::MAX)?;
-        if copy.standing() != standing {
-            return Ok(()); // It moved while it was read: the next look tells.
-        }
+        let items = snapshot.window(0, usize::MAX)?;
         for item in &items {
             digest += Digest::of_item(&item.key, item.version, &item.sort_key, &item.value);
         }
-        say_at(copy.name(), standing.cursor, items.len(), digest)?;
-        self.standings.insert(copy.name().clone(), standing);
+        say_at(name, standing.cursor, items.len(), digest)?;
+        self.standings.insert(name.clone(), standing);
         Ok(())
     }
 }
