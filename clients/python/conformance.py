@@ -1,24 +1,29 @@
-"""The client under test of the conformance kit: ADDRESS CASE follow|inbox|write NAME.
+"""The client under test of the conformance kit: ADDRESS CASE MODE NAME.
 
 Says in a JSON line where a copy stands each time it is caught up, and at the end of its input what
 it has met (conformance/README.md).
 """
 
 import json
+import os
 import sys
 import threading
 
-import grpc
-
+from deltasync_client.consumer import Consumer
 from deltasync_client.copy import Copy
 from deltasync_client.digest import MODULUS
+from deltasync_client.door import connect
 from deltasync_client.follower import Follower, Session, Stopped
 from deltasync_client.inbox import Account
 from deltasync_client.puller import Puller
+from deltasync_client.refusal import Refused
+from deltasync_client.window import Window
 from deltasync_client.wire import sync_rpc, write_rpc
-from deltasync_client.writer import commit, put
+from deltasync_client.writer import bulk_load, commit, put
 
 WRITTEN = 10
+IMPORTED, IMPORTED_BYTES = 8, 700_000
+ROWS = 10
 
 
 def say(**line):
@@ -33,8 +38,61 @@ def arrived(copy: Copy):
             "items": len(copy.rows.items), "digest": f"{total:032x}"})
 
 
+def refusal(refused: Refused | None):
+    """What can be read in a refusal."""
+    if refused is None:
+        return None
+    told = refused.refusal
+    return {"code": told.code.name, "reason": told.reason, "fields": told.fields,
+            "quotas": [whose for whose, _ in told.quotas]}
+
+
+def write(stub, name: str, wait):
+    for number in range(WRITTEN):
+        item = put(name, f"item {number}".encode(), f"value {number}".encode())
+        try:
+            commit(stub, [item], wait)
+        except Refused as refused:
+            return say(done={"acknowledged": number, "refused": refusal(refused)})
+    say(done={"acknowledged": WRITTEN})
+
+
+def load(stub, case: str, name: str, wait):
+    commits = [
+        [put(name, f"item {n}".encode(), f"value {n} ".encode().ljust(IMPORTED_BYTES, b"."))]
+        for n in range(1, IMPORTED + 1)
+    ]
+    try:
+        say(done={"acknowledged": bulk_load(stub, case, commits, wait)})
+    except Refused as refused:
+        say(done={"acknowledged": refused.durable, "refused": refusal(refused)})
+
+
+def resume(stub, case: str, name: str, wait):
+    def took(delta, anew):
+        keys = {"put": [], "gone": []}
+        for change in delta.changes:
+            kind = "put" if change.WhichOneof("kind") == "put" else "gone"
+            keys[kind].append(change.key.decode())
+        say(took={"anew": anew, **keys})
+
+    refused = None
+    try:
+        Consumer(stub, wait, case, name, took).catch_up()
+    except Refused as error:
+        refused = error
+    say(done={"refused": refusal(refused)})
+
+
+def window_arrived(window: Window):
+    epoch, version = window.shown
+    say(at={"collection": window.collection, "epoch": str(epoch), "version": str(version),
+            "items": len(window.rows), "digest": f"{window.digest():032x}"})
+
+
 def main(address: str, case: str, mode: str, name: str):
-    channel = grpc.insecure_channel(address)
+    told = os.environ
+    channel = connect(address, told.get("DELTASYNC_CA_FILE"), told.get("DELTASYNC_TOKEN"))
     stop = threading.Event()
 
     def wait(seconds: float):
@@ -42,13 +100,12 @@ def main(address: str, case: str, mode: str, name: str):
             raise Stopped
 
     if mode == "write":
-        stub = write_rpc.WriteServiceStub(channel)
-        for number in range(WRITTEN):
-            item = put(name, f"item {number}".encode(), f"value {number}".encode())
-            commit(stub, [item], wait)
-        return say(done={"acknowledged": WRITTEN})
-
+        return write(write_rpc.WriteServiceStub(channel), name, wait)
+    if mode == "import":
+        return load(write_rpc.WriteServiceStub(channel), case, name, wait)
     stub = sync_rpc.SyncServiceStub(channel)
+    if mode == "resume":
+        return resume(stub, case, name, wait)
     puller = Puller(stub, wait, case)
     met = []  # every copy that there was
 
@@ -59,13 +116,17 @@ def main(address: str, case: str, mode: str, name: str):
 
     if mode == "follow":
         copy = Copy(name, remember)
+        met.append(copy)
         session = Session(lambda: puller.pull([copy]), Follower(stub, [copy], case), stop)
+    elif mode == "window":
+        window = Window(stub, case, name, ROWS, window_arrived)
+        session = Session(window.list, window, stop)
     else:
         account = Account(name, puller, remember)
         follower = Follower(stub, [account.inbox], case, account.on_notice,
                             lambda _inbox: account.catch_up())
+        met.append(account.inbox)
         session = Session(account.pull, follower, stop)
-    met.append(copy if mode == "follow" else account.inbox)
     working = threading.Thread(target=session.run)
     working.start()
     sys.stdin.read()

@@ -5,6 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use bytes::Bytes;
+use sync_proto::types::Malformed;
 use sync_proto::v1;
 use sync_proto::v1::admin_service_client::AdminServiceClient;
 use sync_proto::v1::sync_service_client::SyncServiceClient;
@@ -22,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::doors::{Door, Guard};
 
 /// A message may be as large as the real server makes it, and what the kit adds.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -44,6 +48,9 @@ pub enum BackendError {
     /// The server ended badly.
     #[error("the server ended badly")]
     Served(#[from] ServeError),
+    /// What it said breaks a rule.
+    #[error("the server said something that cannot be")]
+    Malformed(#[from] Malformed),
     /// It refused what a step asked for.
     #[error("the server refused a step: {0}")]
     Refused(Box<Status>),
@@ -53,6 +60,9 @@ pub enum BackendError {
 #[derive(Debug)]
 pub struct Backend {
     dir: Option<TempDir>,
+    guard: Option<Guard>,
+    /// Where it was started first: a client that comes to it itself must find it there again.
+    address: Option<SocketAddr>,
     running: Option<Running>,
 }
 
@@ -66,10 +76,12 @@ struct Running {
 // === impl Backend ===
 
 impl Backend {
-    /// A new server: over a store in memory, or in a directory, if it is to be started again.
-    pub async fn start(on_disk: bool) -> Result<Self, BackendError> {
+    /// A new server: over a store in memory, or in a directory, if it is to be started again; with
+    /// a guarded door, or open to everybody.
+    pub async fn start(on_disk: bool, door: Option<Door>) -> Result<Self, BackendError> {
         let dir = on_disk.then(TempDir::new).transpose()?;
-        let mut this = Self { dir, running: None };
+        let guard = door.map(Guard::new).transpose()?;
+        let mut this = Self { dir, guard, address: None, running: None };
         this.open().await?;
         Ok(this)
     }
@@ -85,6 +97,12 @@ impl Backend {
             .expect("a server that did not start again ended the case")
             .channel
             .clone()
+    }
+
+    /// Where it listens, and what a client that comes to it must be told; of an open one, nothing.
+    #[must_use]
+    pub fn door(&self) -> Option<(SocketAddr, Vec<(&'static str, String)>)> {
+        Some((self.address?, self.guard.as_ref()?.variables()))
     }
 
     /// The reader's calls.
@@ -112,6 +130,32 @@ impl Backend {
             Ok(found) => Ok(found.into_inner().collection.and_then(|found| found.head)),
             Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(status) => Err(status.into()),
+        }
+    }
+
+    /// The first rows of the list, in its order, at the head.
+    pub async fn first_rows(
+        &self,
+        collection: &str,
+        rows: usize,
+    ) -> Result<Vec<v1::Item>, BackendError> {
+        let mut items: Vec<v1::Item> = Vec::new();
+        let mut page_token = Bytes::new();
+        loop {
+            let wanted = u32::try_from(rows - items.len()).unwrap_or(u32::MAX);
+            let request = v1::ListItemsRequest {
+                collection: collection.to_owned(),
+                order: v1::ListOrder::SortKey as i32,
+                page_size: wanted,
+                page_token,
+                ..v1::ListItemsRequest::default()
+            };
+            let page = self.sync().list_items(request).await?.into_inner();
+            items.extend(page.items);
+            page_token = page.next_page_token;
+            if items.len() >= rows || page_token.is_empty() {
+                return Ok(items);
+            }
         }
     }
 
@@ -151,21 +195,32 @@ impl Backend {
 
     async fn open(&mut self) -> Result<(), BackendError> {
         let data_dir = self.dir.as_ref().map(|dir| dir.path().join(STORE)).unwrap_or_default();
-        let config = Config {
+        let mut config = Config {
             data_dir: data_dir.clone(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: self.address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
             cache_mib: 16,
             free_disk_min_mib: 1,
             goodbye_jitter_ms: 100,
             ..Config::default()
         };
-        let running = if self.dir.is_some() {
-            let store = DiskStore::open(&data_dir, &config.store())?;
-            serve_over(store, config).await
-        } else {
-            serve_over(MemoryStore::new(), config).await
+        if let Some(guard) = &self.guard {
+            guard.guard(&mut config);
+        }
+        let listener = TcpListener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        self.address = Some(address);
+        let channel = match &self.guard {
+            Some(guard) => guard.channel(address)?,
+            None => Endpoint::from_shared(format!("http://{address}"))?.connect_lazy(),
         };
-        self.running = Some(running?);
+        let stop = CancellationToken::new();
+        let served = if self.dir.is_some() {
+            let store = DiskStore::open(&data_dir, &config.store())?;
+            serve_over(store, listener, config, stop.clone())?
+        } else {
+            serve_over(MemoryStore::new(), listener, config, stop.clone())?
+        };
+        self.running = Some(Running { channel, stop, served });
         Ok(())
     }
 }
@@ -176,16 +231,15 @@ pub fn sync_client(channel: Channel) -> SyncServiceClient<Channel> {
     SyncServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-async fn serve_over<S: Store>(store: S, config: Config) -> Result<Running, BackendError> {
+fn serve_over<S: Store>(
+    store: S,
+    listener: TcpListener,
+    config: Config,
+    stop: CancellationToken,
+) -> Result<JoinHandle<Result<(), ServeError>>, BackendError> {
     let ledger = Ledger::open(store, config.ledger(), &mut |_| {})?;
-    let listener = TcpListener::bind(config.listen).await?;
-    let address = listener.local_addr()?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    let served =
-        TaskTracker::new().spawn(async move { serve(listener, ledger, &config, stopping).await });
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
-    Ok(Running { channel, stop, served })
+    let serving = async move { serve(listener, ledger, &config, stop).await };
+    Ok(TaskTracker::new().spawn(serving))
 }
 
 fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {

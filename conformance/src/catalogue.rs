@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::child::Refused;
+use crate::doors::Door;
 use crate::faults::{Fault, StreamFault};
 
 /// The collection of a case that names none.
@@ -34,6 +36,9 @@ pub struct Case {
     /// What the client is.
     #[serde(default)]
     pub mode: Mode,
+    /// The client talks to the real server itself, over TLS, and shows this; no fault befalls it.
+    #[serde(default)]
+    pub door: Option<Door>,
     /// What happens, in order.
     pub steps: Vec<Step>,
     /// What must be true in the end, besides the copy.
@@ -52,6 +57,12 @@ pub enum Mode {
     Inbox,
     /// Commits ten items to the collection, one by one.
     Write,
+    /// Imports eight large items, one a commit.
+    Import,
+    /// Takes what changed since it acknowledged last, acknowledges it and ends; keeps no copy.
+    Resume,
+    /// Shows the first ten rows of the list, and keeps them right.
+    Window,
 }
 
 /// One thing that happens.
@@ -74,6 +85,11 @@ pub enum Step {
     DeleteCollection(String),
     /// The collection gets another epoch.
     RotateEpoch(String),
+    /// The collection may hold so many bytes.
+    Quota(u64),
+    /// Waits until a client of the mode `resume` has ended: it has taken exactly this, and the server
+    /// holds its ack of the head.
+    Taken(Taken),
     /// All deletes up to the head are forgotten.
     Purge(String),
     /// Followers of the collection are told by polled heads and notices instead of entries.
@@ -132,6 +148,20 @@ pub struct Fill {
     pub per_commit: u32,
 }
 
+/// What a client of the mode `resume` takes before it ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Taken {
+    /// It was told that this is all that there is.
+    pub anew: bool,
+    /// Keys of items that it was given.
+    pub put: BTreeSet<String>,
+    /// Keys of items that it was told to be gone.
+    pub gone: BTreeSet<String>,
+    /// Its ack was refused.
+    pub refused: Option<Refused>,
+}
+
 /// A fault that waits for its moment.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -168,6 +198,12 @@ pub struct Expect {
     pub calls_max: u64,
     /// Most targets that were asked for without a cursor.
     pub from_scratch_max: u64,
+    /// What the client gave up at.
+    pub refused: Option<Refused>,
+    /// Commits that are acknowledged, if not all of them are.
+    pub acknowledged: Option<u64>,
+    /// The client must not have found anybody that it trusts.
+    pub stranger: bool,
     /// The client may be shown an earlier state: an older copy was put in place.
     pub may_go_back: bool,
 }
@@ -226,11 +262,22 @@ impl Catalogue {
 // === impl Mode ===
 
 impl Mode {
+    /// Whether the client ends when it has done what it was started for.
+    #[must_use]
+    pub fn ends_by_itself(self) -> bool {
+        match self {
+            Self::Write | Self::Import | Self::Resume => true,
+            Self::Follow | Self::Inbox | Self::Window => false,
+        }
+    }
+
     /// What the client is told to copy or to write: a collection, or a subject.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Follow | Self::Write => DEFAULT_COLLECTION,
+            Self::Follow | Self::Write | Self::Import | Self::Resume | Self::Window => {
+                DEFAULT_COLLECTION
+            }
             Self::Inbox => "reader",
         }
     }
@@ -242,6 +289,9 @@ impl fmt::Display for Mode {
             Self::Follow => "follow",
             Self::Inbox => "inbox",
             Self::Write => "write",
+            Self::Import => "import",
+            Self::Resume => "resume",
+            Self::Window => "window",
         })
     }
 }
@@ -255,6 +305,9 @@ impl Default for Expect {
             mismatches: 0,
             calls_max: 40,
             from_scratch_max: 1,
+            refused: None,
+            acknowledged: None,
+            stranger: false,
             may_go_back: false,
         }
     }

@@ -24,8 +24,35 @@ const LINES_MAX: usize = 100_000;
 pub enum Line {
     /// It believes that a copy is caught up.
     At(At),
+    /// It has taken changes, and hands them on.
+    Took(Took),
     /// It ends.
     Done(Done),
+}
+
+/// Changes that a client took which keeps nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Took {
+    /// It was told that what comes is all that there is.
+    pub anew: bool,
+    /// Keys of items, as text.
+    pub put: Vec<String>,
+    /// Keys of items that are gone, as text.
+    pub gone: Vec<String>,
+}
+
+/// What a client reads in a refusal that it gives up at (R128).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Refused {
+    /// The name of the status code.
+    pub code: String,
+    /// `ErrorInfo.reason`.
+    pub reason: String,
+    /// The fields of `BadRequest`.
+    pub fields: Vec<String>,
+    /// The subjects of `QuotaFailure`.
+    pub quotas: Vec<String>,
 }
 
 /// What a client has met.
@@ -40,6 +67,9 @@ pub struct Done {
     /// Commits that were acknowledged.
     #[serde(default)]
     pub acknowledged: u64,
+    /// What it gave up at.
+    #[serde(default)]
+    pub refused: Option<Refused>,
 }
 
 /// What a client has said that was not looked at yet.
@@ -64,10 +94,11 @@ pub struct Client {
 // === impl Client ===
 
 impl Client {
-    /// Starts `command` with these arguments; `heard` is called after each line.
+    /// Starts `command` with these arguments and variables; `heard` is called after each line.
     pub fn start(
         command: &[String],
         arguments: &[&str],
+        variables: &[(&str, String)],
         heard: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let (program, rest) =
@@ -75,6 +106,7 @@ impl Client {
         let mut process = Command::new(program)
             .args(rest)
             .args(arguments)
+            .envs(variables.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

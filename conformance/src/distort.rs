@@ -29,6 +29,11 @@ pub fn distort(delta: &mut v1::Delta, fault: Fault) -> bool {
         | Fault::BreakOff
         | Fault::Unavailable
         | Fault::LoseAnswer
+        | Fault::Busy(_)
+        | Fault::Unauthenticated
+        | Fault::Spoil
+        | Fault::LeaveOut
+        | Fault::BreakImport
         | Fault::Reset(_)
         | Fault::Defer
         | Fault::Fail

@@ -30,8 +30,19 @@ pub enum Fault {
     BreakOff,
     /// A call is refused with `UNAVAILABLE`.
     Unavailable,
-    /// The call is carried out, but its answer is `UNAVAILABLE`.
+    /// A commit, an import or an ack is carried out, but its answer is `UNAVAILABLE`.
     LoseAnswer,
+    /// A call is refused with `RESOURCE_EXHAUSTED`, and is not to be repeated for so many
+    /// milliseconds (`RetryInfo`).
+    Busy(u64),
+    /// A call is refused with `UNAUTHENTICATED`.
+    Unauthenticated,
+    /// A commit, or an ack, reaches the server as nobody may send it: without a key, or far ahead.
+    Spoil,
+    /// A commit of an import is not passed on.
+    LeaveOut,
+    /// Nothing more of an import is passed on, and its answer is `UNAVAILABLE`.
+    BreakImport,
     /// A target's cursor cannot be continued, for this reason; whoever shows it again hears it again,
     /// so the collection must have moved on by then.
     Reset(Reason),
@@ -92,8 +103,12 @@ pub enum Reason {
 pub enum Moment {
     /// A call, before it is carried out.
     Call,
-    /// The answer to a commit.
+    /// The answer to a commit, an import or an ack.
     CommitAnswer,
+    /// A commit or an ack, on its way to the server.
+    Request,
+    /// A commit of an import, on its way to the server.
+    ImportPart,
     /// A target, in a pull or when a stream is opened.
     Target,
     /// A target of a pull.
@@ -140,7 +155,9 @@ impl Fault {
                 Moment::Delta
             }
             Self::BreakOff => Moment::Page,
-            Self::Unavailable => Moment::Call,
+            Self::Unavailable | Self::Busy(_) | Self::Unauthenticated => Moment::Call,
+            Self::Spoil => Moment::Request,
+            Self::LeaveOut | Self::BreakImport => Moment::ImportPart,
             Self::LoseAnswer => Moment::CommitAnswer,
             Self::Reset(_) | Self::Deny => Moment::Target,
             Self::Defer | Self::Fail => Moment::PullTarget,

@@ -6,22 +6,25 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use parking_lot::Mutex;
+use sync_proto::types::{REASON_DOMAIN, Reason};
 use sync_proto::v1;
 use sync_proto::v1::outcome::Result as Answer;
 use sync_proto::v1::subscribe_response::Message;
 use sync_proto::v1::sync_service_server::{SyncService, SyncServiceServer};
-use sync_proto::v1::write_service_client::WriteServiceClient;
-use sync_proto::v1::write_service_server::{WriteService, WriteServiceServer};
+use sync_proto::v1::write_service_server::WriteServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::backend::{MESSAGE_BYTES_MAX, sync_client};
 use crate::distort::distort;
@@ -29,12 +32,16 @@ use crate::faults::{Armed, Farewell, Fault, Moment, StreamFault};
 use crate::play::{Play, reset};
 use crate::seen::{Seen, place, shown};
 
+mod writing;
+
 /// The heartbeat in force, whatever the client asked for: so a lost push is noticed soon (R40).
 const HEARTBEAT_MS: u32 = 300;
 /// When a target that fails is to be asked for again.
 const RETRY_AFTER_MS: u64 = 300;
 /// Messages that wait for a client.
 const WAITING_MAX: usize = 16;
+/// How far ahead a spoilt ack is.
+const FAR_AHEAD: u64 = 1_000_000;
 /// `google.rpc.Code` UNAVAILABLE.
 const CODE_UNAVAILABLE: i32 = 14;
 
@@ -75,6 +82,10 @@ pub struct State {
     pub away: bool,
     /// Most changes of a page of a pull; 0 = as the client and the server say.
     pub page_changes: u32,
+    /// Who the client is to say it is.
+    pub client_id: String,
+    /// Calls of this name are not to come before.
+    not_before: Option<(&'static str, Instant)>,
     streams: BTreeMap<u64, mpsc::Sender<StreamFault>>,
     opened: u64,
 }
@@ -83,13 +94,15 @@ pub struct State {
 
 impl Front {
     /// Listens on a free port of loopback.
-    pub async fn start(upstream: Channel) -> io::Result<(Self, SocketAddr)> {
+    pub async fn start(upstream: Channel, client_id: &str) -> io::Result<(Self, SocketAddr)> {
         let state = State {
             upstream,
             armed: Armed::default(),
             seen: Seen::default(),
             away: false,
             page_changes: 0,
+            client_id: client_id.to_owned(),
+            not_before: None,
             streams: BTreeMap::new(),
             opened: 0,
         };
@@ -157,13 +170,40 @@ impl Front {
     }
 
     /// A call begins: the connection to the server, unless the call is refused.
-    fn call(&self) -> Result<Channel, Status> {
+    fn call(&self, name: &'static str) -> Result<Channel, Status> {
         self.with(|state| {
             state.seen.calls += 1;
-            if state.away || state.armed.take(Moment::Call).is_some() {
+            state.is_awaited(name, Instant::now());
+            if state.away {
                 return Err(Status::unavailable("the kit refuses this call"));
             }
-            Ok(state.upstream.clone())
+            match state.armed.take(Moment::Call) {
+                Some(Fault::Busy(wait_ms)) => {
+                    let wait = Duration::from_millis(wait_ms);
+                    state.not_before = Some((name, Instant::now() + wait));
+                    Err(refused(Code::ResourceExhausted, Reason::NoRoom, Some(wait)))
+                }
+                Some(Fault::Unauthenticated) => {
+                    Err(refused(Code::Unauthenticated, Reason::CredentialsNeeded, None))
+                }
+                Some(_) => Err(Status::unavailable("the kit refuses this call")),
+                None => Ok(state.upstream.clone()),
+            }
+        })
+    }
+
+    /// Passes an answer on, unless it is to be lost.
+    fn answered<T>(
+        &self,
+        answer: Response<T>,
+        note: impl FnOnce(&mut State),
+    ) -> Result<Response<T>, Status> {
+        self.with(|state| {
+            note(state);
+            match state.armed.take(Moment::CommitAnswer) {
+                Some(_) => Err(Status::unavailable("the kit loses this answer")),
+                None => Ok(answer),
+            }
         })
     }
 
@@ -271,6 +311,33 @@ impl Front {
     }
 }
 
+// === impl State ===
+
+impl State {
+    /// A call comes now. Whoever was asked to stay away does (R128).
+    fn is_awaited(&mut self, name: &'static str, now: Instant) {
+        if let Some((asked, moment)) = self.not_before
+            && asked == name
+        {
+            self.not_before = None;
+            if now < moment {
+                let early = moment - now;
+                self.seen.objections.push(format!("came back {early:?} too early with {name}"));
+            }
+        }
+    }
+}
+
+/// A refusal as the server itself makes it.
+fn refused(code: Code, reason: Reason, retry_after: Option<Duration>) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.as_str(), REASON_DOMAIN, std::collections::HashMap::new());
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    Status::with_error_details(code, "the kit refuses this call", details)
+}
+
 /// Whether nothing more is heard by it.
 fn ends(fault: StreamFault) -> bool {
     match fault {
@@ -309,7 +376,7 @@ impl SyncService for Front {
         &self,
         request: Request<v1::PullRequest>,
     ) -> Result<Response<v1::PullResponse>, Status> {
-        let upstream = self.call()?;
+        let upstream = self.call("Pull")?;
         let mut request = request.into_inner();
         self.with(|state| {
             request.targets.iter().for_each(|target| state.seen.asked(target));
@@ -330,7 +397,7 @@ impl SyncService for Front {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Told>, Status> {
-        let upstream = self.call()?;
+        let upstream = self.call("Subscribe")?;
         let mut request = request.into_inner();
         request.heartbeat_ms = HEARTBEAT_MS;
         let play = Play::of(&request.targets);
@@ -353,35 +420,39 @@ impl SyncService for Front {
         &self,
         request: Request<v1::ListItemsRequest>,
     ) -> Result<Response<v1::ListItemsResponse>, Status> {
-        sync_client(self.call()?).list_items(request.into_inner()).await
+        let upstream = self.call("ListItems")?;
+        let request = request.into_inner();
+        let answer = sync_client(upstream).list_items(request.clone()).await?;
+        self.with(|state| state.seen.listed(&request, answer.get_ref().head.as_ref()));
+        Ok(answer)
     }
 
     async fn get_items(
         &self,
         request: Request<v1::GetItemsRequest>,
     ) -> Result<Response<v1::GetItemsResponse>, Status> {
-        sync_client(self.call()?).get_items(request.into_inner()).await
+        sync_client(self.call("GetItems")?).get_items(request.into_inner()).await
     }
 
     async fn get_collection(
         &self,
         request: Request<v1::GetCollectionRequest>,
     ) -> Result<Response<v1::GetCollectionResponse>, Status> {
-        sync_client(self.call()?).get_collection(request.into_inner()).await
+        sync_client(self.call("GetCollection")?).get_collection(request.into_inner()).await
     }
 
     async fn list_collections(
         &self,
         request: Request<v1::ListCollectionsRequest>,
     ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
-        sync_client(self.call()?).list_collections(request.into_inner()).await
+        sync_client(self.call("ListCollections")?).list_collections(request.into_inner()).await
     }
 
     async fn reconcile(
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
-        let upstream = self.call()?;
+        let upstream = self.call("Reconcile")?;
         let request = request.into_inner();
         let (collection, first) = (request.collection.clone(), request.at.is_none());
         let answer = sync_client(upstream).reconcile(request).await?;
@@ -395,43 +466,17 @@ impl SyncService for Front {
         &self,
         request: Request<v1::AckRequest>,
     ) -> Result<Response<v1::AckResponse>, Status> {
-        sync_client(self.call()?).ack(request.into_inner()).await
-    }
-}
-
-#[tonic::async_trait]
-impl WriteService for Front {
-    async fn commit(
-        &self,
-        request: Request<v1::CommitRequest>,
-    ) -> Result<Response<v1::CommitResponse>, Status> {
-        let request = request.into_inner();
-        self.with(|state| state.seen.committing(&request));
-        let answer = WriteServiceClient::new(self.call()?).commit(request).await?;
-        match self.with(|state| state.armed.take(Moment::CommitAnswer)) {
-            Some(_) => Err(Status::unavailable("the kit loses this answer")),
-            None => Ok(answer),
+        let mut request = request.into_inner();
+        let spoilt = self.with(|state| {
+            state.seen.acking(&request, &state.client_id);
+            state.armed.take(Moment::Request).is_some()
+        });
+        if spoilt {
+            for cursor in request.acked.iter_mut().filter_map(|acked| acked.cursor.as_mut()) {
+                cursor.version += FAR_AHEAD;
+            }
         }
-    }
-
-    async fn import(
-        &self,
-        _: Request<Streaming<v1::ImportRequest>>,
-    ) -> Result<Response<v1::ImportResponse>, Status> {
-        Err(Status::unimplemented("no case imports"))
-    }
-
-    async fn get_import(
-        &self,
-        _: Request<v1::GetImportRequest>,
-    ) -> Result<Response<v1::GetImportResponse>, Status> {
-        Err(Status::unimplemented("no case imports"))
-    }
-
-    async fn delete_collection(
-        &self,
-        request: Request<v1::DeleteCollectionRequest>,
-    ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
-        WriteServiceClient::new(self.call()?).delete_collection(request.into_inner()).await
+        let answer = sync_client(self.call("Ack")?).ack(request.clone()).await?;
+        self.answered(answer, |state| state.seen.acknowledged(&request))
     }
 }

@@ -14,6 +14,7 @@ pub mod backend;
 pub mod catalogue;
 pub mod child;
 pub mod distort;
+pub mod doors;
 pub mod faults;
 pub mod front;
 pub mod play;

@@ -14,7 +14,7 @@ use sync_conformance::run::play_all;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Cases at once when nobody says: they mostly wait.
-const JOBS: usize = 4;
+const JOBS: usize = 8;
 
 /// Plays a catalogue of faults against a client, and checks what it makes of them.
 #[derive(Debug, Parser)]

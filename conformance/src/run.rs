@@ -89,8 +89,12 @@ async fn play_steps(case: &Case, command: &[String]) -> Result<(u64, Vec<String>
     }
     if went.is_ok() {
         went = match case.mode {
-            Mode::Follow | Mode::Inbox => stage.copied().await,
-            Mode::Write => stage.written().await,
+            Mode::Follow | Mode::Inbox | Mode::Window => stage.copied().await,
+            Mode::Write | Mode::Import => stage.written().await,
+            Mode::Resume => {
+                stage.bounded();
+                Ok(())
+            }
         };
     }
     let (calls, mut objections) = stage.clear().await?;

@@ -27,6 +27,10 @@ pub struct Seen {
     pub objections: Vec<String>,
     /// Commits that were answered, by idempotency key: the request, and how often it came.
     pub commits: BTreeMap<String, (Bytes, u32)>,
+    /// Where the client has said that it stands, by collection, and the server has taken it.
+    pub acked: BTreeMap<String, Place>,
+    /// Commits of imports, by id and number.
+    imported: BTreeMap<(String, u64), Bytes>,
     /// What a stream, by number, has told to be at the head.
     live: BTreeSet<(u64, String)>,
     handed: BTreeMap<String, BTreeSet<Place>>,
@@ -123,6 +127,13 @@ impl Seen {
         }
     }
 
+    /// A page of a list was read; what the first one shows is a place to go on from (R104).
+    pub fn listed(&mut self, request: &v1::ListItemsRequest, head: Option<&v1::Head>) {
+        if request.page_token.is_empty() {
+            self.hand_head(&request.collection, head);
+        }
+    }
+
     /// A commit came. A retry must be the same request under the same key (R58).
     pub fn committing(&mut self, request: &v1::CommitRequest) {
         let key = request.idempotency_key.clone();
@@ -134,6 +145,45 @@ impl Seen {
         *times += 1;
         if *first != bytes {
             self.objections.push("sent another commit under a key that it had used".to_owned());
+        }
+    }
+
+    /// A commit of an import came. Whatever is sent again is the same (R61).
+    pub fn importing(&mut self, part: &v1::ImportRequest) {
+        let place = (part.import_id.clone(), part.sequence);
+        let other = self.imported.keys().any(|(id, _)| *id != part.import_id);
+        if other || part.import_id.is_empty() {
+            self.objections.push("did not keep to one id for its import".to_owned());
+        }
+        let bytes = Bytes::from(part.encode_to_vec());
+        if self.imported.entry(place).or_insert(bytes.clone()) != &bytes {
+            let number = part.sequence;
+            self.objections.push(format!("sent something else as commit {number} of its import"));
+        }
+    }
+
+    /// An ack came. It claims no more than the client was handed (R110, R112), and says whose it is.
+    pub fn acking(&mut self, request: &v1::AckRequest, client_id: &str) {
+        if request.client_id != client_id {
+            self.objections.push(format!("acknowledged as {:?}", request.client_id));
+        }
+        for acked in &request.acked {
+            let handed = self.handed.get(&acked.collection);
+            let known = acked
+                .cursor
+                .is_some_and(|cursor| handed.is_some_and(|handed| handed.contains(&place(cursor))));
+            if !known {
+                let name = &acked.collection;
+                let objection = format!("acknowledged of {name} what it was not handed: {acked:?}");
+                self.objections.push(objection);
+            }
+        }
+    }
+
+    /// The server has taken it.
+    pub fn acknowledged(&mut self, request: &v1::AckRequest) {
+        for acked in &request.acked {
+            self.acked.extend(acked.cursor.map(|at| (acked.collection.clone(), place(at))));
         }
     }
 

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
+use sync_proto::digest::Digest;
+use sync_proto::types::{Key, Malformed, SortKey, Version};
 use sync_proto::v1;
 use tokio::time::{Instant, timeout_at};
 
-use crate::backend::Backend;
-use crate::catalogue::{Case, DEFAULT_COLLECTION, Mode, Step, Watch};
-use crate::child::{Client, Done, Line};
+use crate::backend::{Backend, BackendError};
+use crate::catalogue::{Case, DEFAULT_COLLECTION, Mode, Step, Taken, Watch};
+use crate::child::{Client, Done, Line, Refused};
 use crate::faults::StreamFault;
 use crate::front::Front;
 use crate::run::Failure;
@@ -18,8 +21,10 @@ use crate::writes;
 
 /// A case that waits for longer than this for one thing has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Items that a client in the mode `write` commits.
-const WRITTEN: u64 = 10;
+/// Rows that a client in the mode `window` shows.
+const WINDOW_ROWS: usize = 10;
+/// Items of a collection that a client has written, at most.
+const ITEMS_MAX: usize = 1_000;
 
 /// A case that is being played.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct Stage<'a> {
     truth: Truth,
     client: Option<Client>,
     at: BTreeMap<String, At>,
+    /// What the client that runs now, or ran last, has taken.
+    taken: Taken,
     done: Option<Done>,
     objections: Vec<String>,
 }
@@ -43,8 +50,8 @@ impl<'a> Stage<'a> {
     pub async fn set(case: &'a Case, command: &'a [String]) -> Result<Self, Failure> {
         let restarts =
             |step: &Step| matches!(step, Step::Restart | Step::CopyStore | Step::PutCopyInPlace);
-        let backend = Backend::start(case.steps.iter().any(restarts)).await?;
-        let (front, address) = Front::start(backend.channel()).await?;
+        let backend = Backend::start(case.steps.iter().any(restarts), case.door).await?;
+        let (front, address) = Front::start(backend.channel(), &case.id).await?;
         Ok(Self {
             case,
             command,
@@ -54,6 +61,7 @@ impl<'a> Stage<'a> {
             truth: Truth::default(),
             client: None,
             at: BTreeMap::new(),
+            taken: Taken::default(),
             done: None,
             objections: Vec::new(),
         })
@@ -87,6 +95,8 @@ impl<'a> Stage<'a> {
                 writes::rotate(&self.backend, name).await?;
                 self.note(name).await?;
             }
+            Step::Quota(bytes) => writes::bound(&self.backend, DEFAULT_COLLECTION, *bytes).await?,
+            Step::Taken(taken) => self.taken(taken).await?,
             Step::Purge(name) => writes::purge(&self.backend, name).await?,
             Step::TellByPolling(name) => writes::tell_by_polling(&self.backend, name).await?,
             Step::CopyStore => {
@@ -118,11 +128,14 @@ impl<'a> Stage<'a> {
 
     /// The copies are the collections, the client ends, and has met what it should.
     pub async fn copied(&mut self) -> Result<(), Failure> {
-        self.arrive().await?;
+        if !self.case.expect.stranger {
+            self.arrive().await?;
+        }
         self.finish()?;
-        let Some(done) = self.done.take() else {
-            return Err(Failure::Objection("said nothing at its end".to_owned()));
-        };
+        if self.case.expect.stranger && !self.at.is_empty() {
+            self.object("believed somebody whom it should not trust".to_owned());
+        }
+        let done = self.ended()?;
         let met: BTreeSet<String> = done.resets.into_iter().collect();
         let expect = &self.case.expect;
         if met != expect.resets {
@@ -132,6 +145,13 @@ impl<'a> Stage<'a> {
             let found = done.mismatches;
             self.object(format!("found {found} digests that differ, not {}", expect.mismatches));
         }
+        self.bounded();
+        Ok(())
+    }
+
+    /// The client has asked for no more than it needs.
+    pub fn bounded(&mut self) {
+        let expect = &self.case.expect;
         let (calls, from_scratch) =
             self.front.look(|state| (state.seen.calls, state.seen.from_scratch));
         if calls > expect.calls_max {
@@ -141,26 +161,79 @@ impl<'a> Stage<'a> {
             let most = expect.from_scratch_max;
             self.object(format!("began from scratch {from_scratch} times, more than {most}"));
         }
-        Ok(())
     }
 
-    /// The client has written what it should, each commit once.
+    /// The client has written what it should, each commit once, and has given up only where it must.
     pub async fn written(&mut self) -> Result<(), Failure> {
         self.until("the client to have committed", |this| this.done.is_some()).await?;
         self.finish()?;
-        let acknowledged = self.done.take().unwrap_or_default().acknowledged;
-        let items = self.backend.head(DEFAULT_COLLECTION).await?.map_or(0, |head| head.items);
+        let Done { acknowledged, refused, .. } = self.ended()?;
+        let (mode, expect) = (self.case.mode, &self.case.expect);
+        let mut should: Vec<_> = writes::written(mode).collect();
+        let most = should.len() as u64;
+        let wanted = expect.acknowledged.unwrap_or(most);
+        should.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        self.judge(refused.as_ref(), expect.refused.as_ref());
+        if acknowledged != wanted {
+            self.object(format!("{acknowledged} commits were acknowledged, not {wanted}"));
+        }
+        // Behind a guarded door the kit sees no commits.
         let keys = self.front.look(|state| state.seen.commits.len() as u64);
-        for (what, found) in [
-            ("commits were acknowledged", acknowledged),
-            ("items are there", items),
-            ("idempotency keys were used", keys),
-        ] {
-            if found != WRITTEN {
-                self.object(format!("{found} {what}, not {WRITTEN}"));
+        let wanted = (wanted + 1).min(most);
+        if mode == Mode::Write && self.case.door.is_none() && keys != wanted {
+            self.object(format!("{keys} idempotency keys were used, not {wanted}"));
+        }
+        self.are_there(&should).await?;
+        self.bounded();
+        Ok(())
+    }
+
+    /// What was acknowledged is there, byte for byte, and of the rest nothing.
+    async fn are_there(&mut self, should: &[(Bytes, Bytes)]) -> Result<(), Failure> {
+        if self.backend.head(DEFAULT_COLLECTION).await?.is_none() {
+            if !should.is_empty() {
+                self.object("there is no collection".to_owned());
+            }
+            return Ok(());
+        }
+        let items = self.backend.first_rows(DEFAULT_COLLECTION, ITEMS_MAX).await?;
+        let mut there: BTreeMap<_, _> =
+            items.into_iter().map(|item| (item.key, item.value)).collect();
+        there.retain(|key, _| key.starts_with(writes::WRITTEN_KEYS));
+        for (key, value) in should {
+            if there.remove(key).as_ref() != Some(value) {
+                self.object(format!("{key:?} is not there, or is something else"));
             }
         }
+        if !there.is_empty() {
+            self.object(format!("there are more items: {:?}", there.keys()));
+        }
         Ok(())
+    }
+
+    /// A client that keeps nothing has ended: it took what it should, and the server holds its ack.
+    async fn taken(&mut self, should: &Taken) -> Result<(), Failure> {
+        self.until("the client to have taken what there is", |this| this.done.is_some()).await?;
+        self.finish()?;
+        let Done { refused, .. } = self.ended()?;
+        self.judge(refused.as_ref(), should.refused.as_ref());
+        let taken = Taken { refused: should.refused.clone(), ..std::mem::take(&mut self.taken) };
+        if taken != *should {
+            self.object(format!("took {taken:?}, not {should:?}"));
+        }
+        let head = self.backend.head(DEFAULT_COLLECTION).await?;
+        let head = head.map(|head| (head.epoch, head.version, 0));
+        let acked = self.front.look(|state| state.seen.acked.get(DEFAULT_COLLECTION).copied());
+        if should.refused.is_none() && acked != head {
+            self.object(format!("acknowledged {acked:?}, and the head is {head:?}"));
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, refused: Option<&Refused>, should: Option<&Refused>) {
+        if refused != should {
+            self.object(format!("gave up at {refused:?}, not at {should:?}"));
+        }
     }
 
     /// Ends it all: calls that were made, and what was wrong.
@@ -178,19 +251,26 @@ impl<'a> Stage<'a> {
 
     async fn start_client(&mut self) -> Result<(), Failure> {
         let mode = self.case.mode;
-        if mode == Mode::Follow {
+        if matches!(mode, Mode::Follow | Mode::Window) {
             self.note(DEFAULT_COLLECTION).await?;
         }
-        let arguments = [&*self.address, &self.case.id, &mode.to_string(), mode.name()];
+        let (address, variables) = match self.backend.door() {
+            Some((address, variables)) => (address.to_string(), variables),
+            None => (self.address.clone(), Vec::new()),
+        };
+        let arguments = [&*address, &self.case.id, &mode.to_string(), mode.name()];
         let front = self.front.clone();
-        self.client = Some(Client::start(self.command, &arguments, move || front.wake())?);
+        let heard = move || front.wake();
+        self.client = Some(Client::start(self.command, &arguments, &variables, heard)?);
         Ok(())
     }
 
     /// Waits until a stream is at the head, and everything that it told has arrived.
     async fn live(&mut self) -> Result<(), Failure> {
         let name = match self.case.mode {
-            Mode::Follow | Mode::Write => DEFAULT_COLLECTION.to_owned(),
+            Mode::Follow | Mode::Write | Mode::Import | Mode::Resume | Mode::Window => {
+                DEFAULT_COLLECTION.to_owned()
+            }
             Mode::Inbox => inbox(self.case.mode),
         };
         self.until("a stream to be live", |this| this.front.look(|state| state.seen.is_live(&name)))
@@ -243,7 +323,7 @@ impl<'a> Stage<'a> {
             }
             if let Some(client) = &mut self.client
                 && let Some(status) = client.ended()?
-                && self.case.mode != Mode::Write
+                && !self.case.mode.ends_by_itself()
             {
                 return Err(Failure::Objection(format!("the client ended by itself: {status}")));
             }
@@ -266,6 +346,17 @@ impl<'a> Stage<'a> {
                     self.objections.extend(self.truth.objection(before, &at, back));
                     self.at.insert(at.collection.clone(), at);
                 }
+                Line::Took(took) => {
+                    self.taken.anew |= took.anew;
+                    for key in took.put {
+                        self.taken.gone.remove(&key);
+                        self.taken.put.insert(key);
+                    }
+                    for key in took.gone {
+                        self.taken.put.remove(&key);
+                        self.taken.gone.insert(key);
+                    }
+                }
                 Line::Done(done) => self.done = Some(done),
             }
         }
@@ -278,6 +369,11 @@ impl<'a> Stage<'a> {
         self.listen();
         self.objections.extend(wrong);
         Ok(())
+    }
+
+    /// What the client said at its end.
+    fn ended(&mut self) -> Result<Done, Failure> {
+        self.done.take().ok_or_else(|| Failure::Objection("said nothing at its end".to_owned()))
     }
 
     fn object(&mut self, objection: String) {
@@ -321,6 +417,12 @@ impl<'a> Stage<'a> {
     /// Notes where the collection stands.
     async fn note(&mut self, name: &str) -> Result<(), Failure> {
         match self.backend.head(name).await? {
+            Some(head) if self.case.mode == Mode::Window => {
+                let rows = self.backend.first_rows(name, WINDOW_ROWS).await?;
+                let digest = in_order(head.version, &rows).map_err(BackendError::from)?;
+                let place = Place { epoch: head.epoch, version: head.version };
+                self.truth.stands(name, place, rows.len() as u64, digest.to_string());
+            }
             Some(head) => {
                 let place = Place { epoch: head.epoch, version: head.version };
                 let digest = head
@@ -333,6 +435,19 @@ impl<'a> Stage<'a> {
         }
         Ok(())
     }
+}
+
+/// The digest of rows in their order, at a version: that of an item of this version whose key is
+/// `window`, and whose value is the digests of the rows, joined.
+fn in_order(version: u64, rows: &[v1::Item]) -> Result<Digest, Malformed> {
+    let mut digests = Vec::new();
+    for row in rows {
+        let (key, sort_key) = (Key::new(row.key.clone())?, SortKey::new(row.sort_key.clone())?);
+        let digest = Digest::of_item(&key, Version::new(row.version)?, &sort_key, &row.value);
+        digests.extend(digest.to_be_bytes());
+    }
+    let (key, sort_key) = (Key::new("window")?, SortKey::default());
+    Ok(Digest::of_item(&key, Version::new(version)?, &sort_key, &digests))
 }
 
 fn inbox(mode: Mode) -> String {

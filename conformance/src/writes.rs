@@ -5,7 +5,16 @@ use sync_proto::v1;
 use sync_proto::v1::mutation::Op;
 
 use crate::backend::{Backend, BackendError};
-use crate::catalogue::{Commit, Fill};
+use crate::catalogue::{Commit, Fill, Mode};
+
+/// Keys of what clients write begin with this.
+pub const WRITTEN_KEYS: &[u8] = b"item ";
+/// Items that a client in the mode `write` commits, one by one: the README tells.
+const WRITTEN: u64 = 10;
+/// Items that a client in the mode `import` imports, one a commit.
+const IMPORTED: u64 = 8;
+/// A value that is imported: all of them together are more than a message may have.
+const IMPORTED_BYTES: usize = 700_000;
 
 /// Commits.
 pub async fn commit(backend: &Backend, mutations: Vec<v1::Mutation>) -> Result<(), BackendError> {
@@ -46,6 +55,32 @@ pub async fn tell_by_polling(backend: &Backend, name: &str) -> Result<(), Backen
     Ok(())
 }
 
+/// Bounds what a collection may hold.
+pub async fn bound(backend: &Backend, name: &str, bytes_max: u64) -> Result<(), BackendError> {
+    let policy = Some(v1::Policy { bytes_max: Some(bytes_max), ..v1::Policy::default() });
+    let request = v1::SetPolicyRequest { collection: name.to_owned(), policy, clear: Vec::new() };
+    backend.admin().set_policy(request).await?;
+    Ok(())
+}
+
+/// The items that a client of this mode writes, in order.
+pub fn written(mode: Mode) -> impl Iterator<Item = (Bytes, Bytes)> {
+    let (numbers, bytes) = match mode {
+        Mode::Write => (0..WRITTEN, 0),
+        Mode::Import => (1..IMPORTED + 1, IMPORTED_BYTES),
+        Mode::Follow | Mode::Inbox | Mode::Resume | Mode::Window => (0..0, 0),
+    };
+    numbers.map(move |number| (format!("item {number}").into(), value(number, bytes)))
+}
+
+/// The value of an item by its number, filled up to so many bytes.
+fn value(number: u64, bytes: usize) -> Bytes {
+    // What is filled up ends the number with a space.
+    let mut value = format!("value {number}{}", if bytes > 0 { " " } else { "" }).into_bytes();
+    value.resize(bytes.max(value.len()), b'.');
+    value.into()
+}
+
 /// What a commit changes.
 #[must_use]
 pub fn mutations(commit: &Commit) -> Vec<v1::Mutation> {
@@ -68,11 +103,10 @@ pub fn fill(collection: &str, fill: Fill) -> impl Iterator<Item = Vec<v1::Mutati
     (0..fill.items).step_by(per_commit as usize).map(move |first| {
         let numbers = first..(first + per_commit).min(fill.items);
         let put = |number: u32| {
-            let mut value = format!("value {number} ").into_bytes();
-            value.resize(fill.value_bytes.max(value.len()), b'.');
+            let value = value(number.into(), fill.value_bytes.max(1));
             let key = Bytes::from(format!("item {number:06}"));
             let sort_key = Some(Bytes::from(format!("{:03}", number % 100)));
-            of(&collection, Op::Put(v1::PutItem { key, value: value.into(), sort_key }))
+            of(&collection, Op::Put(v1::PutItem { key, value, sort_key }))
         };
         numbers.map(put).collect()
     })

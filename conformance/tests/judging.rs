@@ -85,3 +85,68 @@ fn commits_without_their_key_are_objected_to() {
     seen.committing(&commit("", "list"));
     assert_eq!(seen.objections.len(), 2);
 }
+
+/// R110, R112: an ack claims what was handed out, for the client that it was handed to.
+#[test]
+fn an_ack_of_more_than_was_handed_out_is_objected_to() {
+    let mut seen = Seen::default();
+    let cursor = |version| v1::Cursor { epoch: 7, version, base: 0 };
+    let ack = |client_id: &str, version| v1::AckRequest {
+        client_id: client_id.to_owned(),
+        acked: vec![v1::AckedCursor {
+            collection: "list".to_owned(),
+            cursor: Some(cursor(version)),
+        }],
+    };
+    let delta = v1::Delta { to: Some(cursor(3)), ..v1::Delta::default() };
+    let result = Some(v1::outcome::Result::Delta(delta));
+    seen.answered("list", &v1::Outcome { result, ..v1::Outcome::default() });
+    seen.acking(&ack("mine", 3), "mine");
+    assert_eq!(seen.objections, Vec::<String>::new());
+    seen.acking(&ack("mine", 4), "mine");
+    assert_eq!(seen.objections.len(), 1);
+    seen.acking(&ack("another", 3), "mine");
+    assert_eq!(seen.objections.len(), 2);
+}
+
+/// R61: what is sent again under a number of an import is the same.
+#[test]
+fn an_import_that_changes_is_objected_to() {
+    let mut seen = Seen::default();
+    let part = |id: &str, sequence, collection: &str| v1::ImportRequest {
+        import_id: id.to_owned(),
+        sequence,
+        mutations: vec![v1::Mutation { collection: collection.to_owned(), op: None }],
+    };
+    seen.importing(&part("one", 1, "list"));
+    seen.importing(&part("one", 2, "list"));
+    seen.importing(&part("one", 1, "list"));
+    assert_eq!(seen.objections, Vec::<String>::new());
+    seen.importing(&part("one", 2, "other"));
+    assert_eq!(seen.objections.len(), 1);
+    seen.importing(&part("two", 3, "list"));
+    assert_eq!(seen.objections.len(), 2);
+}
+
+/// R104: the head of a listing's first page is a place to go on from, that of the others is none.
+#[test]
+fn only_the_first_page_of_a_listing_is_a_place_to_go_on_from() {
+    let mut seen = Seen::default();
+    let head = |version| v1::Head { epoch: 7, version, ..v1::Head::default() };
+    let page = |token: &'static [u8]| v1::ListItemsRequest {
+        collection: "list".to_owned(),
+        page_token: token.into(),
+        ..v1::ListItemsRequest::default()
+    };
+    let shown = |version| v1::Target {
+        collection: "list".to_owned(),
+        cursor: Some(v1::Cursor { epoch: 7, version, base: 0 }),
+        ..v1::Target::default()
+    };
+    seen.listed(&page(b""), Some(&head(3)));
+    seen.listed(&page(b"next"), Some(&head(4)));
+    seen.asked(&shown(3));
+    assert_eq!(seen.objections, Vec::<String>::new());
+    seen.asked(&shown(4));
+    assert_eq!(seen.objections.len(), 1);
+}

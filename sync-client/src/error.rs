@@ -18,6 +18,19 @@ pub struct Told {
     pub reason: Option<String>,
     /// The server asks to wait for at least so long before the call is repeated.
     pub retry_after: Option<Duration>,
+    /// What is wrong in the request: the paths of its fields.
+    pub fields: Vec<String>,
+    /// The quotas that are used up.
+    pub used_up: Vec<UsedUp>,
+}
+
+/// A quota that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedUp {
+    /// Whose it is: a principal, a collection, the names below one.
+    pub whose: String,
+    /// Which it is, and its limit.
+    pub limit: String,
 }
 
 /// Why a call to the server did not succeed.
@@ -166,6 +179,7 @@ impl ClientError {
             | Self::Malformed(_) => false,
         }
     }
+
     /// Why, in one word for programs, if the server gave one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
@@ -178,7 +192,9 @@ impl ClientError {
         self.told()?.retry_after
     }
 
-    fn told(&self) -> Option<&Told> {
+    /// What the server told besides its code, if it was reached and the code has more to it.
+    #[must_use]
+    pub fn told(&self) -> Option<&Told> {
         match self {
             Self::Unavailable(told)
             | Self::Exhausted(told)

@@ -76,7 +76,7 @@ pub use codec::{Codec, Json, Protobuf, Raw};
 pub use collection::{Collection, Entry, Undecodable};
 pub use differences::{Difference, Differences};
 pub use driver::Driver;
-pub use error::{ClientError, ReadError, ReplicaError, Told, WaitError};
+pub use error::{ClientError, ReadError, ReplicaError, Told, UsedUp, WaitError};
 pub use items::Items;
 pub use reader::{Iter, Reader};
 pub use replica::{Replica, ReplicaBuilder};

@@ -28,18 +28,26 @@ type Follower struct {
 
 // Follow goes on until a pull is needed (0), or the stream is to be opened again after a wait.
 func (f *Follower) Follow(ctx context.Context) (time.Duration, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	request := &v1.SubscribeRequest{
 		HeartbeatMs: uint32(heartbeat.Milliseconds()), ClientId: f.ClientID,
 	}
 	for _, c := range f.Copies {
 		request.Targets = append(request.Targets, &v1.Target{Collection: c.Name, Cursor: c.cursor})
 	}
+	return listen(ctx, f.Stub, request, f.take)
+}
+
+// listen hands on what a stream says until that is over, it ends, or is silent for too long (R41).
+func listen(
+	ctx context.Context, stub v1.SyncServiceClient, request *v1.SubscribeRequest,
+	take func(context.Context, *v1.SubscribeResponse) (time.Duration, bool, error),
+) (time.Duration, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	patience := acceptWithin
-	silence := time.AfterFunc(patience, cancel) // R41
+	silence := time.AfterFunc(patience, cancel)
 	defer silence.Stop()
-	stream, err := f.Stub.Subscribe(ctx, request)
+	stream, err := stub.Subscribe(ctx, request)
 	if err != nil {
 		return backOff, err
 	}
@@ -52,7 +60,7 @@ func (f *Follower) Follow(ctx context.Context) (time.Duration, error) {
 			patience = 3 * time.Duration(accepted.HeartbeatMs) * time.Millisecond
 		}
 		silence.Reset(patience)
-		wait, over, err := f.take(ctx, message)
+		wait, over, err := take(ctx, message)
 		if err != nil || over {
 			return wait, err
 		}
@@ -96,8 +104,7 @@ func (f *Follower) take(
 	case *v1.SubscribeResponse_Failed:
 		return time.Duration(message.Failed.Failure.GetRetryAfterMs()) * time.Millisecond, true, nil
 	case *v1.SubscribeResponse_Goodbye:
-		wait := message.Goodbye.RetryAfterMs + rand.Uint64N(message.Goodbye.JitterMs+1)
-		return time.Duration(wait) * time.Millisecond, true, nil
+		return goodbyeWait(message.Goodbye), true, nil
 	}
 	return 0, false, nil // Lagging, CaughtUp, or something that a newer server says (R6)
 }
@@ -152,21 +159,34 @@ func (f *Follower) copy(name string) *Copy {
 	return NewCopy(name, func(*Copy) {})
 }
 
+// goodbyeWait is as long as the server says, and a random part (R44).
+func goodbyeWait(goodbye *v1.Goodbye) time.Duration {
+	wait := goodbye.RetryAfterMs + rand.Uint64N(goodbye.JitterMs+1)
+	return time.Duration(wait) * time.Millisecond
+}
+
 // Run pulls and follows in turn until the context ends.
 func (f *Follower) Run(ctx context.Context, pull func(context.Context) error) {
+	run(ctx, pull, f.Follow, &f.moved)
+}
+
+func run(
+	ctx context.Context, pull func(context.Context) error,
+	follow func(context.Context) (time.Duration, error), moved *bool,
+) {
 	var backoff Backoff
 	hurried := false
 	for ctx.Err() == nil {
-		wait := backOff
-		if err := pull(ctx); err == nil {
-			wait, err = f.Follow(ctx)
-			if err != nil {
-				wait = backOff
-			}
+		wait, err := backOff, pull(ctx)
+		if err == nil {
+			wait, err = follow(ctx)
 		}
-		if f.moved {
-			f.moved, hurried = false, false
+		if *moved {
+			*moved, hurried = false, false
 			backoff.Progress()
+		}
+		if err != nil {
+			wait = waitAfter(RefusalOf(err), &backoff)
 		}
 		if wait == backOff || wait == 0 && hurried { // what did not help is no hurry (R37)
 			wait = backoff.Next()
@@ -176,4 +196,15 @@ func (f *Follower) Run(ctx context.Context, pull func(context.Context) error) {
 			return
 		}
 	}
+}
+
+// waitAfter is how long to stay away after a refusal: as the server asks, and a random part (R128).
+func waitAfter(refusal *Refusal, backoff *Backoff) time.Duration {
+	switch {
+	case !refusal.MayPass():
+		return deniedRetry // as after Denied: somebody must do something first (R127)
+	case refusal.Asked:
+		return refusal.AskedWait + backoff.Next()
+	}
+	return backOff
 }

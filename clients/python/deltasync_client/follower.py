@@ -2,11 +2,14 @@
 
 import random
 import threading
+from contextlib import closing
 
 import grpc
 
 from .backoff import Backoff
 from .copy import Verdict
+from .puller import DENIED_RETRY_S, reset_reason
+from .refusal import Refusal
 from .wire import sync, types
 
 HEARTBEAT_MS = 15_000
@@ -34,6 +37,25 @@ class Silence:
             self.timer.cancel()
 
 
+def heard(stream):
+    """The messages of a stream, until it ends or is silent for too long."""
+    silence = Silence(stream)
+    try:
+        silence.restart()
+        for message in stream:
+            if message.WhichOneof("message") == "accepted":
+                silence.seconds = 3 * message.accepted.heartbeat_ms / 1000
+            silence.restart()
+            yield message
+    finally:
+        silence.stop()
+        stream.cancel()
+
+
+def goodbye_wait(bye) -> float:
+    return (bye.retry_after_ms + random.random() * bye.jitter_ms) / 1000
+
+
 class Follower:
     """One stream over some copies. `on_notice` hears of what moved without a delta."""
 
@@ -57,20 +79,12 @@ class Follower:
             targets=targets, heartbeat_ms=HEARTBEAT_MS, client_id=self.client_id))
         if self.ended:
             self.stream.cancel()
-        silence = Silence(self.stream)
-        try:
-            silence.restart()
-            for message in self.stream:
+        with closing(heard(self.stream)) as messages:
+            for message in messages:
                 kind = message.WhichOneof("message")
-                if kind == "accepted":
-                    silence.seconds = 3 * message.accepted.heartbeat_ms / 1000
-                silence.restart()
                 wait = getattr(self, f"_on_{kind}", self._on_nothing)(message)
                 if wait is not None:
                     return wait
-        finally:
-            silence.stop()
-            self.stream.cancel()
         return None
 
     def _on_nothing(self, _message):
@@ -84,7 +98,7 @@ class Follower:
                 if not copy.is_live:
                     return 0.0
             elif target.plan == sync.PLAN_RESET:
-                copy.start_over(reason(target.reset))
+                copy.start_over(reset_reason(target.reset))
                 return 0.0
             elif target.plan == sync.PLAN_ABSENT:
                 copy.vanish()
@@ -121,7 +135,7 @@ class Follower:
         self.copies[message.absent.collection].vanish()
 
     def _on_reset(self, message):
-        self.copies[message.reset.collection].start_over(reason(message.reset.reset))
+        self.copies[message.reset.collection].start_over(reset_reason(message.reset.reset))
         return 0.0
 
     def _on_revoked(self, _message):
@@ -131,8 +145,7 @@ class Follower:
         return message.failed.failure.retry_after_ms / 1000
 
     def _on_goodbye(self, message):
-        bye = message.goodbye
-        return (bye.retry_after_ms + random.random() * bye.jitter_ms) / 1000
+        return goodbye_wait(message.goodbye)
 
 
 class Session:
@@ -153,8 +166,8 @@ class Session:
         try:
             self.pull()
             wait = self.follower.follow()
-        except grpc.RpcError:
-            wait = None
+        except grpc.RpcError as error:
+            wait = self._after(Refusal.of(error))
         if self.follower.moved:
             self.follower.moved, self.hurried = False, False
             self.backoff.progress()
@@ -164,10 +177,14 @@ class Session:
         if self.stop.wait(wait):
             raise Stopped
 
+    def _after(self, refusal) -> float | None:
+        """How long to stay away after a refusal: as the server asks, and a random part (R128)."""
+        if not refusal.may_pass:
+            return DENIED_RETRY_S  # as after Denied: somebody must do something first (R127)
+        if refusal.asked_wait_s is None:
+            return None
+        return refusal.asked_wait_s + self.backoff.next()
+
     def end(self):
         self.stop.set()
         self.follower.end()
-
-
-def reason(reset) -> str:
-    return types.ResetReason.Name(reset.reason).removeprefix("RESET_REASON_")

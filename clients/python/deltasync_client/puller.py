@@ -65,7 +65,7 @@ class Puller:
             progress = verdict is Verdict.APPLIED
             return copy.is_live and progress, 0.0 if progress else None
         if kind == "reset":
-            copy.start_over(types.ResetReason.Name(outcome.reset.reason).removeprefix("RESET_REASON_"))
+            copy.start_over(reset_reason(outcome.reset))
             return False, 0.0
         if kind == "not_found":
             copy.vanish()
@@ -75,3 +75,9 @@ class Puller:
         if kind == "failed" and outcome.failed.retry_after_ms:
             return False, outcome.failed.retry_after_ms / 1000
         return False, None  # deferred, failed for good, or an outcome that is not known
+
+
+def reset_reason(reset) -> str:
+    """As the protocol calls it; a reason that is not known has a number only."""
+    known = types.ResetReason.DESCRIPTOR.values_by_number.get(reset.reason)
+    return known.name.removeprefix("RESET_REASON_") if known else str(reset.reason)

@@ -171,3 +171,14 @@ function plan(
 function digestOf(row: Row): bigint {
   return itemDigest(row.key, row.version, row.sortKey, row.value);
 }
+
+/** In list order: by sort key, then key, byte by byte. */
+export function inOrder(one: Omit<Row, "value">, other: Omit<Row, "value">): number {
+  return bytewise(one.sortKey, other.sortKey) || bytewise(one.key, other.key);
+}
+
+function bytewise(one: Uint8Array, other: Uint8Array): number {
+  const differs = one.findIndex((byte, at) => byte !== other[at]);
+  if (differs === -1) return one.length - other.length;
+  return (one[differs] ?? 0) - (other[differs] ?? -1);
+}

@@ -1,26 +1,28 @@
 // Keeps copies live on a stream (R38 to R45).
 
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import {
-  type AcceptedTarget, type Notice, Plan, type Position, type SubscribeResponse,
-  type SyncService,
+  type AcceptedTarget, type Goodbye, type Notice, Plan, type Position, type SubscribeRequestSchema,
+  type SubscribeResponse, type SyncService,
 } from "../gen/deltasync/v1/sync_service_pb.js";
 import { Backoff, sleep } from "./backoff.js";
 import type { Copy } from "./copy.js";
-import { reason } from "./puller.js";
+import { DENIED_RETRY_MS, reason } from "./puller.js";
+import { Refusal } from "./refusal.js";
 
-const HEARTBEAT_MS = 15_000;
+export const HEARTBEAT_MS = 15_000;
 const ACCEPT_WITHIN_MS = 20_000;
 
 /** What a stream's message means for the stream: it goes on, or is over and what to wait then. */
-type Next = "go on" | number | "back off";
+export type Next = "go on" | number | "back off";
 
 export class Follower {
   /** Hears of collections that an inbox does not announce. */
   onNotice: (notice: Notice) => Promise<void> = async () => {};
   /** Called when a delta has been applied and the copy is live. */
   after: (copy: Copy) => Promise<void> = async () => {};
-  private moved = false;
+  moved = false;
 
   constructor(
     private readonly client: Client<typeof SyncService>,
@@ -31,49 +33,13 @@ export class Follower {
 
   /** Pulls and follows in turn until the client is to end. */
   async run(pull: () => Promise<void>): Promise<void> {
-    const backoff = new Backoff();
-    let hurried = false;
-    while (!this.stop.aborted) {
-      let wait: number | "back off" = "back off";
-      try {
-        await pull();
-        wait = await this.follow();
-      } catch (error) {
-        if (this.stop.aborted) return;
-        console.error(String(error));
-      }
-      if (this.moved) {
-        this.moved = hurried = false;
-        backoff.progress();
-      }
-      // What did not help is no hurry (R37).
-      const pause: number = wait === "back off" || (wait === 0 && hurried) ? backoff.next() : wait;
-      hurried = pause === 0;
-      await sleep(pause, this.stop).catch(() => undefined); // it is the loop that ends
-    }
+    return run(this, pull, () => this.follow(), this.stop);
   }
 
   private async follow(): Promise<number | "back off"> {
-    const ended = new AbortController();
     const targets = this.copies.map(({ name, cursor }) => ({ collection: name, cursor }));
     const request = { targets, heartbeatMs: HEARTBEAT_MS, clientId: this.clientId };
-    const signal = AbortSignal.any([this.stop, ended.signal]);
-    let patience = ACCEPT_WITHIN_MS;
-    const listen = () => setTimeout(() => ended.abort(new Error("silence")), patience); // R41
-    let silence = listen();
-    try {
-      for await (const said of this.client.subscribe(request, { signal })) {
-        clearTimeout(silence);
-        if (said.message.case === "accepted") patience = 3 * said.message.value.heartbeatMs;
-        silence = listen();
-        const next = await this.take(said);
-        if (next !== "go on") return next;
-      }
-    } finally {
-      clearTimeout(silence);
-      ended.abort();
-    }
-    return "back off";
+    return heard(this.client, request, this.stop, (said) => this.take(said));
   }
 
   private async take({ message }: SubscribeResponse): Promise<Next> {
@@ -103,10 +69,8 @@ export class Follower {
         return 0;
       case "failed":
         return Number(message.value.failure?.retryAfterMs ?? 0) || "back off";
-      case "goodbye": {
-        const { retryAfterMs, jitterMs } = message.value;
-        return Number(retryAfterMs) + Math.random() * Number(jitterMs);
-      }
+      case "goodbye":
+        return goodbyeWait(message.value);
       case "lagging":
       case "caughtUp":
       case undefined: // something that a newer server says (R6)
@@ -150,4 +114,75 @@ export class Follower {
   private copy(name: string): Copy | undefined {
     return this.copies.find((copy) => copy.name === name);
   }
+}
+
+/** Pulls, or lists, and follows in turn until the client is to end. */
+export async function run(
+  follower: { moved: boolean },
+  pull: () => Promise<void>,
+  follow: () => Promise<number | "back off">,
+  stop: AbortSignal,
+): Promise<void> {
+  const backoff = new Backoff();
+  let hurried = false;
+  while (!stop.aborted) {
+    let wait: number | "back off" = "back off";
+    let refusal: Refusal | undefined;
+    try {
+      await pull();
+      wait = await follow();
+    } catch (error) {
+      if (stop.aborted) return;
+      console.error(String(error));
+      refusal = Refusal.of(error);
+    }
+    if (follower.moved) {
+      follower.moved = hurried = false;
+      backoff.progress();
+    }
+    if (refusal !== undefined) wait = waitAfter(refusal, backoff);
+    // What did not help is no hurry (R37).
+    const pause: number = wait === "back off" || (wait === 0 && hurried) ? backoff.next() : wait;
+    hurried = pause === 0;
+    await sleep(pause, stop).catch(() => undefined); // it is the loop that ends
+  }
+}
+
+/** How long to stay away after a refusal: as the server asks, and a random part (R128). */
+function waitAfter({ mayPass, askedWaitMs }: Refusal, backoff: Backoff): number | "back off" {
+  // As after Denied: somebody must do something first (R127).
+  if (!mayPass) return DENIED_RETRY_MS;
+  return askedWaitMs === undefined ? "back off" : askedWaitMs + backoff.next();
+}
+
+/** Hands on what a stream says until that is over, it ends, or is silent for too long (R41). */
+export async function heard(
+  client: Client<typeof SyncService>,
+  request: MessageInitShape<typeof SubscribeRequestSchema>,
+  stop: AbortSignal,
+  take: (said: SubscribeResponse) => Promise<Next>,
+): Promise<number | "back off"> {
+  const ended = new AbortController();
+  const signal = AbortSignal.any([stop, ended.signal]);
+  let patience = ACCEPT_WITHIN_MS;
+  const listen = () => setTimeout(() => ended.abort(new Error("silence")), patience);
+  let silence = listen();
+  try {
+    for await (const said of client.subscribe(request, { signal })) {
+      clearTimeout(silence);
+      if (said.message.case === "accepted") patience = 3 * said.message.value.heartbeatMs;
+      silence = listen();
+      const next = await take(said);
+      if (next !== "go on") return next;
+    }
+  } finally {
+    clearTimeout(silence);
+    ended.abort();
+  }
+  return "back off";
+}
+
+/** As long as the server says, and a random part (R44). */
+export function goodbyeWait({ retryAfterMs, jitterMs }: Goodbye): number {
+  return Number(retryAfterMs) + Math.random() * Number(jitterMs);
 }

@@ -5,7 +5,7 @@
 import { createClient } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { SyncService } from "../gen/deltasync/v1/sync_service_pb.js";
-import { Copy, type Row } from "./copy.js";
+import { Copy, inOrder } from "./copy.js";
 import { Follower } from "./follower.js";
 import { Puller } from "./puller.js";
 
@@ -26,17 +26,6 @@ function element(id: string): HTMLElement {
   const found = document.getElementById(id);
   if (found === null) throw new Error(`the page has no #${id}`);
   return found;
-}
-
-/** In list order: by sort key, then key, byte by byte. */
-function inOrder(one: Row, other: Row): number {
-  return bytewise(one.sortKey, other.sortKey) || bytewise(one.key, other.key);
-}
-
-function bytewise(one: Uint8Array, other: Uint8Array): number {
-  const differs = one.findIndex((byte, at) => byte !== other[at]);
-  if (differs === -1) return one.length - other.length;
-  return (one[differs] ?? 0) - (other[differs] ?? -1);
 }
 
 function show(copy: Copy): void {

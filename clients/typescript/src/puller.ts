@@ -7,8 +7,8 @@ import { Backoff, sleep } from "./backoff.js";
 import type { Copy } from "./copy.js";
 
 const TARGETS_MAX = 256;
-const TIMEOUT_MS = 30_000;
-const DENIED_RETRY_MS = 120_000;
+export const TIMEOUT_MS = 30_000;
+export const DENIED_RETRY_MS = 120_000;
 
 /** Whether a copy has arrived, and how long to wait before the next pull. */
 interface Taken {

@@ -1,32 +1,69 @@
-// Commits that are applied once, however often they must be sent (R52 to R59).
+// Commits that are applied once, however often they must be sent (R52 to R62).
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError } from "@connectrpc/connect";
 import type {
-  CommitResponse, MutationSchema, WriteService,
+  CommitResponse, ImportRequestSchema, MutationSchema, WriteService,
 } from "../gen/deltasync/v1/write_service_pb.js";
-import { Backoff, sleep } from "./backoff.js";
+import { repeat } from "./refusal.js";
 
 const TIMEOUT_MS = 10_000;
-const MAY_PASS = new Set([
-  Code.Unavailable, Code.Unknown, Code.Canceled, Code.DeadlineExceeded, Code.Internal,
-  Code.ResourceExhausted,
-]);
+
+type Mutations = MessageInitShape<typeof MutationSchema>[];
 
 /** All of the mutations or none. One key for all attempts: a retry changes nothing (R58). */
 export async function commit(
-  client: Client<typeof WriteService>,
-  mutations: MessageInitShape<typeof MutationSchema>[],
-  stop: AbortSignal,
+  client: Client<typeof WriteService>, mutations: Mutations, stop: AbortSignal,
 ): Promise<CommitResponse> {
   const request = { mutations, idempotencyKey: crypto.randomUUID() };
-  const backoff = new Backoff();
-  for (;;) {
+  return repeat(() => client.commit(request, { timeoutMs: TIMEOUT_MS, signal: stop }), stop);
+}
+
+/** A bulk load in bounded commits, on one stream. */
+export class Import {
+  /** Commits that are durable, as far as is known. */
+  durable = 0;
+
+  constructor(
+    private readonly client: Client<typeof WriteService>,
+    private readonly id: string,
+    private readonly commits: Mutations[],
+    private readonly stop: AbortSignal,
+  ) {}
+
+  /**
+   * Until all commits are durable (R61, R62). What breaks off goes on behind what is. After a `Refusal`
+   * an import of the same id goes on from there.
+   */
+  async run(): Promise<void> {
+    let again = false;
     try {
-      return await client.commit(request, { timeoutMs: TIMEOUT_MS, signal: stop });
+      await repeat(async () => {
+        if (again) this.durable = await this.progress();
+        again = true;
+        if (this.durable === this.commits.length) return;
+        const { sequence } = await this.client.import(this.numbered(), { signal: this.stop });
+        this.durable = Number(sequence);
+      }, this.stop);
     } catch (error) {
-      if (stop.aborted || !MAY_PASS.has(ConnectError.from(error).code)) throw error;
-      await sleep(backoff.next(), stop);
+      this.durable = await repeat(() => this.progress(), this.stop);
+      throw error;
+    }
+  }
+
+  private async *numbered(): AsyncIterable<MessageInitShape<typeof ImportRequestSchema>> {
+    for (let at = this.durable; at < this.commits.length; at += 1) {
+      yield { importId: this.id, sequence: BigInt(at + 1), mutations: this.commits[at] ?? [] };
+    }
+  }
+
+  private async progress(): Promise<number> {
+    try {
+      const options = { timeoutMs: TIMEOUT_MS, signal: this.stop };
+      return Number((await this.client.getImport({ importId: this.id }, options)).sequence);
+    } catch (error) {
+      if (ConnectError.from(error).code === Code.NotFound) return 0; // nothing of it was applied
+      throw error;
     }
   }
 }

@@ -5,7 +5,7 @@ use sync_proto::types::REASON_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::error::{ClientError, Told};
+use crate::error::{ClientError, Told, UsedUp};
 use crate::stream_life::ASKED_WAIT_MAX;
 
 // === impl ClientError ===
@@ -38,10 +38,16 @@ fn told(status: &Status) -> Told {
     let details = status.get_error_details();
     let reason = details.error_info().filter(|info| info.domain == REASON_DOMAIN);
     let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+    let wrong = details.bad_request().into_iter().flat_map(|request| &request.field_violations);
+    let quotas = details.quota_failure().into_iter().flat_map(|failure| &failure.violations);
+    let used_up = quotas
+        .map(|quota| UsedUp { whose: quota.subject.clone(), limit: quota.description.clone() });
     Told {
         text: status.message().to_owned(),
         reason: reason.map(|info| info.reason.clone()),
         retry_after: retry_after.map(|wait| wait.min(ASKED_WAIT_MAX)),
+        fields: wrong.map(|wrong| wrong.field.clone()).collect(),
+        used_up: used_up.collect(),
     }
 }
 
@@ -75,6 +81,16 @@ mod tests {
         assert!(limited.is_retryable());
         let endless = refusal(Reason::NoRoom, Some(Duration::from_secs(1 << 40)));
         assert_eq!(endless.retry_after(), Some(ASKED_WAIT_MAX));
+        let mut details = ErrorDetails::with_quota_failure_violation("collection:a", "9 bytes");
+        details.add_bad_request_violation("mutations[0].key", "is empty");
+        let both = Status::with_error_details(Code::InvalidArgument, "no", details);
+        let both = ClientError::from_status(&both);
+        let told = both.told().expect("the server told");
+        let whose = UsedUp { whose: "collection:a".to_owned(), limit: "9 bytes".to_owned() };
+        assert_eq!(
+            (&*told.fields, &*told.used_up),
+            (&["mutations[0].key".to_owned()][..], &[whose][..])
+        );
         let full = refusal(Reason::CollectionQuota, None);
         assert!(!full.is_retryable(), "{full:?}");
         let plain = ClientError::from_status(&Status::resource_exhausted("enough"));
