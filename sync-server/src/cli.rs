@@ -302,6 +302,7 @@ struct Flags {
 
 /// Settings of traces.
 #[derive(Debug, Default, Args, Serialize)]
+#[expect(clippy::struct_field_names, reason = "settings have these names everywhere")]
 struct TraceFlags {
     /// Send spans of calls to the OpenTelemetry collector there (OTLP over gRPC), e.g.
     /// `http://127.0.0.1:4317`; empty = none. Default: none.

@@ -23,9 +23,9 @@ fn the_caller_decides_before_the_share() {
     {
         let (traces, _ended) = Traces::queued(per_mille, Metrics::off());
         let caller = flags.map(parent);
-        let traced = traces.begin(CALL, caller.as_ref()).ids();
-        assert_eq!(traced.is_some(), expected, "{per_mille} {flags:?}");
-        if let (Some(caller), Some((trace, span))) = (caller, traced) {
+        let ids = traces.begin(CALL, caller.as_ref()).ids();
+        assert_eq!(ids.is_some(), expected, "{per_mille} {flags:?}");
+        if let (Some(caller), Some((trace, span))) = (caller, ids) {
             assert_eq!(trace, caller.trace_id());
             assert_ne!(span, caller.span_id());
         }
