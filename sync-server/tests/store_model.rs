@@ -87,6 +87,9 @@ impl Model {
     fn get(&mut self) {
         let key = self.key();
         assert_eq!(self.disk().get(&key).unwrap(), self.oracle.get(&key).unwrap());
+        let keys: Vec<_> = (0..self.dice.random_range(0..200)).map(|_| self.key()).collect();
+        let expected: Vec<_> = keys.iter().map(|key| self.oracle.get(key).unwrap()).collect();
+        assert_eq!(self.disk().get_many(&keys).unwrap(), expected);
     }
 
     fn scan(&mut self) {

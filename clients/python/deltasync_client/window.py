@@ -186,4 +186,4 @@ class Window:
                 row = self.held.get(item.key)
                 if row is not None and row.value_version == item.value_version:
                     self.held[item.key] = Row(row.version, row.value_version, row.sort_key, item.value)
-            missing = missing[len(results):]  # a reply ends at 1 MiB (R67)
+            missing = missing[max(len(results), 1):]  # a reply ends at 1 MiB (R67)

@@ -8,6 +8,7 @@ from .refusal import Refused, repeat
 from .wire import write
 
 TIMEOUT_S = 10
+IMPORT_TIMEOUT_S = 3600  # its stream decides how long it takes
 
 
 def put(collection: str, key: bytes, value: bytes) -> write.Mutation:
@@ -37,7 +38,8 @@ def bulk_load(stub, import_id: str, commits, wait) -> int:
             durable = _durable(stub, import_id)
         attempt.made = True
         if durable < len(commits):
-            durable = stub.Import(_numbered(import_id, commits, durable)).sequence
+            parts = _numbered(import_id, commits, durable)
+            durable = stub.Import(parts, timeout=IMPORT_TIMEOUT_S).sequence
         return durable
 
     attempt.made = False

@@ -8,6 +8,7 @@ import type {
 import { repeat } from "./refusal.js";
 
 const TIMEOUT_MS = 10_000;
+const IMPORT_TIMEOUT_MS = 3_600_000; // its stream decides how long it takes
 
 type Mutations = MessageInitShape<typeof MutationSchema>[];
 
@@ -42,7 +43,8 @@ export class Import {
         if (again) this.durable = await this.progress();
         again = true;
         if (this.durable === this.commits.length) return;
-        const { sequence } = await this.client.import(this.numbered(), { signal: this.stop });
+        const options = { timeoutMs: IMPORT_TIMEOUT_MS, signal: this.stop };
+        const { sequence } = await this.client.import(this.numbered(), options);
         this.durable = Number(sequence);
       }, this.stop);
     } catch (error) {
