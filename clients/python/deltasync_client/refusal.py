@@ -53,6 +53,8 @@ class Refusal:
 class Refused(Exception):
     """A call that is of no use to repeat, or was repeated often enough."""
 
+    durable: int | None = None  # of an import: how many commits are durable, if that is known
+
     def __init__(self, refusal: Refusal):
         super().__init__(str(refusal))
         self.refusal = refusal

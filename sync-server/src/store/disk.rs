@@ -9,7 +9,7 @@
 //! | bounded rows and nodes, readers out while writing | `blobs/` that is never synced | `layout` |
 //! | stuffed keys | a backward iterator that panics | `layout` |
 //! | ledger row, full check | pages that went back, parts that are missing | `layout`, `reading` |
-//! | high-water mark | a store that opens at an older state | `high_water` |
+//! | high-water mark | a store that opens at an older state | `high_water`, `replaying` |
 //! | atomic creation, leftovers, locks, panics in open | a start that is killed | `files` |
 //! | writing anew, atomic exchange | files that never shrink | `compact`, `swap` |
 //! | an end that is not a crash | a panic when the last sync fails | `handle` |

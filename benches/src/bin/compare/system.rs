@@ -47,7 +47,7 @@ pub(crate) struct Taken {
     pub(crate) changes: u64,
     /// Of changes as they came, without frames.
     pub(crate) bytes: u64,
-    /// The server said that there is no more for now.
+    /// The server said that everything there is was sent.
     pub(crate) caught_up: bool,
     /// When latencies are wanted: where the clock of values begins, and those seen, in microseconds.
     pub(crate) latencies: Option<(Instant, Vec<u32>)>,

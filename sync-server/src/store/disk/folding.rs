@@ -41,7 +41,6 @@ pub(super) struct Core {
     moved: Condvar,
     /// sled may hold half a batch.
     torn: AtomicBool,
-    pace: Mutex<Pace>,
 }
 
 /// How far folding is.
@@ -66,7 +65,6 @@ pub(super) struct Target<'a> {
     pub(super) db: &'a sled::Db,
     pub(super) turns: &'a RwLock<Overlay>,
     pub(super) torn: &'a AtomicBool,
-    pub(super) pace: &'a Mutex<Pace>,
 }
 
 // === impl Target ===
@@ -80,14 +78,14 @@ impl Target<'_> {
         mut ledger: Ledger,
         rows: &Rows,
         through: u64,
+        pace: &mut Pace,
         told: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<Ledger>, StoreError> {
         let mut left = rows.iter().peekable();
         while ledger.sequence != through {
             let mut plan = Plan::new(ledger);
             let (mut count, mut bytes) = (0, 0);
-            let most = self.pace.lock().rows();
-            while count < most && bytes < CHUNK_BYTES_MAX {
+            while count < pace.rows() && bytes < CHUNK_BYTES_MAX {
                 let Some((key, value)) = left.next() else { break };
                 plan.row(self.db, key, value.as_deref())?;
                 count += 1;
@@ -98,7 +96,7 @@ impl Target<'_> {
             }
             let (after, held) = self.write(plan.seal())?;
             ledger = after;
-            self.pace.lock().took(count, held);
+            pace.took(count, held);
             if told(count).is_break() {
                 return Ok(None);
             }
@@ -136,7 +134,6 @@ impl Core {
             folding: Mutex::new(Folding { ledger, due: None, rows: 0, closing: false }),
             moved: Condvar::new(),
             torn: AtomicBool::new(false),
-            pace: Mutex::default(),
         })
     }
 
@@ -197,11 +194,10 @@ impl Core {
         no_unsynced_files(&self.files)
     }
 
-    fn fold(&self, rows: &Rows, through: u64) -> Result<(), StoreError> {
+    fn fold(&self, rows: &Rows, through: u64, pace: &mut Pace) -> Result<(), StoreError> {
         let _watched = self.health.enter()?;
         let syncs = real_sync::count();
-        let (turns, torn, pace) = (&self.overlay, &self.torn, &self.pace);
-        let target = Target { db: &self.db, turns, torn, pace };
+        let target = Target { db: &self.db, turns: &self.overlay, torn: &self.torn };
         let told = &mut |rows| {
             let mut folding = self.folding.lock();
             folding.rows += rows as u64;
@@ -209,7 +205,9 @@ impl Core {
             if folding.closing { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         // Given up, it is left to the next start, as after a kill.
-        let Some(ledger) = target.fold(self.folded(), rows, through, told)? else { return Ok(()) };
+        let Some(ledger) = target.fold(self.folded(), rows, through, pace, told)? else {
+            return Ok(());
+        };
         self.flush(syncs)?;
         self.overlay.write().thaw();
         let mut folding = self.folding.lock();
@@ -220,6 +218,7 @@ impl Core {
     }
 
     fn run(&self) {
+        let mut pace = Pace::default();
         loop {
             let (rows, through) = {
                 let mut folding = self.folding.lock();
@@ -233,7 +232,7 @@ impl Core {
                 (Arc::clone(rows), *through)
             };
             // A failure sticks: whoever waits for the rows learns of it.
-            if self.health.stick(self.fold(&rows, through)).is_err() {
+            if self.health.stick(self.fold(&rows, through, &mut pace)).is_err() {
                 self.moved.notify_all();
                 return;
             }

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use super::super::StoreError;
 use super::files::Files;
@@ -13,6 +13,7 @@ use super::high_water::Mark;
 use super::journal::{Journal, Replay};
 use super::layout::{Ledger, STATE_KEY};
 use super::overlay::Overlay;
+use super::pace::Pace;
 use super::{damaged, sled_error};
 
 /// What sled says that it holds; `None`: nothing.
@@ -47,8 +48,9 @@ pub(super) fn replay(
     let replayed = Ledger { sequence: through, ..ledger };
     refuse(mark.and_then(|mark| went_back(Some(&replayed), mark)))?;
     let (turns, torn) = (RwLock::<Overlay>::default(), AtomicBool::default());
-    let target = Target { db, turns: &turns, torn: &torn, pace: &Mutex::default() };
-    let ledger = target.fold(ledger, &rows, through, &mut |_| ControlFlow::Continue(()))?;
+    let target = Target { db, turns: &turns, torn: &torn };
+    let told = &mut |_| ControlFlow::Continue(());
+    let ledger = target.fold(ledger, &rows, through, &mut Pace::default(), told)?;
     let ledger = ledger.expect("nobody has it given up");
     Ok((ledger, journal))
 }
