@@ -2,7 +2,6 @@
 //! ends with the server's items, whatever happens between the rounds.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::RngExt as _;
@@ -11,19 +10,13 @@ use sync_proto::digest::{
     Digest, GROUPS, Group, SEGMENTS, SEGMENTS_PER_GROUP, Segment, value_hash,
 };
 use sync_proto::types::{
-    Cursor, Epoch, Found, Head, Item, Key, LeafEntry, Mutation, Reconcile, Reconciled, Round,
-    Timestamp, Value,
+    Cursor, Found, Head, Item, Key, LeafEntry, Mutation, Reconcile, Reconciled, Round, Value,
 };
 use sync_proto::v1;
-use sync_server::core::request::Request;
-use sync_server::engine::ledger::Ledger;
-use sync_server::store::disk::DiskStore;
-use sync_tests::compose::{
-    after, commit, delete, key, name, put, put_at, sort_key, value, version,
-};
+use sync_tests::compose::{after, delete, key, name, put, put_at, sort_key, value, version};
 use sync_tests::reader::{Copy, PlainReader, Row};
 use sync_tests::seed;
-use sync_tests::server::{TestServer, config};
+use sync_tests::server::TestServer;
 use sync_tests::wait::{until_true, within};
 use sync_tests::wire::Wire;
 use tonic::{Code, Status};
@@ -293,44 +286,4 @@ async fn rounds_that_cannot_go_on_are_refused() {
     wire.commit(vec![put(LIST, "a", "")]).await;
     assert_eq!(code(entries(now)).await, Code::FailedPrecondition);
     server.stop().await;
-}
-
-/// G8: a round costs what it answers, not what the collection holds: fifty leaves of 50,000 items
-/// are told at once.
-#[test]
-fn a_round_costs_what_it_answers() {
-    let dir = tempfile::tempdir().unwrap();
-    let settings = config(dir.path(), |_| {});
-    let store = DiskStore::open(dir.path(), &settings.store()).unwrap();
-    let ledger = Ledger::open(store, settings.ledger(), &mut |_| {}).unwrap();
-    for part in 0..50 {
-        let put = |n: usize| put(LIST, format!("item {n}"), [b'v'; 100]);
-        let commit = commit((part * 1_000..(part + 1) * 1_000).map(put).collect());
-        let request = Request::Commit { commit, fingerprint: [0; 16] };
-        let mut mint = || Epoch::new(7).unwrap();
-        ledger.commit(&[request], Timestamp::from_millis(1), &mut mint).unwrap();
-    }
-    let at = ledger.head(&name(LIST)).unwrap().cursor();
-    let time = |what: &str, round: Round| {
-        let asked = Reconcile { collection: name(LIST), round, client_id: String::new() };
-        let mut best = Duration::MAX;
-        let mut found = None;
-        // The machine may be busy with something else.
-        for _ in 0..5 {
-            let began = Instant::now();
-            found = Some(ledger.reconcile(&asked).unwrap().found);
-            best = best.min(began.elapsed());
-        }
-        eprintln!("{what}: {best:?}");
-        assert!(best < Duration::from_millis(100), "{what}: {best:?}");
-        found.unwrap()
-    };
-    time("64 group sums of 50,000 items", Round::Groups);
-    let groups = (0..64).map(|n| Group::new(n).unwrap()).collect();
-    time("4,096 leaf sums", Round::Leaves { at, groups });
-    let segments = (0..50).map(|n| Segment::new(n * 80).unwrap()).collect();
-    let found =
-        time("the entries of 50 leaves", Round::Entries { at, segments, page_token: Bytes::new() });
-    let Found::Entries(entries, next) = found else { panic!("entries were asked") };
-    assert!(next.is_empty() && (500..720).contains(&entries.len()), "{}", entries.len());
 }

@@ -133,7 +133,7 @@ fn put<S: Store>(
     rows: &[RestoredRow],
 ) -> Result<(), BackupError> {
     store.room()?;
-    match restoring.put(rows, |key| store.get(key)) {
+    match restoring.put(rows, |keys| store.get_many(keys)) {
         Ok(planned) => Ok(store.apply(&planned.batch)?),
         Err(LoadError::Store(error)) => Err(error.into()),
         Err(LoadError::ReplacesTooMuch { .. }) => {

@@ -36,8 +36,8 @@ pub trait Known {
         from: Option<&Subject>,
         most: usize,
     ) -> Result<Vec<Subject>, StoreError>;
-    /// A row.
-    fn row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+    /// The rows at these keys, in their order.
+    fn rows(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError>;
 }
 
 /// How often the collections moved that are followed.
@@ -66,6 +66,9 @@ pub(super) struct Spreading {
     spread: u64,
     told: Told,
 }
+
+/// An inbox, and what it is to say by key.
+type Letter = (CollectionName, Vec<(Key, Option<InboxEntry>)>);
 
 /// What a group told whom.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -299,11 +302,18 @@ impl Workspace {
 
     /// Puts what was written to subjects into their inboxes.
     pub fn post(&mut self, at: &mut Moment<'_>, known: &dyn Known) -> Result<(), StoreError> {
-        for (subject, entries) in std::mem::take(&mut self.spreading.letters) {
-            let inbox = subject.inbox();
-            let entries: Vec<(Key, Option<InboxEntry>)> =
-                entries.into_iter().map(|(name, entry)| (entry_key(&name), entry)).collect();
-            self.load_entries(&inbox, entries.iter().map(|(key, _)| key), known)?;
+        let letters: Vec<Letter> = std::mem::take(&mut self.spreading.letters)
+            .into_iter()
+            .map(|(subject, entries)| {
+                let entry = |(name, entry): (_, _)| (entry_key(&name), entry);
+                (subject.inbox(), entries.into_iter().map(entry).collect())
+            })
+            .collect();
+        let keys = letters.iter().map(|(inbox, entries)| {
+            (inbox.clone(), entries.iter().map(|(key, _)| key.clone()).collect())
+        });
+        self.load_entries(keys, known)?;
+        for (inbox, entries) in letters {
             let mut effects = Vec::with_capacity(entries.len());
             for (key, entry) in &entries {
                 if let Some(effect) = self.entry_effect(&inbox, key, *entry)? {

@@ -8,6 +8,7 @@ pub mod decisions;
 pub mod diffusion;
 mod effect;
 pub mod inbox;
+mod loading;
 pub mod loads;
 mod needs;
 pub mod page;

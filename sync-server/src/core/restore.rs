@@ -55,11 +55,11 @@ impl Restoring {
     }
 
     /// Plans to put these rows in. Of several rows of a key the newest counts, in whatever order
-    /// they come. `get` gives a row of the new store.
+    /// they come. `get_many` gives rows of the new store.
     pub fn put(
         &mut self,
         rows: &[RestoredRow],
-        get: impl FnMut(&[u8]) -> Result<Option<bytes::Bytes>, StoreError>,
+        get_many: impl FnMut(&[Vec<u8>]) -> Result<Vec<Option<bytes::Bytes>>, StoreError>,
     ) -> Result<Planned, LoadError> {
         let mut newest = BTreeMap::new();
         for row in rows {
@@ -73,7 +73,7 @@ impl Restoring {
             needs.changed(&self.meta.name, key);
         }
         let found = Some((self.id, self.meta.clone()));
-        let mut workspace = Workspace::load(needs, 0, |_| found.clone(), get)?;
+        let mut workspace = Workspace::load(needs, 0, |_| found.clone(), get_many)?;
         let working = workspace.collections.get_mut(&self.meta.name).expect("it was needed");
         for row in newest.into_values() {
             let version = row.logged.version;

@@ -3,30 +3,25 @@
 //! shows readers the durable state until the batch is durable.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{CollectionName, Head, Key, SortKey, Timestamp, Version};
 
-use super::inbox::{Known, Spreading, Told};
-use super::needs::Purpose;
+use super::inbox::{Spreading, Told};
+use crate::store::Batch;
 use crate::store::keys::{
     self, AckPlace, CollectionId, Held, key_key, log_key, member_key, meta_key, name_key,
     order_key, segment_key, tombstone_key,
 };
 use crate::store::rows::{Audience, KeyRow, LogRow, Meta, Receipt, ReceiptKind, RowKind, Sweep};
-use crate::store::{Batch, StoreError};
 
+pub use super::loading::{LoadError, REPLACED_BYTES_MAX};
 pub use super::needs::Needs;
 
 /// Rows as they were before a batch that is applied but not yet durable. A row that did not
 /// exist is `None`.
 pub type Undo = BTreeMap<Vec<u8>, Option<Bytes>>;
-
-/// Bytes of values that one batch replaces or deletes: they are held in memory until it is
-/// durable. A commit that alone replaces more is refused.
-pub const REPLACED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What a group of commits touches.
 #[derive(Debug, Default)]
@@ -46,7 +41,7 @@ pub(super) struct Working {
     pub(super) meta: Slot<Meta>,
     pub(super) items: BTreeMap<Key, Slot<Stored>>,
     /// Rows of live items that are judged by preconditions but not changed.
-    judged: BTreeMap<Key, KeyRow>,
+    pub(super) judged: BTreeMap<Key, KeyRow>,
     pub(super) segments: BTreeMap<Segment, Slot<Digest>>,
 }
 
@@ -87,55 +82,9 @@ pub struct Planned {
     pub acks_added: u64,
 }
 
-/// Why a group cannot be planned.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// It would replace too much at once.
-    #[error("{bytes} bytes would be replaced at once, the limit is {REPLACED_BYTES_MAX}")]
-    ReplacesTooMuch {
-        /// Bytes of the values.
-        bytes: u64,
-    },
-    /// Storage failed.
-    #[error("storage failed")]
-    Store(#[from] StoreError),
-}
-
 // === impl Workspace ===
 
 impl Workspace {
-    /// Loads what is needed. `find` gives the newest state of a collection, `get` a row.
-    pub fn load(
-        needs: Needs,
-        next_id: u64,
-        find: impl Fn(&CollectionName) -> Option<(CollectionId, Meta)>,
-        mut get: impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<Self, LoadError> {
-        let mut workspace = Self::empty(next_id);
-        let mut replaced = 0;
-        for (name, keys) in needs.items {
-            let working = match find(&name) {
-                Some((id, meta)) => Working::load(id, meta, keys, &mut replaced, &mut get)?,
-                None => Working::absent(),
-            };
-            workspace.collections.insert(name, working);
-        }
-        for (kind, name) in needs.receipts {
-            let row = get(&keys::receipt_key(kind, &name))?;
-            let receipt = row.map(Receipt::decode).transpose()?;
-            workspace.receipts.insert((kind, name), Slot::loaded(receipt));
-        }
-        for (name, subject) in needs.members {
-            let follows = get(&keys::audience_key(&name, &subject))?.is_some();
-            workspace.load_member(name, subject, follows);
-        }
-        for place in needs.acks {
-            let held = get(&keys::ack_key(&place))?.map(Held::decode).transpose()?;
-            workspace.acks.insert(place, Slot::loaded(held));
-        }
-        Ok(workspace)
-    }
-
     /// A group that touches nothing yet.
     #[must_use]
     pub fn empty(next_id: u64) -> Self {
@@ -147,34 +96,6 @@ impl Workspace {
         let name = now.name.clone();
         let meta = Slot { before: Some(before), now: Some(now) };
         self.collections.insert(name, Working { id: Some(id), meta, ..Working::absent() });
-    }
-
-    /// Loads entries of an inbox, also if another part of the group has loaded some of it.
-    pub(super) fn load_entries<'k>(
-        &mut self,
-        inbox: &CollectionName,
-        keys: impl Iterator<Item = &'k Key>,
-        known: &dyn Known,
-    ) -> Result<(), StoreError> {
-        let working = match self.collections.entry(inbox.clone()) {
-            Entry::Occupied(place) => place.into_mut(),
-            Entry::Vacant(place) => place.insert(match known.find(inbox) {
-                Some((id, meta)) => {
-                    Working { id: Some(id), meta: Slot::loaded(Some(meta)), ..Working::absent() }
-                }
-                None => Working::absent(),
-            }),
-        };
-        // An inbox that this group creates has no rows yet.
-        let (Some(id), true) = (working.id, working.meta.before.is_some()) else { return Ok(()) };
-        let mut get = |key: &[u8]| known.row(key);
-        for key in keys {
-            if !working.items.contains_key(key) {
-                let row = get(&key_key(id, key))?.map(KeyRow::decode).transpose()?;
-                working.load_item(id, key.clone(), row, &mut get)?;
-            }
-        }
-        Ok(())
     }
 
     /// The item as planned so far, if it is live.
@@ -238,7 +159,7 @@ impl Workspace {
 // === impl Working ===
 
 impl Working {
-    fn absent() -> Self {
+    pub(super) fn absent() -> Self {
         Self {
             id: None,
             meta: Slot::loaded(None),
@@ -248,45 +169,9 @@ impl Working {
         }
     }
 
-    fn load(
-        id: CollectionId,
-        meta: Meta,
-        keys: BTreeMap<Key, Purpose>,
-        replaced: &mut u64,
-        get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<Self, LoadError> {
-        let mut working = Self { id: Some(id), meta: Slot::loaded(Some(meta)), ..Self::absent() };
-        for (key, purpose) in keys {
-            let row = get(&key_key(id, &key))?.map(KeyRow::decode).transpose()?;
-            match (purpose, row) {
-                (Purpose::Judged, Some(row)) if row.kind == RowKind::Live => {
-                    working.judged.insert(key, row);
-                }
-                (Purpose::Judged, _) => {}
-                (Purpose::Changed, row) => {
-                    // Bound what is about to be loaded, before it is loaded.
-                    *replaced += row.as_ref().map_or(0, |row| u64::from(row.value_len));
-                    if *replaced > REPLACED_BYTES_MAX {
-                        return Err(LoadError::ReplacesTooMuch { bytes: *replaced });
-                    }
-                    working.load_item(id, key, row, get)?;
-                }
-            }
-        }
-        Ok(working)
-    }
-
-    fn load_item(
-        &mut self,
-        id: CollectionId,
-        key: Key,
-        row: Option<KeyRow>,
-        get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<(), StoreError> {
-        self.load_segment(id, Segment::of_key(&key), get)?;
-        let stored = row.map(|row| load_stored(id, &key, row, get)).transpose()?;
-        self.items.insert(key, Slot::loaded(stored));
-        Ok(())
+    /// As it is, with no row loaded.
+    pub(super) fn present(id: CollectionId, meta: Meta) -> Self {
+        Self { id: Some(id), meta: Slot::loaded(Some(meta)), ..Self::absent() }
     }
 
     /// Whether the group changes it.
@@ -304,19 +189,6 @@ impl Working {
             (_, Some(now)) => now.version.get(),
             (_, None) => 1,
         }
-    }
-
-    fn load_segment(
-        &mut self,
-        id: CollectionId,
-        segment: Segment,
-        get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-    ) -> Result<(), StoreError> {
-        if let Entry::Vacant(slot) = self.segments.entry(segment) {
-            let row = get(&segment_key(id, segment))?;
-            slot.insert(Slot::loaded(row.map(|row| segment_sum(&row)).transpose()?));
-        }
-        Ok(())
     }
 
     pub(super) fn live(&self, key: &Key) -> Option<&Stored> {
@@ -394,28 +266,6 @@ impl Planned {
             slot.now.as_ref().map(Held::encode),
         );
     }
-}
-
-fn load_stored(
-    id: CollectionId,
-    key: &Key,
-    row: KeyRow,
-    get: &mut impl FnMut(&[u8]) -> Result<Option<Bytes>, StoreError>,
-) -> Result<Stored, StoreError> {
-    let log = get(&log_key(id, row.version, key))?.ok_or_else(|| StoreError::Damaged {
-        place: format!("collection {}, version {}", id.0, row.version),
-        reason: "a key points to a log row that is not there".to_owned(),
-    })?;
-    Ok(Stored { key: row, log: LogRow::decode(log)? })
-}
-
-/// Reads a segment row.
-pub fn segment_sum(row: &Bytes) -> Result<Digest, StoreError> {
-    let sixteen: [u8; 16] = row.as_ref().try_into().map_err(|_| StoreError::Damaged {
-        place: "a segment row".to_owned(),
-        reason: format!("{} bytes, a digest has 16", row.len()),
-    })?;
-    Ok(Digest::from_be_bytes(sixteen))
 }
 
 fn write_item(id: CollectionId, key: &Key, slot: &Slot<Stored>, planned: &mut Planned) {

@@ -181,9 +181,9 @@ impl<S: Store> Known for Knowing<'_, S> {
         broken.map_or(Ok(subjects), Err)
     }
 
-    fn row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    fn rows(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
         // The writer alone changes rows, and every batch before this one is durable.
-        self.ledger.store.get(key)
+        self.ledger.store.get_many(keys)
     }
 }
 

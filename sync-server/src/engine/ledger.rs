@@ -346,7 +346,7 @@ impl<S: Store> Ledger<S> {
             heads.by_name.get(name).map(|(id, meta)| (*id, Meta::clone(meta)))
         };
         // The writer alone changes rows, and every batch before this one is durable.
-        Workspace::load(needs, next_id, find, |key| self.store.get(key))
+        Workspace::load(needs, next_id, find, |keys| self.store.get_many(keys))
     }
 
     /// The durable rows, with the state of `name` that they belong to.

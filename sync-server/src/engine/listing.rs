@@ -4,22 +4,20 @@
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use sync_proto::convert::decode_change;
 use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
-    ChangeKind, CollectionName, Head, Item, Key, ListItems, ListOrder, OrderRange, Subject,
-    Timestamp, Value,
+    CollectionName, Head, Item, Key, ListItems, ListOrder, OrderRange, Subject, Timestamp,
 };
 
+use super::items::Items;
 use super::ledger::Ledger;
 use super::polling::name_of;
 use super::view::View;
 use crate::core::window::{self, TokenRefusal};
 use crate::store::keys::{
-    CollectionId, ROW_HEADER_LEN, Row, audience_range, key_key, key_range, log_key, receipt_key,
-    stretch_range,
+    CollectionId, ROW_HEADER_LEN, Row, audience_range, key_range, receipt_key, stretch_range,
 };
-use crate::store::rows::{KeyRow, LogRow, Receipt, ReceiptKind, RowKind};
+use crate::store::rows::{Receipt, ReceiptKind, RowKind};
 use crate::store::{Direction, KeyRange, Store, StoreError};
 
 #[cfg(test)]
@@ -81,17 +79,20 @@ impl<S: Store> Ledger<S> {
         let direction = if asked.descending { Direction::Backward } else { Direction::Forward };
         let Places { rows, more, skipped } = places(asked, &range, direction, &view)?;
 
+        let keys: Vec<Key> = rows.iter().filter_map(|(key, _)| key.clone()).collect();
+        let mut found = Items::new(id, keys, asked.keys_only, &view);
         let mut items = Vec::new();
         let mut bytes = 0;
         let mut last = None;
         let mut cut = false;
         for (key, place) in rows {
-            if let Some(key) = key {
+            if key.is_some() {
                 if items.len() == asked.page_size {
                     cut = true;
                     break;
                 }
-                let Some(item) = item(id, &key, asked.keys_only, &view)? else { continue };
+                let (_, item) = found.next().expect("one for each key")?;
+                let Some(item) = item else { continue };
                 bytes += item_size(&item);
                 if !items.is_empty() && bytes > PAGE_BYTES_MAX {
                     cut = true;
@@ -120,13 +121,13 @@ impl<S: Store> Ledger<S> {
         let (id, meta, view) = self.view(name).ok_or(ListError::NotFound)?;
         let mut results = Vec::with_capacity(keys.len());
         let mut bytes = 0;
-        for key in keys {
-            let result = item(id, key, keys_only, &view)?.ok_or_else(|| key.clone());
-            bytes += result.as_ref().map_or(key.as_bytes().len(), item_size);
+        for found in Items::new(id, keys.iter().cloned(), keys_only, &view) {
+            let (key, item) = found?;
+            bytes += item.as_ref().map_or(key.as_bytes().len(), item_size);
             if !results.is_empty() && bytes > PAGE_BYTES_MAX {
                 break;
             }
-            results.push(result);
+            results.push(item.ok_or(key));
         }
         Ok(Found { results, head: meta.head })
     }
@@ -341,52 +342,6 @@ fn places<S: Store>(
         ControlFlow::Continue(())
     })?;
     broken.map_or(Ok(Places { rows: places, more, skipped }), Err)
-}
-
-/// The item of this key, if there is one.
-pub(super) fn item<S: Store>(
-    id: CollectionId,
-    key: &Key,
-    keys_only: bool,
-    view: &View<'_, S>,
-) -> Result<Option<Item>, StoreError> {
-    let Some(row) = view.get(&key_key(id, key))? else { return Ok(None) };
-    let row = KeyRow::decode(row)?;
-    if row.kind == RowKind::Tombstone {
-        return Ok(None);
-    }
-    let value = if keys_only { None } else { Some(value(id, key, &row, view)?) };
-    Ok(Some(Item {
-        key: key.clone(),
-        value,
-        value_size: row.value_len,
-        sort_key: row.sort_key,
-        version: row.version,
-        created: row.created,
-        value_version: row.value_version,
-    }))
-}
-
-fn value<S: Store>(
-    id: CollectionId,
-    key: &Key,
-    row: &KeyRow,
-    view: &View<'_, S>,
-) -> Result<Value, StoreError> {
-    let damaged = |reason: String| StoreError::Damaged {
-        place: format!("collection {}, version {}", id.0, row.version),
-        reason,
-    };
-    let log = view
-        .get(&log_key(id, row.version, key))?
-        .ok_or_else(|| damaged("a key points to a log row that is not there".to_owned()))?;
-    let change = decode_change(LogRow::decode(log)?.change).map_err(|e| damaged(e.to_string()))?;
-    match change.kind {
-        ChangeKind::Put { value: Some(value), .. } => Ok(value),
-        ChangeKind::Put { value: None, .. } | ChangeKind::Delete | ChangeKind::LeftScope => {
-            Err(damaged("a live item holds no value".to_owned()))
-        }
-    }
 }
 
 fn item_size(item: &Item) -> usize {

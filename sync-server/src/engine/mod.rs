@@ -9,6 +9,7 @@ pub mod diffusing;
 pub mod following;
 pub mod herald;
 pub mod hub;
+mod items;
 pub mod ledger;
 pub mod listing;
 pub mod noticing;

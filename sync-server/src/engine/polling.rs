@@ -9,6 +9,7 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use sync_proto::convert::{decode_change, decode_inbox_entry};
 use sync_proto::types::{
     ChangeKind, CollectionName, Diffusion, Head, InboxEntry, Key, Outcome, Polled, PolledHead,
@@ -165,7 +166,7 @@ impl<S: Store> Ledger<S> {
         name: &CollectionName,
     ) -> Result<Option<HotFollow>, StoreError> {
         let Some((id, candidate, view)) = self.candidate(inbox, name) else { return Ok(None) };
-        self::follow(id, candidate, &view)
+        Ok(follows(id, vec![candidate], &view)?.pop())
     }
 
     /// Where a name stands by now, and whether those who follow it must be told so.
@@ -182,7 +183,7 @@ impl<S: Store> Ledger<S> {
     pub(super) fn polled(
         &self,
         target: &Target,
-        outcome: &Outcome<bytes::Bytes>,
+        outcome: &Outcome<Bytes>,
         (bytes_max, some): (usize, bool),
         looks: &mut usize,
         cancelled: &AtomicBool,
@@ -236,17 +237,11 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Looked, StoreError> {
         let Some(looked) = self.candidates(search, after)? else { return Ok(Looked::default()) };
         let Candidates { id, names, last, next, view } = looked;
-        let mut found = Vec::new();
-        for candidate in names {
-            if !in_scope(search.scope, &candidate.name) || !(search.may_read)(&candidate.name) {
-                continue;
-            }
-            if let Some(follow) = follow(id, candidate, &view)?
-                && !(search.only_moved && follow.entry == follow.truth)
-            {
-                found.push(follow);
-            }
-        }
+        let sought = |candidate: &Candidate| {
+            in_scope(search.scope, &candidate.name) && (search.may_read)(&candidate.name)
+        };
+        let mut found = follows(id, names.into_iter().filter(sought).collect(), &view)?;
+        found.retain(|follow| !(search.only_moved && follow.entry == follow.truth));
         let last = match last.filter(|_| next.is_some()) {
             Some((name, version)) => {
                 let entry = entry_at(id, &name, version, &view)?;
@@ -337,23 +332,30 @@ impl Heads {
     }
 }
 
-/// What an inbox says of a name; `None`: its subject does not follow it.
-fn follow<S: Store>(
+/// What an inbox says of those names that its subject follows.
+fn follows<S: Store>(
     id: CollectionId,
-    candidate: Candidate,
+    candidates: Vec<Candidate>,
     view: &View<'_, S>,
-) -> Result<Option<HotFollow>, StoreError> {
-    let Candidate { name, truth, version } = candidate;
-    let key = entry_key(&name);
-    let version = if let Some(version) = version {
-        version
-    } else {
-        let row = view.get(&keys::key_key(id, &key))?.map(KeyRow::decode).transpose()?;
-        let Some(row) = row.filter(|row| row.kind == RowKind::Live) else { return Ok(None) };
-        row.version
-    };
-    let entry = entry_at(id, &name, version, view)?;
-    Ok(Some(HotFollow { name, entry, truth }))
+) -> Result<Vec<HotFollow>, StoreError> {
+    let unknown = candidates.iter().filter(|candidate| candidate.version.is_none());
+    let places: Vec<_> = unknown.map(|it| keys::key_key(id, &entry_key(&it.name))).collect();
+    let mut rows = view.get_many(&places)?.into_iter();
+    let (mut followed, mut logs) = (Vec::new(), Vec::new());
+    for Candidate { name, truth, version } in candidates {
+        let version = if version.is_some() {
+            version
+        } else {
+            let row = rows.next().expect("one for each").map(KeyRow::decode).transpose()?;
+            row.filter(|row| row.kind == RowKind::Live).map(|row| row.version)
+        };
+        if let Some(version) = version {
+            logs.push(keys::log_key(id, version, &entry_key(&name)));
+            followed.push((name, truth));
+        }
+    }
+    let follow = |((name, truth), log)| Ok(HotFollow { name, entry: entry(log)?, truth });
+    followed.into_iter().zip(view.get_many(&logs)?).map(follow).collect()
 }
 
 fn entry_at<S: Store>(
@@ -362,13 +364,13 @@ fn entry_at<S: Store>(
     version: Version,
     view: &View<'_, S>,
 ) -> Result<InboxEntry, StoreError> {
-    let log = view.get(&keys::log_key(id, version, &entry_key(name)))?;
-    let log = log.ok_or_else(|| no_entry("a key points to a log row that is not there"))?;
-    entry(&LogRow::decode(log)?)
+    entry(view.get(&keys::log_key(id, version, &entry_key(name)))?)
 }
 
-fn entry(log: &LogRow) -> Result<InboxEntry, StoreError> {
-    let change = decode_change(log.change.clone()).map_err(|error| no_entry(&error.to_string()))?;
+fn entry(log: Option<Bytes>) -> Result<InboxEntry, StoreError> {
+    let log = log.ok_or_else(|| no_entry("a key points to a log row that is not there"))?;
+    let change =
+        decode_change(LogRow::decode(log)?.change).map_err(|error| no_entry(&error.to_string()))?;
     match change.kind {
         ChangeKind::Put { value: Some(value), .. } => {
             decode_inbox_entry(&value).map_err(|error| no_entry(&error.to_string()))

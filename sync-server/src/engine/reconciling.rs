@@ -8,8 +8,8 @@ use sync_proto::digest::{Digest, Segment, value_hash};
 use sync_proto::limits::RECONCILE_BYTES_MAX;
 use sync_proto::types::{Found, Item, Key, LeafEntry, Reconcile, Reconciled, Round};
 
+use super::items::Items;
 use super::ledger::Ledger;
-use super::listing::item;
 use super::view::View;
 use crate::core::reconcile::{BeginAgain, PageRoom, continues, group_sums, leaf_sums};
 use crate::core::window::{self, TokenRefusal};
@@ -101,22 +101,19 @@ fn entries<S: Store>(
     let mut room = PageRoom::default();
     let mut entries = Vec::new();
     let mut last = position.map(<[u8]>::to_vec);
-    for segment in segments {
-        let range = behind(member_range(id, *segment), position);
-        let (keys, more) = members(&range, room.entries(), view)?;
-        for key in keys {
-            let entry = entry(item(id, &key, false, view)?)?;
-            if !room.take(&entry) {
-                return Ok((entries, last));
-            }
-            last = Some(member_key(id, *segment, &key)[ROW_HEADER_LEN..].to_vec());
-            entries.push(entry);
-        }
-        if more {
+    let ranges = segments.iter().map(|segment| behind(member_range(id, *segment), position));
+    let (keys, more) = members(ranges, room.entries(), view)?;
+    for found in Items::new(id, keys, false, view) {
+        let (key, item) = found?;
+        let entry = entry(item)?;
+        if !room.take(&entry) {
             return Ok((entries, last));
         }
+        let place = member_key(id, Segment::of_key(&key), &key);
+        last = Some(place[ROW_HEADER_LEN..].to_vec());
+        entries.push(entry);
     }
-    Ok((entries, None))
+    Ok((entries, last.filter(|_| more)))
 }
 
 /// The part of `range` behind the place that a page token points to.
@@ -127,9 +124,9 @@ fn behind(range: KeyRange, position: Option<&[u8]>) -> KeyRange {
     KeyRange { start: range.start.max(place), end: range.end }
 }
 
-/// Keys of the items in `range`, at most so many, and whether there are more.
+/// Keys of the items in `ranges`, at most so many, and whether there are more.
 fn members<S: Store>(
-    range: &KeyRange,
+    ranges: impl Iterator<Item = KeyRange>,
     most: usize,
     view: &View<'_, S>,
 ) -> Result<(Vec<Key>, bool), StoreError> {
@@ -137,7 +134,7 @@ fn members<S: Store>(
     let mut bytes = 0;
     let mut more = false;
     let mut broken = None;
-    view.scan(range, Direction::Forward, &mut |place, value| {
+    let mut visit = |place: &[u8], value| {
         if keys.len() == most || bytes > RECONCILE_BYTES_MAX {
             more = true;
             return ControlFlow::Break(());
@@ -152,7 +149,18 @@ fn members<S: Store>(
             Err(error) => broken = Some(error),
         }
         ControlFlow::Break(())
-    })?;
+    };
+    for range in ranges {
+        let mut ended = false;
+        view.scan(&range, Direction::Forward, &mut |place, value| {
+            let flow = visit(place, value);
+            ended = flow.is_break();
+            flow
+        })?;
+        if ended {
+            break;
+        }
+    }
     broken.map_or(Ok((keys, more)), Err)
 }
 

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use sync_proto::types::{Cursor, Head, Key, Malformed, OrderRange, Scope, Version};
 
+use super::items::together;
 use super::view::View;
 use crate::core::page::{Offer, PageBuilder};
 use crate::core::route::{LookLimits, Route, Trial, route};
@@ -49,6 +50,9 @@ pub(super) enum Counted {
     GoOn,
 }
 
+/// Where a change is, and how large its value is.
+type Place = (Version, Key, u32);
+
 /// How a way through the log ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -87,7 +91,7 @@ impl<S: Store> Scan<'_, S> {
             let trial = Trial { rows, found: page.changes() };
             if let Some(places) = self.places(after, to, trial, wanted)? {
                 let mut page = begin();
-                let all = self.offer_places(&mut page, places)?;
+                let all = self.offer_places(&mut page, &places)?;
                 if all {
                     page.cover(to);
                 }
@@ -156,15 +160,15 @@ impl<S: Store> Scan<'_, S> {
         to: Version,
         trial: Trial,
         wanted: usize,
-    ) -> Result<Option<Vec<(Version, Key)>>, StoreError> {
+    ) -> Result<Option<Vec<Place>>, StoreError> {
         let Route::Index { rows_max } = route(self.scope, trial, wanted, self.head, &self.look)
         else {
             return Ok(None);
         };
         let mut places = Vec::new();
-        let mut take = |version, key| {
-            if version > after && version <= to {
-                places.push((version, key));
+        let mut take = |row: &KeyRow, key| {
+            if row.version > after && row.version <= to {
+                places.push((row.version, key, row.value_len));
             }
         };
         match self.scope {
@@ -175,21 +179,21 @@ impl<S: Store> Scan<'_, S> {
                 }
             }
             Scope::Keys(keys) => {
-                for key in keys {
-                    if let Some(row) = self.view.get(&key_key(self.id, key))? {
-                        take(KeyRow::decode(row)?.version, key.clone());
+                for (key, row) in keys.iter().zip(self.rows_of(keys.iter())?) {
+                    if let Some(row) = row {
+                        take(&KeyRow::decode(row)?, key.clone());
                     }
                 }
             }
             Scope::Order(stretch) => {
                 let Some(keys) = self.order_rows(stretch, rows_max)? else { return Ok(None) };
-                for key in keys {
-                    let row = self.view.get(&key_key(self.id, &key))?;
+                let rows = self.rows_of(keys.iter())?;
+                for (key, row) in keys.into_iter().zip(rows) {
                     let row = row.ok_or_else(|| StoreError::Damaged {
                         place: format!("the list order of collection {}", self.id.0),
                         reason: "names a key that is not there".to_owned(),
                     })?;
-                    take(KeyRow::decode(row)?.version, key);
+                    take(&KeyRow::decode(row)?, key);
                 }
             }
         }
@@ -202,7 +206,7 @@ impl<S: Store> Scan<'_, S> {
         &self,
         prefix: &[u8],
         rows_max: usize,
-        take: &mut impl FnMut(Version, Key),
+        take: &mut impl FnMut(&KeyRow, Key),
     ) -> Result<bool, StoreError> {
         let mut budget = Budget::new(rows_max, self.look.bytes_max);
         let mut all = Ok(true);
@@ -215,7 +219,7 @@ impl<S: Store> Scan<'_, S> {
             budget.spend(place.len() + value.len());
             match Row::decode(place, value) {
                 Ok(Row::Key { key, row, .. }) => {
-                    take(row.version, key);
+                    take(&row, key);
                     return ControlFlow::Continue(());
                 }
                 Ok(_) => all = Err(foreign("the keys", self.id)),
@@ -261,22 +265,36 @@ impl<S: Store> Scan<'_, S> {
     fn offer_places(
         &self,
         page: &mut PageBuilder<'_>,
-        places: Vec<(Version, Key)>,
+        mut places: &[Place],
     ) -> Result<bool, StoreError> {
-        for (version, key) in places {
-            let row = self.view.get(&log_key(self.id, version, &key))?;
-            let row = row.ok_or_else(|| StoreError::Damaged {
-                place: format!("collection {}, version {version}", self.id.0),
-                reason: "a key points to a log row that is not there".to_owned(),
-            })?;
-            let offer = page
-                .offer(version, &key, LogRow::decode(row)?)
-                .map_err(|error| damaged(version, &error))?;
-            if offer == Offer::Full {
-                return Ok(false);
+        while !places.is_empty() {
+            let (next, rest) = places.split_at(together(places.iter().map(|place| place.2)));
+            places = rest;
+            let log = |(version, key, _): &Place| log_key(self.id, *version, key);
+            let rows = self.view.get_many(&next.iter().map(log).collect::<Vec<_>>())?;
+            for ((version, key, _), row) in next.iter().zip(rows) {
+                let row = row.ok_or_else(|| StoreError::Damaged {
+                    place: format!("collection {}, version {version}", self.id.0),
+                    reason: "a key points to a log row that is not there".to_owned(),
+                })?;
+                let offer = page
+                    .offer(*version, key, LogRow::decode(row)?)
+                    .map_err(|error| damaged(*version, &error))?;
+                if offer == Offer::Full {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// What lies at these keys, in their order.
+    fn rows_of<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Key>,
+    ) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let places: Vec<_> = keys.map(|key| key_key(self.id, key)).collect();
+        self.view.get_many(&places)
     }
 }
 

@@ -48,6 +48,21 @@ impl<'a, S: Store> View<'a, S> {
         }
     }
 
+    /// The durable rows at `keys`, in their order.
+    pub fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let undone = |key: &Vec<u8>| self.undo.contains_key(key);
+        if self.undo.is_empty() || !keys.iter().any(undone) {
+            return self.store.get_many(keys);
+        }
+        let stored: Vec<_> = keys.iter().filter(|key| !undone(key)).cloned().collect();
+        let mut stored = self.store.get_many(&stored)?.into_iter();
+        let durable = |key| match self.undo.get(key) {
+            Some(before) => before.clone(),
+            None => stored.next().expect("a store answers for every key"),
+        };
+        Ok(keys.iter().map(durable).collect())
+    }
+
     /// Visits the durable rows of `range` until `visit` breaks.
     pub fn scan(
         &self,

@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+#[cfg(test)]
+pub(crate) mod counted;
 pub mod disk;
 pub mod keys;
 pub mod measured;

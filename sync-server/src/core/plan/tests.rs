@@ -13,7 +13,7 @@ fn empty(requests: &[Request]) -> Workspace {
     for request in requests {
         request.needs(&mut needs);
     }
-    Workspace::load(needs, 1, |_| None, |_| Ok(None)).unwrap()
+    Workspace::load(needs, 1, |_| None, |keys| Ok(vec![None; keys.len()])).unwrap()
 }
 
 fn plan_all(requests: &[Request]) -> (Vec<Result<Answer, Refusal>>, Planned) {

@@ -12,17 +12,18 @@ use sync_proto::types::{
 use super::*;
 use crate::core::request::Request;
 use crate::engine::ledger::Settings;
+use crate::store::counted::Counted;
 use crate::store::memory::MemoryStore;
 
-fn ledger() -> Ledger<MemoryStore> {
-    Ledger::open(MemoryStore::new(), Settings::default(), &mut |_| {}).unwrap()
+fn ledger<S: Store + Default>() -> Ledger<S> {
+    Ledger::open(S::default(), Settings::default(), &mut |_| {}).unwrap()
 }
 
 fn list() -> CollectionName {
     CollectionName::new("list").unwrap()
 }
 
-fn commit(ledger: &Ledger<MemoryStore>, ops: Vec<Op>) {
+fn commit(ledger: &Ledger<impl Store>, ops: Vec<Op>) {
     let mutations = ops.into_iter().map(|op| Mutation { collection: list(), op }).collect();
     let request =
         Request::Commit { commit: Commit { mutations, ..Commit::default() }, fingerprint: [0; 16] };
@@ -36,12 +37,12 @@ fn put(key: impl Into<Bytes>, value: &str) -> Op {
     Op::Put { key: Key::new(key).unwrap(), value, sort_key: None }
 }
 
-fn ask(ledger: &Ledger<MemoryStore>, round: Round) -> Result<Found, ReconcileError> {
+fn ask(ledger: &Ledger<impl Store>, round: Round) -> Result<Found, ReconcileError> {
     let asked = Reconcile { collection: list(), round, client_id: String::new() };
     ledger.reconcile(&asked).map(|answer| answer.found)
 }
 
-fn at(ledger: &Ledger<MemoryStore>) -> Cursor {
+fn at(ledger: &Ledger<impl Store>) -> Cursor {
     ledger.head(&list()).unwrap().cursor()
 }
 
@@ -80,7 +81,7 @@ fn items(ledger: &Ledger<MemoryStore>) -> Vec<Item> {
 /// reorders and deletes.
 #[test]
 fn rounds_tell_what_the_items_are() {
-    let ledger = ledger();
+    let ledger: Ledger<MemoryStore> = ledger();
     commit(&ledger, (0..400).map(|n| put(format!("item {n}"), &format!("value {n}"))).collect());
     commit(&ledger, (0..50).map(|n| put(format!("item {n}"), "changed")).collect());
     let key = |n: u32| Key::new(format!("item {n}")).unwrap();
@@ -125,7 +126,7 @@ fn long_keys(count: usize) -> Vec<Key> {
 /// between them; a token of another question is refused.
 #[test]
 fn pages_cover_the_leaves_once_while_items_move() {
-    let ledger = ledger();
+    let ledger: Ledger<MemoryStore> = ledger();
     let keys = long_keys(2_400);
     for part in keys.chunks(800) {
         commit(&ledger, part.iter().map(|key| put(key.to_bytes(), "v")).collect());
@@ -171,7 +172,7 @@ fn pages_cover_the_leaves_once_while_items_move() {
 /// Rounds that cannot go on say so; the token of an earlier life is not even looked at.
 #[test]
 fn rounds_that_cannot_go_on_say_so() {
-    let ledger = ledger();
+    let ledger: Ledger<MemoryStore> = ledger();
     assert!(matches!(ask(&ledger, Round::Groups), Err(ReconcileError::NotFound)));
     commit(&ledger, vec![put("k", "v")]);
     let now = at(&ledger);
@@ -195,4 +196,30 @@ fn rounds_that_cannot_go_on_say_so() {
             assert_eq!(told, wanted);
         }
     }
+}
+
+/// G8: a round costs what it answers, not what the collection holds.
+#[test]
+fn a_round_costs_what_it_answers() {
+    let ledger: Ledger<Counted> = ledger();
+    for part in 0..25 {
+        commit(&ledger, (0..2_000).map(|n| put(format!("item {part} {n}"), "value")).collect());
+    }
+    let cost = |round: Round| {
+        ledger.store().take();
+        let found = ask(&ledger, round).unwrap();
+        (found, ledger.store().take().rows)
+    };
+    let at = at(&ledger);
+    let (_, rows) = cost(Round::Groups);
+    assert!((4_000..=SEGMENTS).contains(&rows), "{rows} rows for the sums of all groups");
+    let groups = (0..3).map(|number| Group::new(number).unwrap()).collect();
+    let (_, rows) = cost(Round::Leaves { at, groups });
+    assert!((180..=3 * SEGMENTS / GROUPS).contains(&rows), "{rows} rows for the leaves of three");
+    let segments = (0..50).map(|number| Segment::new(number * 80).unwrap()).collect();
+    let (found, rows) = cost(Round::Entries { at, segments, page_token: Bytes::new() });
+    let Found::Entries(entries, next) = found else { panic!("entries were asked") };
+    assert!(next.is_empty() && (500..720).contains(&entries.len()), "{}", entries.len());
+    // Where it is in its segment, its key row, its log row.
+    assert!(rows <= 3 * entries.len(), "{rows} rows for {} entries", entries.len());
 }

@@ -20,13 +20,14 @@ fn writes() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<u8>>> {
 }
 
 proptest! {
-    /// G3: whatever the batch did, gets and scans both ways show the rows before it, also when
+    /// G3: whatever the batch did, gets of one and of many and scans both ways show the rows before it, also when
     /// the reader stops early.
     #[test]
     fn a_view_shows_what_was_before_the_batch(
         rows in prop::collection::btree_map(small_key(), any::<u8>(), 0..12),
         writes in writes(),
         bounds in (small_key(), prop::option::of(small_key())),
+        wanted in prop::collection::vec(small_key(), 0..12),
         backward: bool,
         most in 1..20usize,
     ) {
@@ -56,6 +57,9 @@ proptest! {
             let got = view.get(key).unwrap();
             prop_assert_eq!(got.as_ref(), Some(value));
         }
+        let got = view.get_many(&wanted).unwrap();
+        let rows: Vec<_> = wanted.iter().map(|key| expected.get(key).cloned()).collect();
+        prop_assert_eq!(got, rows);
         let range = KeyRange { start: bounds.0, end: bounds.1 };
         let direction = if backward { Direction::Backward } else { Direction::Forward };
         let mut seen = Vec::new();
@@ -63,12 +67,12 @@ proptest! {
             seen.push((key.to_vec(), value));
             if seen.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }).unwrap();
-        let mut wanted: Vec<_> =
+        let mut in_range: Vec<_> =
             expected.into_iter().filter(|(key, _)| range.contains(key)).collect();
         if backward {
-            wanted.reverse();
+            in_range.reverse();
         }
-        wanted.truncate(most);
-        prop_assert_eq!(seen, wanted);
+        in_range.truncate(most);
+        prop_assert_eq!(seen, in_range);
     }
 }
