@@ -2,8 +2,6 @@
 //! at a key, then the log rows that it points to. Pure: whoever calls gives the rows. A store may
 //! have its readers wait for a turn, so a row that is asked for alone costs a wait of its own.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use sync_proto::digest::{Digest, Segment};
 use sync_proto::types::{CollectionName, Key};
@@ -39,12 +37,15 @@ pub enum LoadError {
 /// Gives the rows at these keys, in their order.
 type GetMany<'a> = dyn FnMut(&[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> + 'a;
 
-/// An item whose rows are wanted.
+/// A collection, taken out of the workspace while its rows are loaded.
 struct Wanted {
-    collection: CollectionName,
+    name: CollectionName,
     id: CollectionId,
-    key: Key,
-    purpose: Purpose,
+    working: Working,
+    items: Vec<(Key, Purpose)>,
+    segments: Vec<Segment>,
+    /// Items that are changed, with what lies at their keys.
+    changed: Vec<(Key, Option<KeyRow>)>,
 }
 
 /// Rows in the order in which they were asked for.
@@ -62,22 +63,22 @@ impl Workspace {
         mut get_many: impl FnMut(&[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError>,
     ) -> Result<Self, LoadError> {
         let mut workspace = Self::empty(next_id);
-        let mut items = Vec::new();
+        let mut wanted = Vec::new();
         let mut others = Needs::default();
         (others.receipts, others.members, others.acks) =
             (needs.receipts, needs.members, needs.acks);
         for (name, keys) in needs.items {
-            let working = match find(&name) {
+            match find(&name) {
                 Some((id, meta)) => {
-                    let wanted = |(key, purpose)| Wanted::new(&name, id, key, purpose);
-                    items.extend(keys.into_iter().map(wanted));
-                    Working::present(id, meta)
+                    let items = keys.into_iter().collect();
+                    wanted.push(Wanted::new(name, id, Working::present(id, meta), items));
                 }
-                None => Working::absent(),
-            };
-            workspace.collections.insert(name, working);
+                None => {
+                    workspace.collections.insert(name, Working::absent());
+                }
+            }
         }
-        workspace.load_items(items, REPLACED_BYTES_MAX, &mut get_many)?;
+        workspace.load_items(wanted, REPLACED_BYTES_MAX, &mut get_many)?;
         workspace.load_others(others, &mut get_many)?;
         Ok(workspace)
     }
@@ -88,20 +89,27 @@ impl Workspace {
         inboxes: impl Iterator<Item = (CollectionName, Vec<Key>)>,
         known: &dyn Known,
     ) -> Result<(), StoreError> {
-        let mut items = Vec::new();
+        let mut wanted = Vec::new();
         for (inbox, keys) in inboxes {
-            let working = self.collections.entry(inbox.clone()).or_insert_with(|| {
-                known
-                    .find(&inbox)
-                    .map_or_else(Working::absent, |(id, meta)| Working::present(id, meta))
+            let loaded = self.collections.remove(&inbox);
+            let working = loaded.unwrap_or_else(|| match known.find(&inbox) {
+                Some((id, meta)) => Working::present(id, meta),
+                None => Working::absent(),
             });
-            // An inbox that this group creates has no rows yet.
-            let (Some(id), true) = (working.id, working.meta.before.is_some()) else { continue };
-            let new = keys.into_iter().filter(|key| !working.items.contains_key(key));
-            items.extend(new.map(|key| Wanted::new(&inbox, id, key, Purpose::Changed)));
+            match working.id {
+                Some(id) if working.meta.before.is_some() => {
+                    let new = keys.into_iter().filter(|key| !working.items.contains_key(key));
+                    let items = new.map(|key| (key, Purpose::Changed)).collect();
+                    wanted.push(Wanted::new(inbox, id, working, items));
+                }
+                // An inbox that this group creates has no rows yet.
+                Some(_) | None => {
+                    self.collections.insert(inbox, working);
+                }
+            }
         }
         // Entries are small, and their number is bounded where they are written.
-        match self.load_items(items, u64::MAX, &mut |keys| known.rows(keys)) {
+        match self.load_items(wanted, u64::MAX, &mut |keys| known.rows(keys)) {
             Ok(()) => Ok(()),
             Err(LoadError::Store(error)) => Err(error),
             Err(LoadError::ReplacesTooMuch { .. }) => unreachable!("there is no limit"),
@@ -110,68 +118,30 @@ impl Workspace {
 
     fn load_items(
         &mut self,
-        items: Vec<Wanted>,
+        mut wanted: Vec<Wanted>,
         replaced_max: u64,
         get_many: &mut GetMany<'_>,
     ) -> Result<(), LoadError> {
-        let segments = self.unknown_segments(&items);
-        let keys = items.iter().map(|item| key_key(item.id, &item.key));
-        let sums = segments.iter().map(|((id, segment), _)| segment_key(*id, *segment));
-        let mut answers = Answers::to(&keys.chain(sums).collect::<Vec<_>>(), get_many)?;
-        let mut changed = Vec::new();
+        let mut asked = Vec::new();
+        for one in &wanted {
+            asked.extend(one.items.iter().map(|(key, _)| key_key(one.id, key)));
+            asked.extend(one.segments.iter().map(|segment| segment_key(one.id, *segment)));
+        }
+        let mut answers = Answers::to(&asked, get_many)?;
         let mut replaced = 0;
-        for item in items {
-            let row = answers.next().map(KeyRow::decode).transpose()?;
-            match item.purpose {
-                Purpose::Changed => {
-                    // Bound what is about to be loaded, before it is loaded.
-                    replaced += row.as_ref().map_or(0, |row| u64::from(row.value_len));
-                    if replaced > replaced_max {
-                        return Err(LoadError::ReplacesTooMuch { bytes: replaced });
-                    }
-                    changed.push((item, row));
-                }
-                Purpose::Judged => {
-                    if let Some(row) = row.filter(|row| row.kind == RowKind::Live) {
-                        self.working(&item.collection).judged.insert(item.key, row);
-                    }
-                }
+        for one in &mut wanted {
+            // Bound what is about to be loaded, before it is loaded.
+            replaced += one.load_rows(&mut answers)?;
+            if replaced > replaced_max {
+                return Err(LoadError::ReplacesTooMuch { bytes: replaced });
             }
         }
-        for ((_, segment), collection) in segments {
-            let sum = answers.next().map(|row| segment_sum(&row)).transpose()?;
-            self.working(&collection).segments.insert(segment, Slot::loaded(sum));
-        }
-        self.load_logs(changed, get_many)
-    }
-
-    /// The segments of changed items whose sums are not loaded yet.
-    fn unknown_segments(
-        &self,
-        items: &[Wanted],
-    ) -> BTreeMap<(CollectionId, Segment), CollectionName> {
-        let mut segments = BTreeMap::new();
-        for item in items.iter().filter(|item| item.purpose == Purpose::Changed) {
-            let segment = Segment::of_key(&item.key);
-            if !self.collections[&item.collection].segments.contains_key(&segment) {
-                segments.entry((item.id, segment)).or_insert_with(|| item.collection.clone());
-            }
-        }
-        segments
-    }
-
-    fn load_logs(
-        &mut self,
-        items: Vec<(Wanted, Option<KeyRow>)>,
-        get_many: &mut GetMany<'_>,
-    ) -> Result<(), LoadError> {
-        let log = |(item, row): &(Wanted, Option<KeyRow>)| {
-            Some(log_key(item.id, row.as_ref()?.version, &item.key))
-        };
-        let mut answers = Answers::to(&items.iter().filter_map(log).collect::<Vec<_>>(), get_many)?;
-        for (item, row) in items {
-            let stored = row.map(|row| stored(item.id, row, answers.next())).transpose()?;
-            self.working(&item.collection).items.insert(item.key, Slot::loaded(stored));
+        asked.clear();
+        asked.extend(wanted.iter().flat_map(Wanted::logs));
+        let mut answers = Answers::to(&asked, get_many)?;
+        for mut one in wanted {
+            one.load_logs(&mut answers)?;
+            self.collections.insert(one.name, one.working);
         }
         Ok(())
     }
@@ -195,17 +165,62 @@ impl Workspace {
         }
         Ok(())
     }
-
-    fn working(&mut self, name: &CollectionName) -> &mut Working {
-        self.collections.get_mut(name).expect("put in before its rows were asked for")
-    }
 }
 
 // === impl Wanted ===
 
 impl Wanted {
-    fn new(collection: &CollectionName, id: CollectionId, key: Key, purpose: Purpose) -> Self {
-        Self { collection: collection.clone(), id, key, purpose }
+    fn new(
+        name: CollectionName,
+        id: CollectionId,
+        working: Working,
+        items: Vec<(Key, Purpose)>,
+    ) -> Self {
+        let changed = items.iter().filter(|(_, purpose)| *purpose == Purpose::Changed);
+        let mut segments: Vec<_> = changed.map(|(key, _)| Segment::of_key(key)).collect();
+        segments.sort_unstable();
+        segments.dedup();
+        segments.retain(|segment| !working.segments.contains_key(segment));
+        Self { name, id, working, items, segments, changed: Vec::new() }
+    }
+
+    /// Takes what lies at the keys, and the sums of the segments; how many bytes of values the
+    /// log rows of those have that are changed.
+    fn load_rows(&mut self, answers: &mut Answers) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for (key, purpose) in self.items.drain(..) {
+            let row = answers.next().map(KeyRow::decode).transpose()?;
+            match (purpose, row) {
+                (Purpose::Changed, row) => {
+                    bytes += row.as_ref().map_or(0, |row| u64::from(row.value_len));
+                    self.changed.push((key, row));
+                }
+                (Purpose::Judged, Some(row)) if row.kind == RowKind::Live => {
+                    self.working.judged.insert(key, row);
+                }
+                (Purpose::Judged, _) => {}
+            }
+        }
+        for segment in &self.segments {
+            let sum = answers.next().map(|row| segment_sum(&row)).transpose()?;
+            self.working.segments.insert(*segment, Slot::loaded(sum));
+        }
+        Ok(bytes)
+    }
+
+    /// Where the log rows are of what is changed.
+    fn logs(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.changed
+            .iter()
+            .filter_map(|(key, row)| Some(log_key(self.id, row.as_ref()?.version, key)))
+    }
+
+    fn load_logs(&mut self, answers: &mut Answers) -> Result<(), StoreError> {
+        for (key, row) in self.changed.drain(..) {
+            let stored = row.map(|row| stored(self.id, row, answers.next())).transpose()?;
+            self.working.items.insert(key, Slot::loaded(stored));
+        }
+        Ok(())
     }
 }
 

@@ -134,6 +134,12 @@ impl Store for MemoryStore {
         Ok(state.rows.get(key).cloned())
     }
 
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let state = self.state.read();
+        state.healthy()?;
+        Ok(keys.iter().map(|key| state.rows.get(key).cloned()).collect())
+    }
+
     fn scan(
         &self,
         range: &KeyRange,

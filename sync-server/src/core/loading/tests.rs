@@ -1,6 +1,7 @@
 //! What is loaded is what lies there, in two rounds.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use sync_proto::types::{Cursor, Epoch, Head, Policy, SortKey, Timestamp, Version};
 
