@@ -17,7 +17,7 @@ use crate::config::{Config, LogFormat};
 use crate::engine::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::offline;
-use crate::rpc::READS_MAX;
+use crate::rpc::reads::{self, READS_MAX};
 use crate::security::Security;
 use crate::server::{Measuring, ServeError, serve_measured};
 use crate::store::measured::Measured;
@@ -106,6 +106,7 @@ fn run(config: &Config) -> Result<(), Ended> {
     let ledger = Ledger::over(store, config.ledger(), checked).map_err(refused)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(reads::workers())
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| (Exit::CouldNotStart, error.into()))?;

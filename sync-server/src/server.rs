@@ -36,12 +36,11 @@ use crate::rpc::admin::AdminRpc;
 use crate::rpc::ending::Ending;
 use crate::rpc::loads::LoadBreaker;
 use crate::rpc::places::Places;
+use crate::rpc::reads::Reads;
 use crate::rpc::storing::Storing;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
-use crate::rpc::{
-    BACKUPS_MAX, Context, LOAD_READS_MAX, READS_MAX, StreamSettings, VERIFICATIONS_MAX,
-};
+use crate::rpc::{BACKUPS_MAX, Context, LOAD_READS_MAX, StreamSettings, VERIFICATIONS_MAX};
 use crate::security::origins::Origins;
 use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
@@ -171,10 +170,11 @@ pub async fn serve_measured<S: Store>(
             .map_err(|error| system("start the writer", error))?;
     let herald = Herald::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone());
     let _herald = herald.map_err(|error| system("start the herald", error))?;
+    let tasks = TaskTracker::new();
     let context = Context {
         ledger,
         hub,
-        reads: Arc::new(Semaphore::new(READS_MAX)),
+        reads: Reads::of_this_runtime(tasks.clone()),
         backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
         writes,
         metrics,
@@ -187,7 +187,7 @@ pub async fn serve_measured<S: Store>(
         verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
         ending: Ending::default(),
         drain: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        tasks,
     };
     // Files are looked at until the server drains, or ends however else.
     let unwatch = context.drain.child_token();

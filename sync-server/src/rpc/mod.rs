@@ -13,6 +13,7 @@ use self::ending::Ending;
 use self::loads::{ConnectionNumber, LoadBreaker};
 use self::pacing::Pacing;
 use self::places::Places;
+use self::reads::{READS_MAX, Reads};
 use self::storing::Storing;
 use crate::admission::Held;
 use crate::auth::{AccessError, Caller};
@@ -35,15 +36,13 @@ mod long_calls;
 pub(crate) mod outbox;
 pub mod pacing;
 pub mod places;
+pub mod reads;
 pub mod storing;
 mod subscribe;
 pub mod sync;
 mod verifying;
 mod withholding;
 pub mod write;
-
-/// Reads of the store at once. They wait for the disk, not for each other.
-pub const READS_MAX: usize = 32;
 
 /// Reads at once of those that are first loads or reconciliations: others always get their turn.
 pub const LOAD_READS_MAX: usize = READS_MAX / 2;
@@ -59,9 +58,8 @@ pub const VERIFICATIONS_MAX: usize = 1;
 pub struct Context<S> {
     /// Reads.
     pub ledger: Arc<Ledger<S>>,
-    /// Reads at once: fewer than the runtime has threads for them, so that a blocking task that
-    /// is no read never waits behind reads.
-    pub reads: Arc<tokio::sync::Semaphore>,
+    /// Where reads run.
+    pub reads: Reads,
     /// Reads at once for first loads and reconciliations.
     pub load_reads: Arc<tokio::sync::Semaphore>,
     /// Backups at once: each reads everything.
@@ -150,21 +148,13 @@ impl<S: Store> Context<S> {
         Ok(turn.expect("the semaphore is never closed"))
     }
 
-    /// Runs a read of the store off the async workers. A call that is cancelled while it waits
+    /// Runs a read of the store where it keeps nobody up. A call that is cancelled while it waits
     /// for its turn costs no read.
     async fn read<R: Send + 'static>(
         &self,
         read: impl FnOnce(&Ledger<S>) -> R + Send + 'static,
     ) -> Result<R, Status> {
-        let turn = Arc::clone(&self.reads).acquire_owned().await;
-        let turn = turn.expect("the semaphore is never closed");
         let ledger = Arc::clone(&self.ledger);
-        tokio::task::spawn_blocking(move || {
-            // Held until the read has ended, also when nobody waits for it any more.
-            let _turn = turn;
-            read(&ledger)
-        })
-        .await
-        .map_err(|error| status::lost_task(&error))
+        self.reads.run(move || read(&ledger)).await.map_err(|error| status::lost_task(&error))
     }
 }

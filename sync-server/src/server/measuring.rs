@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connections::Bounds;
 use crate::metrics::{Sample, page};
-use crate::rpc::{Context, READS_MAX};
+use crate::rpc::Context;
 use crate::store::Store;
 
 /// A page that is shown. Dropping it ends it too, without waiting.
@@ -66,7 +66,7 @@ impl<S: Store> Watched<S> {
             tombstones: totals.tombstones,
             live_bytes: totals.bytes,
             floor_distance: totals.floor_distance,
-            reads: (READS_MAX - self.context.reads.available_permits()) as u64,
+            reads: self.context.reads.running() as u64,
             acks: totals.acks,
             clients: self.context.clients.len() as u64,
             write_queue: self.context.writes.queued() as u64,
