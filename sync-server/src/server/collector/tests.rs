@@ -100,12 +100,12 @@ impl Sending {
         let answering = CancellationToken::new();
         let cut = answering.clone();
         TaskTracker::new().spawn(async move {
-            let server = tonic::transport::Server::builder()
+            let serving = tonic::transport::Server::builder()
                 .add_service(TraceServiceServer::new(service))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             tokio::select! {
                 () = cut.cancelled() => {}
-                served = server => served.unwrap(),
+                ended = serving => ended.unwrap(),
             }
         });
         let (metrics, end, tasks) = (Metrics::on(), CancellationToken::new(), TaskTracker::new());
