@@ -12,10 +12,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/sync-server target/release/syncctl /out/
 
 FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --user-group --home-dir /data deltasync \
+RUN groupadd --gid 10001 deltasync \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin deltasync \
     && install -d -o deltasync -g deltasync -m 0750 /data
 COPY --from=build /out/ /usr/local/bin/
-USER deltasync
+# By number: where the name is not known, as in Kubernetes, this is seen not to be root.
+USER 10001:10001
 # In a container loopback is nobody else. So a start needs SYNC_SERVER_TLS_CERT_FILE and
 # SYNC_SERVER_TLS_KEY_FILE, or, on a network that can be trusted, SYNC_SERVER_PLAINTEXT_ANYWHERE=true.
 ENV SYNC_SERVER_DATA_DIR=/data \

@@ -2,8 +2,8 @@
 //! panel without data, or a rule that never fires, would look as if all were well.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
+use serde_json::Value as Json;
 use sync_tests::data::workspace;
 
 use crate::metrics::Shown;
@@ -40,13 +40,23 @@ fn asked(text: &str) -> BTreeSet<Asked> {
     found
 }
 
-/// The queries of the board: its strings, unescaped.
-fn board(path: &Path) -> String {
-    let board: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let panels = board["panels"].as_array().unwrap().iter();
-    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
-    let queries: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+/// The board, as Grafana reads it.
+fn board() -> Json {
+    let text = std::fs::read_to_string(workspace().join(BOARD)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What a panel asks for: its strings, unescaped.
+fn queries(panel: &Json) -> impl Iterator<Item = &str> {
+    let targets = panel["targets"].as_array().into_iter().flatten();
+    targets.map(|target| target["expr"].as_str().unwrap())
+}
+
+/// All that the board asks for.
+fn asked_by_board() -> String {
+    let board = board();
+    let panels = board["panels"].as_array().unwrap();
+    let queries: Vec<_> = panels.iter().flat_map(queries).collect();
     assert!(queries.len() > 30, "{} queries", queries.len());
     queries.join("\n")
 }
@@ -70,7 +80,7 @@ async fn what_is_watched_is_shown() {
     let server = Shown::start(dir.path());
     let page = server.page().await;
     for (file, text) in [
-        (BOARD, board(&workspace().join(BOARD))),
+        (BOARD, asked_by_board()),
         (ALERTS, std::fs::read_to_string(workspace().join(ALERTS)).unwrap()),
     ] {
         let asked = asked(&text);
@@ -81,7 +91,21 @@ async fn what_is_watched_is_shown() {
     server.stop().await;
 }
 
-/// The check above can fail: names, parts of names and values that are not there are found.
+/// Whoever looks at a panel is told what it shows, and sees the servers that were chosen alone.
+#[test]
+fn every_panel_says_what_it_shows() {
+    for panel in board()["panels"].as_array().unwrap() {
+        let described = panel["description"].as_str().is_some_and(|text| !text.is_empty());
+        assert!(described || panel["type"] == "row", "{}", panel["title"]);
+        for query in queries(panel) {
+            let metrics = asked(query).len() + query.matches("up{").count();
+            let chosen = query.matches("instance=~\"$instance\"").count();
+            assert!(chosen >= metrics && chosen > 0, "{query}");
+        }
+    }
+}
+
+/// The check of names can fail: names, parts of names and values that are not there are found.
 #[test]
 fn what_is_not_shown_is_found() {
     let page =

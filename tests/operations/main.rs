@@ -4,6 +4,7 @@
 
 mod backups;
 mod board;
+mod draining;
 mod large;
 mod metrics;
 mod offline;

@@ -7,6 +7,7 @@ mod away;
 mod copies;
 mod damage;
 mod disks;
+mod endings;
 mod histories;
 mod kills;
 mod logins;

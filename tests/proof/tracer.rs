@@ -60,6 +60,12 @@ impl Tracer {
         std::thread::spawn(move || said.for_each(drop));
         Self(child)
     }
+
+    /// Ends it at once. One that holds a thread back waits for that thread for ever if its process
+    /// ends meanwhile, and the process is not gone before its tracer is.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+    }
 }
 
 impl Drop for Tracer {

@@ -51,7 +51,7 @@ fn a_watch_goes_on_after_a_restart_of_the_server() {
     server.start_again();
     json(&server, &["put", "g/1", "b", "2"]);
     watch.wait_for("what came after", is("insert", "b"));
-    watch.interrupt();
+    watch.terminate();
     assert_eq!(watch.code(), Some(0));
 }
 
@@ -99,19 +99,25 @@ fn a_replica_that_cannot_catch_up_in_time_says_so() {
 }
 
 #[test]
-fn a_replica_reports_what_changes_until_it_is_interrupted() {
+fn a_replica_reports_what_changes_until_it_is_told_to_end() {
     let server = Server::start();
     let files = tempfile::tempdir().unwrap();
     let store = files.path().join("copy.redb");
     let args = ["replica", "--store", store.to_str().unwrap(), "g/1", "--json"];
-    let replica = Running::start(syncctl(&server, &args));
-    replica.wait_for("the start", |told| told["status"] == "absent");
-    json(&server, &["put", "g/1", "a", "1"]);
-    let changes = replica.wait_for("a change", |told| told["event"] == "changes");
-    assert_eq!((&changes["inserted"], &changes["items"]), (&json!(1), &json!(1)));
-    replica.interrupt();
-    replica.wait_for("the report", |told| told["event"] == "report");
-    assert_eq!(replica.code(), Some(0));
+    for (number, status) in ["absent", "live"].into_iter().enumerate() {
+        let replica = Running::start(syncctl(&server, &args));
+        replica.wait_for("the start", |told| told["status"] == status);
+        json(&server, &["put", "g/1", &format!("{number}"), "1"]);
+        let changes = replica.wait_for("a change", |told| told["event"] == "changes");
+        assert_eq!((&changes["inserted"], &changes["items"]), (&json!(1), &json!(number + 1)));
+        if number == 0 {
+            replica.interrupt();
+        } else {
+            replica.terminate();
+        }
+        replica.wait_for("the report", |told| told["event"] == "report");
+        assert_eq!(replica.code(), Some(0));
+    }
 }
 
 #[test]
@@ -139,6 +145,6 @@ fn a_window_shows_the_first_rows_and_what_changes() {
     window.wait_for("a delete", is("delete", "a"));
     json(&server, &["put", "g/1", "b", "1", "--sort-key", "z"]);
     window.wait_for("a row that left", is("leave", "b"));
-    window.interrupt();
+    window.terminate();
     assert_eq!(window.code(), Some(0));
 }

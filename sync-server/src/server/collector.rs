@@ -27,24 +27,40 @@ use crate::metrics::{Metrics, SpanResult};
 use crate::traces::Traces;
 use crate::traces::queue::Ended;
 
+#[cfg(test)]
+mod tests;
+
 /// Spans of a batch, some 200 KiB.
 const BATCH_LEN_MAX: usize = 512;
-/// A span waits so long for others of its batch.
-const GATHER_MAX: Duration = Duration::from_secs(1);
-/// A collector gets this long to be connected to, and as long to take a batch.
-const EXPORT_MAX: Duration = Duration::from_secs(5);
-/// The wait after a first failure; each of the next is twice as long.
-const RETRY_MIN: Duration = Duration::from_secs(1);
 /// A batch is given up after so many: what is newer is worth more.
 const ATTEMPTS_MAX: u32 = 5;
-/// When everything else has ended, what still waits gets this long.
-const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// It is not said more often than this that spans cannot be sent.
 const SAID_AGAIN: Duration = Duration::from_secs(600);
+
+/// How long what may take.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// A span waits so long for others of its batch.
+    gather_max: Duration,
+    /// A collector gets this long to be connected to, and as long to take a batch.
+    export_max: Duration,
+    /// The wait after a first failure; each of the next is twice as long.
+    retry_min: Duration,
+    /// When everything else has ended, what still waits gets this long.
+    flush_max: Duration,
+}
+
+const PACE: Pace = Pace {
+    gather_max: Duration::from_secs(1),
+    export_max: Duration::from_secs(5),
+    retry_min: Duration::from_secs(1),
+    flush_max: Duration::from_secs(1),
+};
 
 /// The way to a collector.
 pub(super) struct Collector {
     client: TraceServiceClient<Channel>,
+    pace: Pace,
     resource: ResourceAttributesWithSchema,
     ended: Ended,
     /// What is being sent, in the order in which it ended.
@@ -80,7 +96,7 @@ impl Collector {
         metrics: &Metrics,
     ) -> Result<Option<(Traces, Self)>, tonic::transport::Error> {
         let Some(endpoint) = config.collector() else { return Ok(None) };
-        let endpoint = Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(EXPORT_MAX);
+        let endpoint = Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(PACE.export_max);
         let (traces, ended) = Traces::queued(config.otlp_sample_per_mille, metrics.clone());
         let instance = format!("{:016x}", rand::random::<u64>());
         let resource = Resource::builder_empty()
@@ -90,6 +106,7 @@ impl Collector {
             .build();
         let collector = Self {
             client: TraceServiceClient::new(endpoint.connect_lazy()),
+            pace: PACE,
             resource: ResourceAttributesWithSchema::from(&resource),
             ended,
             batch: Vec::new(),
@@ -101,9 +118,10 @@ impl Collector {
 
     /// Sends what has ended until `end`, and then, but not for long, what is left.
     pub(super) async fn run(mut self, end: CancellationToken) {
+        let flush_max = self.pace.flush_max;
         let late = async {
             end.cancelled().await;
-            tokio::time::sleep(FLUSH_MAX).await;
+            tokio::time::sleep(flush_max).await;
         };
         tokio::select! {
             biased;
@@ -128,7 +146,7 @@ impl Collector {
             () = end.cancelled() => {}
             _ = self.ended.recv_many(&mut self.batch, BATCH_LEN_MAX) => {}
         }
-        let until = Instant::now() + GATHER_MAX;
+        let until = Instant::now() + self.pace.gather_max;
         while self.batch.len() < BATCH_LEN_MAX {
             if end.is_cancelled() {
                 // What is in the queue comes at once then, and nothing else.
@@ -147,7 +165,7 @@ impl Collector {
 
     /// Sends the batch, again if need be, but not for ever; at the end once.
     async fn send_persistently(&mut self, end: &CancellationToken) {
-        let mut wait = RETRY_MIN;
+        let mut wait = self.pace.retry_min;
         for attempt in 1..=ATTEMPTS_MAX {
             if self.send().await {
                 return;
@@ -169,8 +187,8 @@ impl Collector {
     async fn send(&mut self) -> bool {
         let resource_spans = group_spans_by_resource_and_scope(self.batch.clone(), &self.resource);
         let mut request = Request::new(ExportTraceServiceRequest { resource_spans });
-        request.set_timeout(EXPORT_MAX);
-        let sent = match timeout(EXPORT_MAX, self.client.export(request)).await {
+        request.set_timeout(self.pace.export_max);
+        let sent = match timeout(self.pace.export_max, self.client.export(request)).await {
             Ok(Ok(answer)) => {
                 let partly = answer.into_inner().partial_success.unwrap_or_default();
                 Sent::Taken { refused: usize::try_from(partly.rejected_spans).unwrap_or(0) }
@@ -256,45 +274,5 @@ impl Said {
     /// Spans were taken; whether to say so.
     fn taken(&mut self) -> bool {
         std::mem::take(&mut self.failing)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A collector that comes and goes fills no log.
-    #[test]
-    fn what_was_said_is_not_said_again_soon() {
-        let mut said = Said::default();
-        let begin = Instant::now();
-        assert!(!said.taken(), "nothing was wrong");
-        assert!(said.not_taken(begin), "the first time");
-        for second in 1..600 {
-            assert!(!said.not_taken(begin + Duration::from_secs(second)));
-        }
-        assert!(said.taken() && !said.taken(), "once");
-        assert!(!said.not_taken(begin + Duration::from_secs(599)), "soon again");
-        assert!(said.not_taken(begin + SAID_AGAIN));
-    }
-
-    /// What may pass is tried again, what is refused is not.
-    #[test]
-    fn only_what_may_pass_is_tried_again() {
-        for (code, again) in [
-            (Code::Unavailable, true),
-            (Code::ResourceExhausted, true),
-            (Code::DeadlineExceeded, true),
-            (Code::InvalidArgument, false),
-            (Code::Unimplemented, false),
-            (Code::Unauthenticated, false),
-        ] {
-            let sent = Sent::of(&Status::new(code, "a secret of the collector"));
-            assert_eq!(matches!(sent, Sent::Failed(_)), again, "{code}");
-            let (Sent::Failed(told) | Sent::Refused(told)) = sent else { panic!("{code}") };
-            assert!(!told.contains("secret"), "{told}");
-        }
-        let broken = Status::from_error(Box::new(std::io::Error::other("reset by peer")));
-        assert!(matches!(Sent::of(&broken), Sent::Failed(told) if told.contains("reset by peer")));
     }
 }

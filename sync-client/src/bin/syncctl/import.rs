@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::Context;
 use crate::args;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::interrupted;
 use crate::output::{Colour, Output};
 use crate::progress;
 use crate::record::{commits, parse};
@@ -94,7 +95,7 @@ pub(crate) async fn import(context: &mut Context, import: args::Import) -> Resul
     let patience = context.connection.retry.unwrap_or(RETRY_FOR);
     let ended = tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupted() => {
             let next_step = "what was sent so far stays; the same command goes on from there";
             Err(Failure::Interrupted { next_step: Some(next_step.into()) })
         }

@@ -24,6 +24,7 @@ mod follow;
 mod followers;
 mod health;
 mod import;
+mod interrupt;
 mod operating;
 mod output;
 mod progress;

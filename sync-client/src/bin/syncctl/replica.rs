@@ -14,6 +14,7 @@ use crate::Context;
 use crate::args;
 use crate::exit::{Exit, Failure};
 use crate::follow::{Begin, Change, Following, News, StatusFields};
+use crate::interrupt::interrupted;
 use crate::output::{Colour, Output, number, table};
 use crate::progress::Loads;
 use crate::read::collections_below;
@@ -98,10 +99,12 @@ impl Keeping {
     async fn catch_up(&mut self, context: &mut Context) -> Result<Exit, Failure> {
         let deadline = tokio::time::sleep(context.connection.timeout);
         tokio::pin!(deadline);
+        let end = interrupted();
+        tokio::pin!(end);
         loop {
             let news = tokio::select! {
                 biased;
-                _ = tokio::signal::ctrl_c() => {
+                () = &mut end => {
                     let next_step = "what was received is kept; the same command goes on from there";
                     return Err(Failure::Interrupted { next_step: Some(next_step.into()) });
                 }
@@ -126,14 +129,14 @@ impl Keeping {
 
     /// Reports what happens until Ctrl-C.
     async fn keep(&mut self, output: &mut Output) -> Result<Exit, Failure> {
-        let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
+        let end = interrupted();
+        tokio::pin!(end);
         let mut reports = tokio::time::interval(REPORT_EVERY);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let news = tokio::select! {
                 biased;
-                _ = &mut interrupted => break,
+                () = &mut end => break,
                 _ = reports.tick() => {
                     self.report_changes(output)?;
                     continue;

@@ -16,6 +16,7 @@ use sync_client::{ClientError, SyncClient};
 use crate::Context;
 use crate::args::duration;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::interrupted;
 use crate::output::{Colour, number, table};
 use crate::text::moment;
 
@@ -97,10 +98,12 @@ pub(crate) async fn top(context: &mut Context, asked: &Top) -> Result<Exit, Fail
     let (mut before, mut looked) = (look(&context.client, &asked.prefix).await?, Instant::now());
     let mut ticks = tokio::time::interval(asked.interval.max(Duration::from_millis(100)));
     ticks.tick().await;
+    let end = interrupted();
+    tokio::pin!(end);
     loop {
         tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+            () = &mut end => return Ok(Exit::Done),
             _ = ticks.tick() => {}
         }
         let seen = look(&context.client, &asked.prefix).await?;

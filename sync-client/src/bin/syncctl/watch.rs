@@ -12,6 +12,7 @@ use crate::Context;
 use crate::args;
 use crate::exit::{Exit, Failure};
 use crate::follow::{Begin, Change, Following, News, StatusFields};
+use crate::interrupt::interrupted;
 use crate::output::{Colour, Output};
 use crate::progress::Loads;
 use crate::text::{KeyFields, SortKeyFields, ValueFields, shown, shown_short};
@@ -71,12 +72,12 @@ pub(crate) async fn watch(context: &mut Context, watch: args::Watch) -> Result<E
         told: BTreeMap::new(),
     };
     let mut exit = Exit::Done;
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    let end = interrupted();
+    tokio::pin!(end);
     while watching.left > 0 {
         let news = tokio::select! {
             biased;
-            _ = &mut interrupted => break,
+            () = &mut end => break,
             news = following.news.recv() => news,
         };
         // Only when the replica has stopped by itself; `end` says why.

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::Context;
 use crate::args;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::interrupted;
 use crate::output::{Colour, Output, number, table};
 use crate::text::{KeyFields, SortKeyFields, ValueFields, shown, shown_short};
 
@@ -170,12 +171,12 @@ async fn follow(
     asked: &args::Window,
 ) -> Result<Exit, Failure> {
     let mut differences: WindowDifferences = window.differences();
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    let end = interrupted();
+    tokio::pin!(end);
     loop {
         let difference = tokio::select! {
             biased;
-            _ = &mut interrupted => return Ok(Exit::Done),
+            () = &mut end => return Ok(Exit::Done),
             difference = differences.next() => difference,
         };
         let Some(difference) = difference else { return Ok(Exit::Done) };

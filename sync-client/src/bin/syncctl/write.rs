@@ -9,6 +9,7 @@ use sync_proto::limits::VALUE_LEN_MAX;
 use crate::Context;
 use crate::args::{Delete, DeleteCollection, Put};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::interrupted;
 use crate::output::Colour;
 use crate::read::HeadFields;
 
@@ -144,7 +145,7 @@ pub(crate) async fn agreed(context: &Context, question: String) -> Result<bool, 
     };
     let answer = tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => return Ok(false),
+        () = interrupted() => return Ok(false),
         answer = blocking(ask) => answer?.map_err(Failure::io("asking"))?,
     };
     Ok(answer.trim() == "yes")
