@@ -56,6 +56,10 @@ disk-faults FAULTS="200":
 damage DAMAGES="200":
     DELTASYNC_DAMAGES={{ DAMAGES }} cargo test -p sync-tests --test proof damage -- --nocapture
 
+# Attack a server as it comes, in many ways, and judge what its clients saw.
+attacks SECS="15":
+    DELTASYNC_ATTACK_SECS={{ SECS }} cargo test --release --workspace --locked --test proof attacks -- --nocapture
+
 # Fuzz what parses foreign bytes: requests responses page_tokens store_rows whole_stores
 # disk_layout replica_rows (cargo install cargo-fuzz).
 fuzz TARGET SECONDS="600":

@@ -28,11 +28,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
     keep_encoded(&mut descriptors);
+    // By its name a message is found among the descriptors.
+    let mut named = tonic_prost_build::Config::new();
+    named.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".")
         .build_transport(true)
         .build_server(false)
-        .compile_fds(descriptors.clone())?;
+        .compile_fds_with_config(descriptors.clone(), named)?;
     // Servers read by a codec of their own, and a build has one for both sides.
     let servers = out.join("servers");
     std::fs::create_dir_all(&servers)?;

@@ -1,6 +1,7 @@
 //! How servers read requests. tonic's own codec calls a message that does not decode `INTERNAL`,
 //! whoever sent it. Of a reply that is what it is, so clients keep that codec; a request is the
-//! caller's fault, and is refused as one.
+//! caller's fault, and is refused as one. So is one that would be much larger decoded than it is
+//! encoded, before it is decoded.
 //!
 //! Its buffers begin small: most calls are, and there are many of them. tonic begins with 8 KiB each
 //! way. Whatever a message has is asked for at once, so a large one is not copied as it grows.
@@ -8,10 +9,13 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use prost::Message;
+use prost::bytes::Buf as _;
+use prost::{Message, Name};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic_prost::{ProstDecoder, ProstEncoder};
+
+use crate::lists;
 
 /// Bytes with which a buffer begins, and by multiples of which it grows for a message.
 const BUFFER_BYTES: usize = 512;
@@ -47,7 +51,7 @@ impl<T, U> fmt::Debug for RequestCodec<T, U> {
 impl<T, U> Codec for RequestCodec<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
@@ -85,11 +89,15 @@ impl<T: Message> Encoder for ReplyEncoder<T> {
 
 // === impl RequestDecoder ===
 
-impl<U: Message + Default> Decoder for RequestDecoder<U> {
+impl<U: Message + Name + Default> Decoder for RequestDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let encoded = buffer.chunk();
+        assert_eq!(encoded.len(), buffer.remaining(), "tonic hands over a message in one piece");
+        lists::check::<U>(encoded)
+            .map_err(|error| Status::invalid_argument(format!("request: {error}")))?;
         let refused = |status: Status| {
             Status::invalid_argument(format!("request: does not decode: {}", status.message()))
         };

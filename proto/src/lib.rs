@@ -5,6 +5,7 @@ pub mod codec;
 pub mod convert;
 pub mod digest;
 pub mod limits;
+mod lists;
 pub mod types;
 
 pub mod v1 {

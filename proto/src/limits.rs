@@ -59,6 +59,13 @@ pub const RECONCILE_BYTES_MAX: usize = 1024 * 1024;
 /// Longest time that a policy may keep tombstones, in seconds: a hundred years.
 pub const TOMBSTONE_AGE_S_MAX: u64 = 100 * 365 * 24 * 60 * 60;
 
+/// Most items of the lists of one message within a request, whatever they are: more than any list of
+/// the protocol may have. What has more is not even decoded.
+pub const LIST_ITEMS_MAX: usize = 8_192;
+/// Most items of all lists of a request, those within others, too: a thousand keys for each of 256
+/// targets, and some more.
+pub const REQUEST_ITEMS_MAX: usize = 262_144;
+
 /// Largest gRPC message, both ways, in bytes: what every language accepts by default.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -201,6 +201,10 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     connections_max: Option<usize>,
+    /// The same of those from one address; of IPv6, from one /64. 1..1000000, default 1024.
+    #[arg(long, value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections_per_peer_max: Option<usize>,
     /// Close a connection that has not made a request by then, in seconds. 1..3600, default 10.
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -51,6 +51,7 @@ use self::collector::Collector;
 use self::connections::Bounds;
 use self::line::Tls;
 use self::measuring::Shown;
+use self::peers::Peers;
 use self::upload::UploadBounds;
 use self::web::WebLayer;
 
@@ -60,6 +61,7 @@ mod connections;
 mod framing;
 pub(crate) mod line;
 mod measuring;
+mod peers;
 mod reply;
 mod spans;
 mod upload;
@@ -353,6 +355,7 @@ fn bounds(config: &Config, tls: Option<Tls>, metrics: Metrics) -> Bounds {
     Bounds {
         connections_max: config.connections_max,
         slots: Arc::new(Semaphore::new(config.connections_max)),
+        peers: Peers::new(config.connections_per_peer_max),
         first_request_within: Duration::from_secs(config.first_request_timeout_s),
         cut: CancellationToken::new(),
         tls,

@@ -20,7 +20,7 @@ use sync_server::server::ServeError;
 use sync_server::store::memory::MemoryStore;
 use sync_server::store::{Batch, Direction, KeyRange, Store, StoreError, Usage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use peers::{Peer, Server, grpc_status, within};
 
@@ -123,6 +123,21 @@ async fn closed(stream: &mut TcpStream) -> Vec<u8> {
     said
 }
 
+/// Waits until a newcomer is served.
+async fn until_served(server: &Server) {
+    within(async {
+        let builder = h2::client::Builder::new;
+        loop {
+            if let Ok(mut peer) = Peer::over(server.connect().await, builder()).await
+                && peer.is_served().await
+            {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
 fn put() -> v1::CommitRequest {
     let put = v1::PutItem { key: "k".into(), value: "v".into(), ..Default::default() };
     let op = Some(v1::mutation::Op::Put(put));
@@ -197,17 +212,24 @@ async fn connections_are_capped() {
     }
     assert!(peer.is_served().await);
     drop(silent.pop());
-    within(async {
-        let builder = h2::client::Builder::new;
-        loop {
-            if let Ok(mut peer) = Peer::over(server.connect().await, builder()).await
-                && peer.is_served().await
-            {
-                break;
-            }
-        }
-    })
-    .await;
+    until_served(&server).await;
+    server.stop().await.unwrap();
+}
+
+/// One connection of a peer too many is closed at once; others have theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_peer_are_capped() {
+    let server = Server::start(|config| config.connections_per_peer_max = 3).await;
+    let mut peer = server.peer().await;
+    let mut silent = vec![server.connect().await, server.connect().await];
+    assert_eq!(closed(&mut server.connect().await).await, b"", "closed at once");
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = other.connect(server.address).await.unwrap();
+    let mut other = Peer::over(other, h2::client::Builder::new()).await.unwrap();
+    assert!(other.is_served().await && peer.is_served().await);
+    drop(silent.pop());
+    until_served(&server).await;
     server.stop().await.unwrap();
 }
 

@@ -3,14 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use sync_proto::types::{Event, Goodbye, GoodbyeReason, Subscribe, Target};
+use sync_proto::types::{ChangeKind, Event, Goodbye, GoodbyeReason, Subscribe, Target};
 use sync_proto::v1;
 use sync_tests::compose::{name, put, scratch, version};
 use sync_tests::reader::PlainReader;
 use sync_tests::server::TestServer;
 use sync_tests::wait::{pass, until_true};
+use sync_tests::wire::Wire;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
+use tonic::transport::Endpoint;
 
 /// Bytes of one value of the flood.
 const LARGE: usize = 200_000;
@@ -80,6 +82,56 @@ fn note(event: &Event, signs: &mut Vec<&str>) {
         | Event::Failed(..)
         | Event::Goodbye(_) => {}
     }
+}
+
+/// G8, G11: when those who do not read hold all room for pages, small news and bookmarks reach those
+/// who do; what is large comes when others were cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_news_wait_for_no_pages() {
+    let server = TestServer::with(|config| config.pages_mib = 16).await;
+    let wire = server.wire();
+    wire.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
+    wire.commit(vec![put("news", "k", "0")]).await;
+    let mut events = server.new_connection().subscribe(vec![scratch("news")]).await;
+    while !matches!(events.next().await, Event::CaughtUp(..)) {}
+    let mut stalled = Vec::new();
+    for _ in 0..14 {
+        let narrow =
+            Endpoint::from_shared(server.uri()).unwrap().initial_stream_window_size(20_000);
+        stalled.push(Wire::over(narrow.connect_lazy()).subscribe(vec![scratch("large")]).await);
+    }
+    // The first of them have room, and are sent what they do not take.
+    for events in &mut stalled[..8] {
+        events.accepted().await;
+    }
+    let (began, mut slowest, mut bookmarks) = (Instant::now(), Duration::ZERO, 0);
+    for number in 1.. {
+        let sent = Instant::now();
+        wire.commit(vec![put("news", "k", number.to_string())]).await;
+        while !matches!(events.next().await, Event::Changes(..)) {
+            bookmarks += 1;
+        }
+        slowest = slowest.max(sent.elapsed());
+        pass(Duration::from_millis(20)).await;
+        // Those who take nothing are cut after two seconds.
+        if began.elapsed() > Duration::from_millis(1_500) {
+            break;
+        }
+    }
+    assert!(slowest < Duration::from_millis(500), "news took {slowest:?}");
+    assert!(bookmarks > 3, "{bookmarks} signs of life in a second and a half");
+    let long = vec![b'n'; 50_000];
+    wire.commit(vec![put("news", "k", &long)]).await;
+    loop {
+        if let Event::Changes(_, delta) = events.next().await
+            && let ChangeKind::Put { value: Some(value), .. } = &delta.changes[0].kind
+            && value.as_bytes() == long
+        {
+            break;
+        }
+    }
+    drop(stalled);
+    server.stop().await;
 }
 
 /// G8: a target that is far behind does not hide the others of its stream.

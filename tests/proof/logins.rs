@@ -4,7 +4,6 @@
 //! some of its people are in. `DELTASYNC_LOGINS` sets how many users.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -36,9 +35,6 @@ const FILL: usize = 2_000;
 
 /// Bytes of a login by the inbox beyond what changed: the figure to reach.
 const BEYOND_MAX: u64 = 2 * 1024;
-
-/// Ticks of the processor's time in `/proc`, a second: fixed on Linux.
-const TICKS_PER_SECOND: u64 = 100;
 
 /// A user who is away.
 struct User {
@@ -142,15 +138,6 @@ async fn change(wire: &Wire, state: &State, dice: &mut StdRng) -> BTreeSet<Strin
     names[..count].iter().map(|name| (*name).clone()).collect()
 }
 
-/// Time of a processor that a process has taken.
-fn processor(process: &Process) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-    let (_, fields) = text.rsplit_once(')').unwrap();
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
-}
-
 // === impl User ===
 
 impl User {
@@ -228,7 +215,7 @@ async fn storm(
     process: &Process,
     proxy: &Proxy,
 ) -> Cost {
-    let (began, before, passed) = (Instant::now(), processor(process), proxy.passed());
+    let (began, before, passed) = (Instant::now(), process.processor(), proxy.passed());
     let mut cost = Cost::default();
     for user in users {
         let found = user.log_in(way, &Wire::to(proxy.address()), held, &mut cost).await;
@@ -237,7 +224,7 @@ async fn storm(
     }
     let (to_server, to_client) = proxy.passed();
     cost.time = began.elapsed();
-    cost.processor = processor(process).saturating_sub(before);
+    cost.processor = process.processor().saturating_sub(before);
     Cost { to_server: to_server - passed.0, to_client: to_client - passed.1, ..cost }
 }
 

@@ -1,8 +1,9 @@
 //! The proof on the real program: power cuts, kills at exact system calls, disks that are full or
-//! fail, damaged files, and histories of what clients saw. Each module is one command, its size
+//! fail, damaged files, hostile peers, and histories of what clients saw. Each module is one command, its size
 //! comes from the environment; what the machine cannot do is said as `NOT RUN: …`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod attacks;
 mod away;
 mod copies;
 mod damage;

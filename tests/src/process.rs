@@ -20,6 +20,9 @@ use crate::wire::Wire;
 /// Ports that systems do not give to clients: Linux begins at 32,768.
 const PORTS: Range<u16> = 10_000..32_000;
 
+/// Ticks of the processor's time in `/proc`, a second: fixed on Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
 /// How to start the program: always on the same store and address.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -148,6 +151,16 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Time of a processor that it has taken.
+    #[must_use]
+    pub fn processor(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let (_, fields) = text.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
     }
 
     /// How it ended, if it has.

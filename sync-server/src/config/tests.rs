@@ -13,7 +13,7 @@ type Break = fn(&mut Config);
 #[test]
 fn settings_out_of_range_are_named() {
     valid().check().unwrap();
-    let cases: [(&str, Break); 41] = [
+    let cases: [(&str, Break); 42] = [
         ("jwt_keys_url: must not hold credentials", |config| {
             config.jwt_keys_url = Some("https://me:word@issuer/keys".to_owned());
         }),
@@ -40,6 +40,7 @@ fn settings_out_of_range_are_named() {
         ("notice_interval_ms: 9, must be 10", |config| config.notice_interval_ms = 9),
         ("connections_max: 0, must be 1 to", |config| config.connections_max = 0),
         ("connections_max: 1000001", |config| config.connections_max = 1_000_001),
+        ("connections_per_peer_max: 0, must", |config| config.connections_per_peer_max = 0),
         ("first_request_timeout_s: 0", |config| config.first_request_timeout_s = 0),
         ("first_request_timeout_s: 3601", |config| config.first_request_timeout_s = 3_601),
         ("streams_max: 0, must be 1 to 1000000", |config| config.streams_max = 0),

@@ -170,6 +170,13 @@ impl Following {
         ledger.tails(&one.target.collection, one.live_at()?)
     }
 
+    /// The next target's collection, and where the target stands in it, if it is live.
+    #[must_use]
+    pub fn next_live(&self) -> Option<(CollectionName, Cursor)> {
+        let one = &self.targets[*self.due.front()?];
+        Some((one.name(), one.live_at()?))
+    }
+
     /// The next target has had its turn: it was sent these pages, which were at hand.
     pub fn took(&mut self, tails: &[Arc<Tail>]) {
         let (Some(index), Some(newest)) = (self.due.pop_front(), tails.last()) else {

@@ -118,7 +118,7 @@ impl<S: Store> Ledger<S> {
     }
 
     /// One page from `from` to the head; `None` = that is more than a page, or no matter of pages.
-    fn tail(&self, name: &CollectionName, from: Cursor, limits: PageLimits) -> Option<Tail> {
+    pub fn tail(&self, name: &CollectionName, from: Cursor, limits: PageLimits) -> Option<Tail> {
         let asked = PageRequest {
             collection: name,
             cursor: Some(from),

@@ -93,10 +93,10 @@ impl Outbox {
         self.shared.try_claim(CALL_BYTES + messages.len())
     }
 
-    /// Sends messages, as [`framed`], for which there is room. An error says that the subscriber
-    /// went away.
-    pub(super) fn send(&self, messages: Bytes, room: Claim) -> Result<(), ()> {
-        self.queue(Box::new(Ok(self.flight.load(messages, Some(room)))))
+    /// Sends messages, as [`framed`], for which there is room; without it, such that the place of the
+    /// stream pays for. An error says that the subscriber went away.
+    pub(super) fn send(&self, messages: Bytes, room: Option<Claim>) -> Result<(), ()> {
+        self.queue(Box::new(Ok(self.flight.load(messages, room))))
     }
 
     /// Sends the last message of the stream, a small one, whether or not there is room, and waits

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
 use rand::RngExt as _;
 use sync_proto::types::{
-    AcceptedTarget, CollectionName, Delta, Event, GoodbyeReason, Plan, ResetReason, Subscribe,
-    Target, Timestamp,
+    AcceptedTarget, CollectionName, Event, GoodbyeReason, Plan, Subscribe, Target, Timestamp,
 };
 use sync_proto::v1;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -20,12 +20,12 @@ use tonic::Status;
 use tracing::Instrument as _;
 
 use self::end::End;
+use super::Context;
 use super::clients::OpenStream;
 use super::loads::hold_up;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
 use super::withholding::withhold;
-use super::{Context, explaining};
 use crate::auth::{Caller, RulesSeen};
 use crate::budget::{Account, Claim};
 use crate::core::loads::Who;
@@ -34,13 +34,16 @@ use crate::engine::following::Following;
 use crate::engine::hub::Listener;
 use crate::engine::ledger::Ledger;
 use crate::engine::noticing::{Noticing, Watching};
+use crate::engine::tails::Tail;
 use crate::metrics::{Presence, Revoked, SubscriberState};
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
-use crate::traces::{CallTrace, Happening};
+use crate::traces::CallTrace;
 
+mod counting;
 mod end;
+mod small;
 
 /// A subscriber that makes a due target wait for this long is told that it lags.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
@@ -61,6 +64,9 @@ struct Stream<S> {
     first: Vec<Event<Bytes>>,
     /// The wait for room that is under way.
     room: Option<BoxFuture<'static, Claim>>,
+    /// There was no room at once for what is to be said, and it has not been looked at whether it is
+    /// small.
+    parked: bool,
     /// Since when a target has been due and the subscriber has not made room.
     waiting_since: Option<Instant>,
     /// The client that reads, if it has a name.
@@ -96,6 +102,8 @@ enum Wake {
     Free,
     /// There is something to say, and room for it.
     Room(Claim),
+    /// There is something to say, and no room for it yet.
+    Parked,
     /// A notice that had to wait may be sent.
     Time,
     /// What the caller may do may have changed.
@@ -166,6 +174,7 @@ pub(super) fn start<S: Store>(
         end_of_age: Instant::now() + age,
         first,
         room: None,
+        parked: false,
         waiting_since: None,
         client,
         presence: context.metrics.subscriber(),
@@ -239,6 +248,10 @@ impl<S: Store> Stream<S> {
                 }
                 Wake::Heartbeat => beats = true,
                 Wake::Free | Wake::Time => {}
+                Wake::Parked => match self.pass_small(halves, &mut beats).await {
+                    Ok(passed) => halves = passed,
+                    Err(end) => return end,
+                },
                 Wake::Rights => {
                     if let Err(end) = self.judge(&mut halves) {
                         return end;
@@ -301,7 +314,13 @@ impl<S: Store> Stream<S> {
         };
         let free = self.outbox.is_free();
         if says && free && self.room.is_none() {
-            self.room = Some(self.outbox.room());
+            let mut room = self.outbox.room();
+            let at_once = (&mut room).now_or_never();
+            self.parked = at_once.is_none();
+            self.room = Some(at_once.map_or(room, |claim| ready(claim).boxed()));
+        }
+        if says && free && std::mem::take(&mut self.parked) {
+            return Wake::Parked;
         }
         let room = async {
             match &mut self.room {
@@ -311,7 +330,10 @@ impl<S: Store> Stream<S> {
         };
         let claim = tokio::select! {
             biased;
-            moved = self.listener.moved() => return Wake::Moved(moved),
+            moved = self.listener.moved() => {
+                self.parked |= self.room.is_some();
+                return Wake::Moved(moved);
+            }
             () = time => return Wake::Time,
             () = self.outbox.landed(), if says && !free => return Wake::Free,
             claim = room => claim,
@@ -346,7 +368,19 @@ impl<S: Store> Stream<S> {
         let Some(room) = room.take().or_else(|| self.outbox.room_for(&messages)) else {
             return Ok(false);
         };
-        for tail in &tails {
+        self.hand_over(&tails, messages, Some(room), halves)?;
+        Ok(true)
+    }
+
+    /// Sends the next target pages of which these are the messages.
+    fn hand_over(
+        &mut self,
+        tails: &[Arc<Tail>],
+        messages: Bytes,
+        room: Option<Claim>,
+        halves: &mut Halves,
+    ) -> Result<(), End> {
+        for tail in tails {
             self.count_changes(&tail.delta);
             // Before it is sent: a client may acknowledge it as soon as it has it.
             if let Some(client) = &self.client {
@@ -354,9 +388,9 @@ impl<S: Store> Stream<S> {
             }
         }
         self.outbox.send(messages, room).map_err(|()| End::Gone)?;
-        halves.following.took(&tails);
+        halves.following.took(tails);
         (self.waiting_since, self.room) = (None, None);
-        Ok(true)
+        Ok(())
     }
 
     /// Gives the next target its turn and sends what there is to say.
@@ -392,7 +426,7 @@ impl<S: Store> Stream<S> {
             }
         }
         let messages: Vec<_> = said.into_iter().map(v1::SubscribeResponse::from).collect();
-        self.outbox.send(outbox::framed(&messages), room).map_err(|()| End::Gone)?;
+        self.outbox.send(outbox::framed(&messages), Some(room)).map_err(|()| End::Gone)?;
         Ok(halves)
     }
 
@@ -407,48 +441,6 @@ impl<S: Store> Stream<S> {
         self.first = withhold(std::mem::take(&mut self.first), &revoked);
         self.first.extend(revoked.into_iter().map(Event::Revoked));
         Ok(())
-    }
-
-    fn count(&self, event: &Event<Bytes>) {
-        let metrics = &self.context.metrics;
-        match event {
-            Event::Accepted(targets, _) => {
-                self.traced.tell(Happening::Opened(targets.len()));
-                for target in targets {
-                    if let Plan::Reset(reset) = &target.plan {
-                        self.count_reset(reset.reason);
-                    }
-                }
-            }
-            Event::Reset(_, reset) => self.count_reset(reset.reason),
-            Event::InboxNotice(_) => metrics.noticed(),
-            Event::Revoked(_) => {
-                metrics.revoked(Revoked::Target);
-                self.traced.tell(Happening::Revoked);
-            }
-            Event::Lagging(..) => self.traced.tell(Happening::Lagging),
-            Event::Changes(_, delta) => self.count_changes(delta),
-            Event::Notice(..)
-            | Event::Bookmark(..)
-            | Event::CaughtUp(..)
-            | Event::Absent(_)
-            | Event::Failed(..)
-            | Event::Goodbye(_) => {}
-        }
-    }
-
-    fn count_reset(&self, reason: ResetReason) {
-        self.context.metrics.stream_reset(reason);
-        self.traced.tell(Happening::Reset(reason.as_str()));
-    }
-
-    fn count_changes(&self, delta: &Delta<Bytes>) {
-        let metrics = &self.context.metrics;
-        metrics.sent(explaining::kind_of(delta), explaining::bytes_of(delta));
-        let committed = delta.head.commit_time;
-        if !delta.has_more && committed > self.began_at {
-            metrics.delivered(committed, Timestamp::now());
-        }
     }
 
     /// Listens to what is to be watched, before it is looked at once more.

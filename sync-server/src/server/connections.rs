@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::line::{Line, Proven, Tls};
+use super::peers::{Peers, Seat};
 use super::web::heads::{Heads, OpenRequest, Requests};
 use crate::auth::chain::Chain;
 use crate::budget::{Account, Budgets};
@@ -45,6 +46,8 @@ pub(super) struct Bounds {
     pub(super) connections_max: usize,
     /// One for each connection that there may be.
     pub(super) slots: Arc<Semaphore>,
+    /// How many of them one peer may have.
+    pub(super) peers: Peers,
     /// A connection that has not made a request by then is closed.
     pub(super) first_request_within: Duration,
     /// Cuts all connections when cancelled.
@@ -78,7 +81,7 @@ pub(super) struct Connection {
     /// Resolves when the server has a reason to close the connection.
     end: BoxFuture<'static, io::ErrorKind>,
     ended: Option<io::ErrorKind>,
-    _slot: OwnedSemaphorePermit,
+    _slot: (OwnedSemaphorePermit, Seat),
 }
 
 /// The far end of a connection; an extension of each of its requests.
@@ -109,8 +112,8 @@ pub(super) fn accept_all(
 impl Acceptor {
     async fn accept(&mut self) -> Connection {
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, address) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     self.recover(&error).await;
                     continue;
@@ -122,12 +125,17 @@ impl Acceptor {
                 tracing::debug!(connections_max, refused = self.refused, "one connection too many");
                 continue;
             };
+            let Some(seat) = self.bounds.peers.seat(address.ip()) else {
+                self.refused += 1;
+                tracing::debug!(%address, refused = self.refused, "one connection of a peer too many");
+                continue;
+            };
             // Answers are small and awaited: none should wait to be sent with the next.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection was gone when it was accepted");
             }
             self.accepted += 1;
-            return Connection::new(stream, slot, self.accepted, &self.bounds);
+            return Connection::new(stream, (slot, seat), self.accepted, &self.bounds);
         }
     }
 
@@ -159,7 +167,12 @@ fn is_of_peer(kind: io::ErrorKind) -> bool {
 // === impl Connection ===
 
 impl Connection {
-    fn new(stream: TcpStream, slot: OwnedSemaphorePermit, number: u64, bounds: &Bounds) -> Self {
+    fn new(
+        stream: TcpStream,
+        slot: (OwnedSemaphorePermit, Seat),
+        number: u64,
+        bounds: &Bounds,
+    ) -> Self {
         // A token of its own, so that connections do not meet at one lock with every read, and
         // one can be cut alone.
         let cut = bounds.cut.child_token();

@@ -29,8 +29,9 @@ const TOKEN: &str = "benchmark";
 const NARROW_BYTES: u32 = 1_024;
 
 /// Limits that the largest workloads need, and no other setting.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
     "--connections-max=20000",
+    "--connections-per-peer-max=20000",
     "--streams-max=20000",
     "--streams-per-subject-max=20000",
     "--targets-max=200000",

@@ -1,0 +1,76 @@
+//! What a stream says although there is no room for a page: others, who do not read, may hold all of
+//! it for seconds. What is small the stream's own place pays for, so that a change of an item or two,
+//! and the word that a stream lives, reach those who read.
+
+use std::sync::Arc;
+
+use sync_proto::types::Timestamp;
+use sync_proto::v1;
+
+use super::end::End;
+use super::{Halves, SLOW_AFTER, Stream};
+use crate::core::page::PageLimits;
+use crate::rpc::outbox;
+use crate::store::Store;
+
+/// Bytes of what is small. Streams times this is what those who do not read can add.
+const SMALL_BYTES_MAX: usize = 4 * 1024;
+
+/// Targets of a bookmark that may be small. One of more is not even made.
+const SMALL_TARGETS_MAX: usize = 64;
+
+/// What is read to see whether it is small.
+const SMALL: PageLimits = PageLimits {
+    changes_max: 64,
+    bytes_max: SMALL_BYTES_MAX,
+    first_version_bytes_max: SMALL_BYTES_MAX,
+};
+
+// === impl Stream ===
+
+impl<S: Store> Stream<S> {
+    /// Sends a bookmark, or what happened to the next target, if nothing else is to be said before and
+    /// it is small.
+    pub(super) async fn pass_small(
+        &mut self,
+        mut halves: Box<Halves>,
+        beats: &mut bool,
+    ) -> Result<Box<Halves>, End> {
+        let waits = self.waiting_since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
+        let notices = halves.noticing.is_due(self.began.elapsed());
+        if !self.first.is_empty() || waits || notices || !self.outbox.is_free() {
+            return Ok(halves);
+        }
+        let tail = match halves.following.next_live() {
+            Some((name, from)) if !*beats => {
+                let read = self.context.read(move |ledger| ledger.tail(&name, from, SMALL));
+                read.await.map_err(End::Failed)?.map(Arc::new)
+            }
+            Some(_) | None => None,
+        };
+        // The last moment: what was read under other rules is not said under these.
+        if self.rules.take_exchanged() || self.caller.rights().is_err() {
+            self.judge(&mut halves)?;
+            return Ok(halves);
+        }
+        if let Some(tail) = tail {
+            let tails = [tail];
+            let messages = outbox::joined(&tails);
+            if messages.len() <= SMALL_BYTES_MAX {
+                self.hand_over(&tails, messages, None, &mut halves)?;
+            }
+        } else if *beats && halves.following.targets().count() <= SMALL_TARGETS_MAX {
+            let bookmark = halves.following.bookmark(Timestamp::now());
+            let messages = outbox::framed(&[v1::SubscribeResponse::from(bookmark.clone())]);
+            if messages.len() <= SMALL_BYTES_MAX {
+                self.count(&bookmark);
+                if let Some(client) = &self.client {
+                    client.says(&bookmark);
+                }
+                self.outbox.send(messages, None).map_err(|()| End::Gone)?;
+                (*beats, self.room) = (false, None);
+            }
+        }
+        Ok(halves)
+    }
+}
