@@ -47,7 +47,7 @@ async fn a_mute_collector_does_not_delay_the_end() {
     for number in 0..STREAMS {
         let mut events = wires[number % CONNECTIONS].subscribe(vec![scratch("list")]).await;
         events.accepted().await;
-        streams.push(tasks.spawn(ends_with_goodbye(events)));
+        streams.push(tasks.spawn(until_goodbye(events)));
     }
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tasks.spawn(write(program.wire(), writer))).collect();
@@ -73,11 +73,9 @@ async fn a_mute_collector_does_not_delay_the_end() {
     assert!(took < END_MAX, "it took {took:?}");
     assert!(process.log().contains("spans were not sent before the end"), "{}", process.log());
     process.check_log();
-    let mut told = 0;
     for stream in streams {
-        told += usize::from(stream.await.unwrap());
+        stream.await.unwrap();
     }
-    assert!(told >= STREAMS * 9 / 10, "{told} streams of {STREAMS} were told");
     drop(silent);
     let reopened = TestServer::on_disk(dir.path(), |_| {}).await;
     let list = reopened.wire().load("list").await.contents();
@@ -98,15 +96,8 @@ async fn hold(listener: TcpListener, connected: watch::Sender<usize>) {
     }
 }
 
-/// Whether a stream is told before it ends. One whose reader gets too little of the processor may see
-/// its connection end first, on which h2 drops what was received and not taken.
-async fn ends_with_goodbye(mut events: Events) -> bool {
-    while let Ok(Some(event)) = events.try_next().await {
-        if matches!(event, Event::Goodbye(_)) {
-            return true;
-        }
-    }
-    false
+async fn until_goodbye(mut events: Events) {
+    while !matches!(events.next().await, Event::Goodbye(_)) {}
 }
 
 fn item(writer: usize, number: usize) -> String {
