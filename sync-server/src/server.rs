@@ -18,6 +18,7 @@ use sync_proto::v1::write_service_server::WriteServiceServer;
 use sync_proto::{DESCRIPTORS, limits::MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
@@ -86,9 +87,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer within this is gone.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// When all calls have been answered, connections get this long to take the last of it; then they
-/// are cut, and get as long again to notice.
-const LINGER: Duration = Duration::from_millis(250);
+/// When all calls have been answered, those who have asked for something get this long to take the last
+/// of it, also if they are slow; then all connections are cut.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
+
+/// Connections that were cut get this long to notice.
+const NOTICE_MAX: Duration = Duration::from_millis(250);
 
 /// The writer has this long for what is queued when everybody else has ended. A disk that takes
 /// longer may never come back, and whoever supervises the process waits for its end.
@@ -248,6 +252,7 @@ async fn serve_calls<S: Store>(
     set_serving(&health, true).await;
 
     let bounds = bounds(config, door.tls, context.metrics.clone());
+    let of_use = bounds.of_use.clone();
     // However this ends, and also if it is dropped: no connection outlives it.
     let cut = bounds.cut.clone().drop_guard();
     let shown = page.map(|page| Shown::start(page, &context, &bounds));
@@ -278,14 +283,22 @@ async fn serve_calls<S: Store>(
     // Connections learn of the end while this is driven, but are no reason to wait: a silent peer
     // would keep its own open for ever.
     let mut serving = serving.fuse();
-    let answered = tokio::time::timeout(grace, beside(&mut serving, answered)).await;
+    let end = Instant::now() + grace;
+    let answered = tokio::time::timeout_at(end, beside(&mut serving, answered)).await;
     // Whoever watches health has been told the last status.
     end_watches(&mut health).await;
     if answered.is_ok() {
-        linger(&mut serving).await;
+        of_use.close();
+        let end = end.min(Instant::now() + LAST_WORDS_MAX);
+        // Nobody is told of it: who has not taken everything by then sees the connection end.
+        if tokio::time::timeout_at(end, beside(&mut serving, of_use.wait())).await.is_err() {
+            tracing::debug!("some have not taken the last of their answers");
+        }
     }
     drop(cut);
-    linger(&mut serving).await;
+    if !serving.is_terminated() && tokio::time::timeout(NOTICE_MAX, serving).await.is_err() {
+        tracing::debug!("connections are still open");
+    }
     if let Some(shown) = shown {
         shown.end().await;
     }
@@ -302,13 +315,6 @@ async fn beside<T>(serving: &mut (impl FusedFuture + Unpin), work: impl Future<O
             // Once closed it does not fail; and when it has ended it stays silent.
             _ = &mut *serving => {}
         }
-    }
-}
-
-/// Waits until all connections are closed, but not for long.
-async fn linger(serving: &mut (impl FusedFuture + Unpin)) {
-    if !serving.is_terminated() && tokio::time::timeout(LINGER, serving).await.is_err() {
-        tracing::debug!("connections are still open");
     }
 }
 
@@ -357,6 +363,7 @@ fn bounds(config: &Config, tls: Option<Tls>, metrics: Metrics) -> Bounds {
         slots: Arc::new(Semaphore::new(config.connections_max)),
         peers: Peers::new(config.connections_per_peer_max),
         first_request_within: Duration::from_secs(config.first_request_timeout_s),
+        of_use: TaskTracker::new(),
         cut: CancellationToken::new(),
         tls,
         http_1: config.grpc_web,

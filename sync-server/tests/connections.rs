@@ -5,6 +5,7 @@
 
 mod peers;
 
+use std::future::pending;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use prost::Message as _;
 use sync_proto::v1;
 use sync_server::server::ServeError;
 use sync_server::store::memory::MemoryStore;
@@ -181,6 +183,45 @@ async fn silent_peers_do_not_delay_the_end() {
     }
     drop((subscribed, reflected));
     drop(within(stalled.connection).await);
+}
+
+/// X14: a subscriber that comes to nothing for a while still gets its goodbye: whoever has asked for
+/// something is waited for longer than for those who are silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_peer_gets_its_last_message() {
+    let server = Server::start(|config| config.grace_s = 60).await;
+    let (_, first) = subscribed(&server, 65_535).await;
+    let window = u32::try_from(first.len()).unwrap() + 1;
+    let (mut body, first) = subscribed(&server, window).await;
+    let stopping = Instant::now();
+    let slow = async {
+        // Of the goodbye there is room for one byte.
+        tokio::time::timeout(Duration::from_millis(900), pending::<()>()).await.unwrap_err();
+        body.flow_control().release_capacity(first.len()).unwrap();
+        let mut rest = Vec::new();
+        while let Some(bytes) = within(body.data()).await {
+            rest.extend_from_slice(&bytes.unwrap());
+        }
+        rest
+    };
+    let (stopped, rest) = tokio::join!(server.stop(), slow);
+    stopped.unwrap();
+    assert!(stopping.elapsed() < Duration::from_secs(5), "it took {:?}", stopping.elapsed());
+    let last = v1::SubscribeResponse::decode(&rest[5..]).unwrap().message;
+    assert!(matches!(last, Some(v1::subscribe_response::Message::Goodbye(_))), "{last:?}");
+}
+
+/// Subscribes with room for so many bytes; the first message, whose room is not given back.
+async fn subscribed(server: &Server, window: u32) -> (h2::RecvStream, Bytes) {
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(window);
+    let mut peer = Peer::over(server.connect().await, builder).await.unwrap();
+    let mut call = peer.call(SUBSCRIBE).await.unwrap();
+    let target = v1::Target { collection: "list".to_owned(), ..Default::default() };
+    call.send(&v1::SubscribeRequest { targets: vec![target], ..Default::default() }, true);
+    let mut body = within(call.response).await.unwrap().into_body();
+    let first = within(body.data()).await.unwrap().unwrap();
+    (body, first)
 }
 
 /// A call that does not end within the grace is worth an error, also if the disk comes back.

@@ -11,8 +11,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 
 use super::line::{Line, Proven, Tls};
@@ -50,6 +51,8 @@ pub(super) struct Bounds {
     pub(super) peers: Peers,
     /// A connection that has not made a request by then is closed.
     pub(super) first_request_within: Duration,
+    /// Those that have made a request, until they are closed.
+    pub(super) of_use: TaskTracker,
     /// Cuts all connections when cancelled.
     pub(super) cut: CancellationToken,
     /// How they are secured; `None` = they are not.
@@ -87,7 +90,9 @@ pub(super) struct Connection {
 /// The far end of a connection; an extension of each of its requests.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
-    has_asked: Arc<AtomicBool>,
+    /// Once it has made a request.
+    of_use: Arc<OnceLock<TaskTrackerToken>>,
+    all_of_use: TaskTracker,
     /// `None`: there is no handshake.
     proven: Option<Proven>,
     account: Arc<Account>,
@@ -181,7 +186,8 @@ impl Connection {
         let proven = bounds.tls.is_some().then_some(proven);
         let requests = Requests::default();
         let heads = Heads::new(bounds.http_1, requests.clone());
-        let peer = Peer { has_asked: Arc::default(), proven, account, requests };
+        let all_of_use = bounds.of_use.clone();
+        let peer = Peer { of_use: Arc::default(), all_of_use, proven, account, requests };
         let end = Box::pin(end(peer.clone(), bounds.clone(), cut));
         Self { line, heads, peer, end, ended: None, _slot: slot }
     }
@@ -208,7 +214,7 @@ async fn end(peer: Peer, bounds: Bounds, cut: CancellationToken) -> io::ErrorKin
     };
     let silent = async {
         tokio::time::sleep(bounds.first_request_within).await;
-        if peer.has_asked.load(Ordering::Relaxed) {
+        if peer.of_use.get().is_some() {
             std::future::pending::<()>().await;
         }
     };
@@ -305,7 +311,7 @@ impl Peer {
 
     /// It has made a request, so its connection is of use.
     pub(super) fn asks(&self) {
-        self.has_asked.store(true, Ordering::Relaxed);
+        self.of_use.get_or_init(|| self.all_of_use.token());
     }
 
     /// It has made a request, which is open until the guard is dropped.
