@@ -60,6 +60,7 @@ mod calls;
 mod collector;
 mod connections;
 mod framing;
+mod leave;
 pub(crate) mod line;
 mod measuring;
 mod peers;
@@ -288,12 +289,7 @@ async fn serve_calls<S: Store>(
     // Whoever watches health has been told the last status.
     end_watches(&mut health).await;
     if answered.is_ok() {
-        of_use.close();
-        let end = end.min(Instant::now() + LAST_WORDS_MAX);
-        // Nobody is told of it: who has not taken everything by then sees the connection end.
-        if tokio::time::timeout_at(end, beside(&mut serving, of_use.wait())).await.is_err() {
-            tracing::debug!("some have not taken the last of their answers");
-        }
+        last_words(&mut serving, &of_use, end).await;
     }
     drop(cut);
     if !serving.is_terminated() && tokio::time::timeout(NOTICE_MAX, serving).await.is_err() {
@@ -303,6 +299,17 @@ async fn serve_calls<S: Store>(
         shown.end().await;
     }
     answered.map_err(|_| ServeError::Grace(grace))
+}
+
+/// Waits for the connections that have asked for something: their peers may not have taken yet
+/// what they were told last. Not after `end`, nor for long.
+async fn last_words(serving: &mut (impl FusedFuture + Unpin), of_use: &TaskTracker, end: Instant) {
+    of_use.close();
+    let end = end.min(Instant::now() + LAST_WORDS_MAX);
+    // Nobody is told of it: who has not taken everything by then sees the connection end.
+    if tokio::time::timeout_at(end, beside(serving, of_use.wait())).await.is_err() {
+        tracing::debug!("some have not taken the last of their answers");
+    }
 }
 
 /// Does `work`, and drives `serving` for as long as that takes.

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! accepted ─► shakes hands in time (TLS) ─► asks for something in time ─► lives until its peer or
-//!     │ │          └───► closed                  │                        the server ends it
-//!     │ └───► is silent ─► closed  ◄─────────────┘
+//!     │ │          └───► closed                  │                        the server ends it: then
+//!     │ └───► is silent ─► closed  ◄─────────────┘                        each takes leave
 //!     └─────► one too many ─► closed at once
 //! ```
 
@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 
+use super::leave::Leave;
 use super::line::{Line, Proven, Tls};
 use super::peers::{Peers, Seat};
 use super::web::heads::{Heads, OpenRequest, Requests};
@@ -84,6 +85,8 @@ pub(super) struct Connection {
     /// Resolves when the server has a reason to close the connection.
     end: BoxFuture<'static, io::ErrorKind>,
     ended: Option<io::ErrorKind>,
+    /// Once its own side has been closed.
+    leave: Option<Leave>,
     _slot: (OwnedSemaphorePermit, Seat),
 }
 
@@ -189,7 +192,7 @@ impl Connection {
         let all_of_use = bounds.of_use.clone();
         let peer = Peer { of_use: Arc::default(), all_of_use, proven, account, requests };
         let end = Box::pin(end(peer.clone(), bounds.clone(), cut));
-        Self { line, heads, peer, end, ended: None, _slot: slot }
+        Self { line, heads, peer, end, ended: None, leave: None, _slot: slot }
     }
 
     /// Fails when the connection is to be closed; otherwise wakes the task when it will be.
@@ -292,8 +295,19 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.line).poll_flush(context)
     }
 
+    /// Closes its own side, and then waits for the peer to close the other.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_shutdown(context)
+        let this = &mut *self;
+        if this.leave.is_none() {
+            ready!(Pin::new(&mut this.line).poll_shutdown(context))?;
+            this.leave = Some(Leave::default());
+        }
+        // A peer that has asked for nothing has no answers to lose.
+        if this.peer.of_use.get().is_none() || this.check(context).is_err() {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(leave) = &mut this.leave else { return Poll::Ready(Ok(())) };
+        leave.poll(&mut this.line, context).map(Ok)
     }
 }
 

@@ -15,6 +15,7 @@ use sync_server::engine::ledger::Ledger;
 use sync_server::server::{ServeError, serve};
 use sync_server::store::Store;
 use sync_server::store::memory::MemoryStore;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +80,7 @@ impl Server {
 
 impl Peer {
     pub(crate) async fn over(
-        stream: TcpStream,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         builder: h2::client::Builder,
     ) -> Result<Self, h2::Error> {
         let (requests, connection) = builder.handshake(stream).await?;
