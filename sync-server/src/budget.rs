@@ -14,30 +14,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::Either;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+mod account;
 #[cfg(test)]
 mod tests;
 
+pub use account::{Account, BRIEF_BYTES, Budgets, LOADS_SETTING, WAITING_UPLOADS_MAX};
+
 /// One connection may hold this part of a budget.
 const CONNECTION_SHARE: usize = 4;
-
-/// Of that for first loads it is half, because it is half as large: a connection that is alone makes as
-/// many side by side as other answers.
-const LOADS_CONNECTION_SHARE: usize = 2;
 
 /// So often a waiting claim looks for somebody who keeps it waiting for no good reason.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// While others wait, whoever holds bytes must take or send some of them within this.
 const STALL_MAX: Duration = Duration::from_secs(2);
-
-/// Requests of one connection that may wait for room: fewer than fill the connection's window, so
-/// that those for which there is room get on.
-pub const WAITING_UPLOADS_MAX: usize = 12;
 
 /// A budget of bytes, shared by all connections.
 #[derive(Debug, Clone)]
@@ -116,45 +112,6 @@ impl Exhausted {
     }
 }
 
-/// What one connection may hold, of each budget.
-#[derive(Debug, Clone)]
-pub struct Account {
-    /// Tells connections apart.
-    pub connection: u64,
-    /// Calls, whatever they are about.
-    pub calls: Lane,
-    /// Requests that arrive or are worked on.
-    pub requests: Lane,
-    /// Requests that wait for room. What they have sent stays with the transport, where it takes
-    /// the place of others of the connection.
-    pub uploads: Arc<Semaphore>,
-    /// Answers that are made or have not been taken.
-    pub replies: Lane,
-    /// Likewise, of first loads and reconciliations.
-    pub loads: Lane,
-    /// Messages of subscriptions that have not been taken.
-    pub pages: Lane,
-    /// The same of those that many subscribers share.
-    pub shared_pages: Lane,
-}
-
-/// The budgets of a server.
-#[derive(Debug, Clone)]
-pub struct Budgets {
-    /// Of [`Account::calls`].
-    pub calls: Budget,
-    /// Of [`Account::requests`].
-    pub requests: Budget,
-    /// Of [`Account::replies`].
-    pub replies: Budget,
-    /// Of [`Account::loads`].
-    pub loads: Budget,
-    /// Of [`Account::pages`].
-    pub pages: Budget,
-    /// Of [`Account::shared_pages`].
-    pub shared_pages: Budget,
-}
-
 // === impl Budget ===
 
 impl Budget {
@@ -175,14 +132,19 @@ impl Budget {
     /// The part of one connection, which is cut when it keeps others waiting.
     #[must_use]
     pub fn lane(&self, cut: CancellationToken) -> Lane {
-        self.part(CONNECTION_SHARE, cut)
+        self.part(self.shared.total / CONNECTION_SHARE, cut)
     }
 
-    fn part(&self, share: usize, cut: CancellationToken) -> Lane {
-        let total = self.shared.total / share;
+    /// A part of so many bytes.
+    fn part(&self, total: usize, cut: CancellationToken) -> Lane {
         let free = Arc::new(Semaphore::new(total));
         let (shared, weight) = (Arc::clone(&self.shared), Weight::PLAIN);
         Lane { shared, total, weight, free, progress: Arc::default(), cut }
+    }
+
+    /// Bytes that may be held.
+    fn total(&self) -> usize {
+        self.shared.total
     }
 
     /// Bytes that are held.
@@ -279,8 +241,33 @@ impl Lane {
     /// Waits for room: for that of the connection as long as it takes, which is its own doing,
     /// for that of the whole at most `within`.
     pub async fn claim_within(&self, bytes: usize, within: Duration) -> Result<Claim, Exhausted> {
-        let permits = self.permits(bytes);
-        let own = acquire(&self.free, permits).await;
+        let own = acquire(&self.free, self.permits(bytes)).await;
+        self.claim_rest(own, within).await
+    }
+
+    /// Waits for room as [`Self::claim_within`] does, or, while others hold that of the whole, for
+    /// room of another lane: for what comes first.
+    pub async fn claim_within_or(
+        &self,
+        bytes: usize,
+        (other, of_other): (&Self, usize),
+        within: Duration,
+    ) -> Result<Either<Claim, Claim>, Exhausted> {
+        let own = acquire(&self.free, self.permits(bytes)).await;
+        tokio::select! {
+            biased;
+            claim = self.claim_rest(own, within) => claim.map(Either::Left),
+            claim = other.claim(of_other) => Ok(Either::Right(claim)),
+        }
+    }
+
+    /// There is room in the connection's part: waits for that of the whole.
+    async fn claim_rest(
+        &self,
+        own: OwnedSemaphorePermit,
+        within: Duration,
+    ) -> Result<Claim, Exhausted> {
+        let permits = u32::try_from(own.num_permits()).expect("as many were asked for");
         let mut whole = std::pin::pin!(acquire(&self.shared.free, permits));
         let deadline = Instant::now() + within;
         loop {
@@ -371,22 +358,6 @@ impl Claim {
     }
 }
 
-// === impl Account ===
-
-impl Account {
-    /// The same account, for a call whose answer costs so much.
-    #[must_use]
-    pub fn weighing(&self, weight: Weight) -> Self {
-        Self {
-            replies: self.replies.weighing(weight),
-            loads: self.loads.weighing(weight),
-            pages: self.pages.weighing(weight),
-            shared_pages: self.shared_pages.weighing(weight),
-            ..self.clone()
-        }
-    }
-}
-
 async fn acquire(free: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
     let permit = Arc::clone(free).acquire_many_owned(permits).await;
     permit.expect("the semaphore is never closed")
@@ -396,25 +367,6 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if let Some((number, _)) = self.holder.take() {
             self.shared.holders.lock().remove(&number);
-        }
-    }
-}
-
-// === impl Budgets ===
-
-impl Budgets {
-    /// The parts of one connection.
-    #[must_use]
-    pub fn account(&self, connection: u64, cut: &CancellationToken) -> Account {
-        Account {
-            connection,
-            uploads: Arc::new(Semaphore::new(WAITING_UPLOADS_MAX)),
-            calls: self.calls.lane(cut.clone()),
-            requests: self.requests.lane(cut.clone()),
-            replies: self.replies.lane(cut.clone()),
-            loads: self.loads.part(LOADS_CONNECTION_SHARE, cut.clone()),
-            pages: self.pages.lane(cut.clone()),
-            shared_pages: self.shared_pages.lane(cut.clone()),
         }
     }
 }

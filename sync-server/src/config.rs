@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::quotas::PER_S_MAX;
 use crate::auth::{Rules, TokenConfig};
-use crate::budget::{Budget, Budgets};
+use crate::budget::{Budget, Budgets, LOADS_SETTING};
 use crate::core::acks::AckRetention;
 use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
 use crate::core::rates::Pace;
@@ -46,6 +46,11 @@ const MESSAGES_MIB_MIN: u64 = 16;
 /// This part of the memory for messages of subscriptions is for pages that are at hand: those who
 /// have to wait for a page of their own do not make the others wait, too.
 const SHARED_PAGES: u64 = 4;
+
+/// These parts of the memory for answers are for those of a few words, and for pages that are kept
+/// small because others hold the rest: who reads what it is told need not wait for who does not.
+const TELLS: u64 = 16;
+const BRIEFS: u64 = 8;
 
 /// The configuration in force. `--help` says what each setting means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -427,11 +432,14 @@ impl Config {
             let bytes = usize::try_from(mib * 1024 * 1024).expect("it was checked");
             Budget::new(setting, bytes)
         };
+        let (tells, briefs) = (self.replies_mib / TELLS, self.replies_mib / BRIEFS);
         Budgets {
             calls: Budget::new("calls", CALLS_MAX * CALL_BYTES),
             requests: budget("requests_mib", self.requests_mib),
-            replies: budget("replies_mib", self.replies_mib),
-            loads: budget("loads_mib", self.loads_mib),
+            replies: budget("replies_mib", self.replies_mib - tells - briefs),
+            tells: budget("replies_mib", tells),
+            briefs: budget("replies_mib", briefs),
+            loads: budget(LOADS_SETTING, self.loads_mib),
             pages: budget("pages_mib", self.pages_mib - self.pages_mib / SHARED_PAGES),
             shared_pages: budget("pages_mib", self.pages_mib / SHARED_PAGES),
         }

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::auth::AccessError;
-use crate::budget::{Exhausted, WAITING_UPLOADS_MAX};
+use crate::budget::{Exhausted, LOADS_SETTING, WAITING_UPLOADS_MAX};
 use crate::core::acks::AckRefusal;
 use crate::core::plan::Refusal;
 use crate::core::rates::{Counted, TooFast};
@@ -86,17 +86,12 @@ pub fn access_at(field: &str, error: AccessError) -> Status {
     preceded(field, &access(error))
 }
 
-/// A call for which there is no room.
+/// A call for which there is no room; of a first load or a reconciliation it is told apart.
 #[must_use]
 pub fn exhausted(error: &Exhausted) -> Status {
-    Refused::new(Reason::NoRoom, error.to_string()).limit(error.setting()).into()
-}
-
-/// A first load or a reconciliation for which there is no room.
-#[must_use]
-pub fn loads_busy(error: &Exhausted) -> Status {
-    let refused = Refused::new(Reason::LoadsBusy, error.to_string());
-    refused.limit(error.setting()).into()
+    let load = error.setting() == LOADS_SETTING;
+    let reason = if load { Reason::LoadsBusy } else { Reason::NoRoom };
+    Refused::new(reason, error.to_string()).limit(error.setting()).into()
 }
 
 /// A commit of somebody who commits too fast.

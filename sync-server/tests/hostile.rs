@@ -21,7 +21,7 @@ use sync_server::auth::TokenConfig;
 use tokio::net::TcpStream;
 use tonic::codegen::http::Response;
 
-use peers::{Call, Peer, Server, framed, grpc_status, within};
+use peers::{Call, Peer, Server, ask, framed, grpc_status, read, take, tight, told, within};
 
 const ACK: &str = "/deltasync.v1.SyncService/Ack";
 const COMMIT: &str = "/deltasync.v1.WriteService/Commit";
@@ -115,37 +115,6 @@ fn subscribe(targets: usize) -> v1::SubscribeRequest {
         ..Default::default()
     };
     v1::SubscribeRequest { targets: (0..targets).map(target).collect(), ..Default::default() }
-}
-
-/// Makes a call and reads its whole answer; the bytes and the status.
-async fn ask(peer: &mut Peer, path: &str, message: &impl prost::Message) -> (usize, String) {
-    let mut call = peer.call(path).await.unwrap();
-    call.send(message, true);
-    take(within(call.response).await.unwrap()).await
-}
-
-/// Reads an answer to its end.
-async fn take(response: Response<RecvStream>) -> (usize, String) {
-    if response.headers().contains_key("grpc-status") {
-        return (0, grpc_status(&response).to_owned());
-    }
-    let mut body = response.into_body();
-    let bytes = read(&mut body, usize::MAX).await;
-    let trailers = within(body.trailers()).await.unwrap().unwrap();
-    (bytes, trailers["grpc-status"].to_str().unwrap().to_owned())
-}
-
-/// Reads until there are so many bytes, or to the end.
-async fn read(body: &mut RecvStream, most: usize) -> usize {
-    let mut bytes = 0;
-    while bytes < most
-        && let Some(data) = within(body.data()).await
-    {
-        let len = data.unwrap().len();
-        body.flow_control().release_capacity(len).unwrap();
-        bytes += len;
-    }
-    bytes
 }
 
 /// G8: answers that are not read cost no more than the budget, keep nobody else waiting, and none
@@ -243,13 +212,6 @@ async fn loads_that_wait_keep_no_call_out() {
     server.stop().await.unwrap();
 }
 
-/// A peer that takes a little of each answer.
-fn tight() -> Builder {
-    let mut builder = Builder::new();
-    builder.initial_window_size(20_000).initial_connection_window_size(1 << 24);
-    builder
-}
-
 /// Writes a large item; the pull of somebody who has it.
 async fn filled(peer: &mut Peer) -> v1::PullRequest {
     let written: v1::CommitResponse = told(peer, COMMIT, &put("k", LARGE)).await;
@@ -258,18 +220,6 @@ async fn filled(peer: &mut Peer) -> v1::PullRequest {
     let mut resume = pull();
     resume.targets[0].cursor = Some(cursor);
     resume
-}
-
-/// Makes a call; its answer, which is a small one.
-async fn told<T: prost::Message + Default>(
-    peer: &mut Peer,
-    path: &str,
-    message: &impl prost::Message,
-) -> T {
-    let mut call = peer.call(path).await.unwrap();
-    call.send(message, true);
-    let mut body = within(call.response).await.unwrap().into_body();
-    T::decode(within(body.data()).await.unwrap().unwrap().slice(5..)).unwrap()
 }
 
 /// So many first loads, of which each has taken a little of an answer of a megabyte, that there is no

@@ -9,6 +9,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use sync_proto::digest::{self, Segment};
+use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
     CollectionName, Commit, Condition, Cursor, Epoch, Found, Key, ListItems, ListOrder, Mutation,
     Op, OrderRange, Precondition, Reconcile, ResetReason, Round, Target, Timestamp, Version,
@@ -295,7 +296,7 @@ fn list<S: Store>(
         stretch: OrderRange::default(),
         skip: 0,
     };
-    let window = ledger.list_items(&asked).ok()?;
+    let window = ledger.list_items(&asked, PAGE_BYTES_MAX).ok()?;
     Some(window.items.into_iter().map(|item| (item.key, item.version)).collect())
 }
 

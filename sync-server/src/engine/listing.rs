@@ -34,6 +34,8 @@ const LIST_LOOKS_MAX: usize = 1_000;
 pub struct Window {
     /// In the order asked for.
     pub items: Vec<Item>,
+    /// What they take.
+    pub bytes: usize,
     /// For the next page; empty = this was the last.
     pub next: Bytes,
     /// The collection at that moment.
@@ -47,6 +49,8 @@ pub struct Window {
 pub struct Found {
     /// In the order of the keys: the item, or the key that is gone. Perhaps fewer than asked.
     pub results: Vec<Result<Item, Key>>,
+    /// What they take.
+    pub bytes: usize,
     /// The collection at that moment.
     pub head: Head,
 }
@@ -69,8 +73,8 @@ pub enum ListError {
 // === impl Ledger ===
 
 impl<S: Store> Ledger<S> {
-    /// A window of a collection.
-    pub fn list_items(&self, asked: &ListItems) -> Result<Window, ListError> {
+    /// A window of a collection, of at most so many bytes or one item.
+    pub fn list_items(&self, asked: &ListItems, bytes_max: usize) -> Result<Window, ListError> {
         let (id, meta, view) = self.view(&asked.collection).ok_or(ListError::NotFound)?;
         let head = meta.head;
         let question = window::question(asked);
@@ -93,11 +97,12 @@ impl<S: Store> Ledger<S> {
                 }
                 let (_, item) = found.next().expect("one for each key")?;
                 let Some(item) = item else { continue };
-                bytes += item_size(&item);
-                if !items.is_empty() && bytes > PAGE_BYTES_MAX {
+                let size = item_size(&item);
+                if !items.is_empty() && bytes + size > bytes_max {
                     cut = true;
                     break;
                 }
+                bytes += size;
                 items.push(item);
             }
             last = Some(place);
@@ -108,28 +113,30 @@ impl<S: Store> Ledger<S> {
             }
             Some(_) | None => Bytes::new(),
         };
-        Ok(Window { items, next, head, skipped })
+        Ok(Window { items, bytes, next, head, skipped })
     }
 
-    /// Items by key, as many as fit.
+    /// Items by key, as many as fit into so many bytes, or one.
     pub fn get_items(
         &self,
         name: &CollectionName,
         keys: &[Key],
         keys_only: bool,
+        bytes_max: usize,
     ) -> Result<Found, ListError> {
         let (id, meta, view) = self.view(name).ok_or(ListError::NotFound)?;
         let mut results = Vec::with_capacity(keys.len());
         let mut bytes = 0;
         for found in Items::new(id, keys.iter().cloned(), keys_only, &view) {
             let (key, item) = found?;
-            bytes += item.as_ref().map_or(key.as_bytes().len(), item_size);
-            if !results.is_empty() && bytes > PAGE_BYTES_MAX {
+            let size = item.as_ref().map_or(key.as_bytes().len(), item_size);
+            if !results.is_empty() && bytes + size > bytes_max {
                 break;
             }
+            bytes += size;
             results.push(item.ok_or(key));
         }
-        Ok(Found { results, head: meta.head })
+        Ok(Found { results, bytes, head: meta.head })
     }
 
     /// How far an import has come, while its receipt is kept.
@@ -253,7 +260,7 @@ impl<S: Store> Ledger<S> {
             stretch: OrderRange::default(),
             skip: 0,
         };
-        match self.list_items(&asked) {
+        match self.list_items(&asked, PAGE_BYTES_MAX) {
             Ok(window) => {
                 let names = window.items.iter().map(|item| name_of(&item.key));
                 Ok((names.collect::<Result<_, _>>()?, window.next))

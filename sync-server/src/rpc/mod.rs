@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use sync_proto::limits::PAGE_BYTES_MAX;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
@@ -15,12 +16,13 @@ use self::pacing::Pacing;
 use self::places::Places;
 use self::reads::{READS_MAX, Reads};
 use self::storing::Storing;
-use crate::admission::Held;
+use crate::admission::{BRIEF_PAGE_BYTES, Held};
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::engine::hub::Hub;
 use crate::engine::ledger::Ledger;
+use crate::engine::listing::ListError;
 use crate::engine::writer::Writes;
 use crate::metrics::Metrics;
 use crate::status;
@@ -136,16 +138,32 @@ impl<S: Store> Context<S> {
         LoadBreaker::who(caller, client_id, on)
     }
 
-    /// Lets a call in as a first load or a reconciliation: its answer is claimed from their budget,
-    /// and it reads when it is its turn, which ends with what is returned.
-    async fn admit_load(
+    /// Waits for the turn of a first load or a reconciliation to read; it ends with what is returned.
+    async fn load_turn(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.load_reads).acquire_owned().await;
+        turn.expect("the semaphore is never closed")
+    }
+
+    /// Reads a page of at most so many bytes, or one item, for an answer: a brief one if there is no
+    /// room for more, unless its first item is larger than that.
+    async fn read_page<R: Send + 'static>(
         &self,
         asking: &Asking,
-    ) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
-        let admitted = asking.held.become_load(&asking.account).await;
-        admitted.map_err(|error| status::loads_busy(&error))?;
-        let turn = Arc::clone(&self.load_reads).acquire_owned().await;
-        Ok(turn.expect("the semaphore is never closed"))
+        read: impl Fn(&Ledger<S>, usize) -> Result<R, ListError> + Clone + Send + 'static,
+        bytes: impl Fn(&R) -> usize,
+    ) -> Result<R, Status> {
+        if asking.held.is_brief() {
+            let reads = read.clone();
+            let brief = self.read(move |ledger| reads(ledger, BRIEF_PAGE_BYTES)).await?;
+            let brief = brief.map_err(|error| status::list(&error))?;
+            if bytes(&brief) <= BRIEF_PAGE_BYTES {
+                return Ok(brief);
+            }
+            drop(brief);
+            asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
+        }
+        let page = self.read(move |ledger| read(ledger, PAGE_BYTES_MAX)).await?;
+        page.map_err(|error| status::list(&error))
     }
 
     /// Runs a read of the store where it keeps nobody up. A call that is cancelled while it waits

@@ -13,16 +13,17 @@ use sync_proto::types::{
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::subscribe::Reader;
 use super::{Asking, Context, clients, explaining, subscribe};
+use crate::admission::BRIEF_PAGE_BYTES;
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
 use crate::core::loads::Who;
 use crate::core::{request, window};
+use crate::engine::ledger::Ledger;
 use crate::engine::listing::ListError;
 use crate::engine::pulling::Answered;
 use crate::engine::reserving::Reserved;
@@ -31,6 +32,9 @@ use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
 use crate::traces::CallTrace;
+
+/// A pull of more targets is not answered briefly.
+const BRIEF_TARGETS_MAX: usize = 64;
 
 /// The service.
 #[derive(Debug)]
@@ -111,51 +115,82 @@ impl<S: Store> SyncRpc<S> {
             && self.context.ledger.head(&target.collection).is_some()
     }
 
-    /// Lets a pull in as a load, if anything of it is one. If there is no room for loads, they are
-    /// taken out of the pull and the others answered; a pull of nothing else is refused.
+    /// Lets a pull in as a load, if anything of it is one: whether it is. If there is no room for
+    /// loads, they are taken out of the pull and the others answered; a pull of nothing else is
+    /// refused.
     async fn admit(
         &self,
         asking: &Asking,
         caller: &Caller,
         pull: &mut Pull,
         held_up: &mut [Option<Failure>],
-    ) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    ) -> Result<bool, Status> {
         let loads: Vec<_> = pull.targets.iter().map(|one| self.is_load(caller, one)).collect();
         if !loads.contains(&true) {
-            return Ok(None);
+            return Ok(false);
         }
-        let busy = match self.context.admit_load(asking).await {
-            Ok(turn) => return Ok(Some(turn)),
-            Err(busy) if loads.contains(&false) => busy,
-            Err(busy) => return Err(busy),
-        };
+        let Asking { account, held } = asking;
+        if !loads.contains(&false) {
+            let admitted = held.become_load(account).await;
+            return admitted.map(|()| true).map_err(|error| status::exhausted(&error));
+        }
+        let Err(busy) = held.become_whole_load(account).await else { return Ok(true) };
         let served = held_up.iter_mut().filter(|held_up| held_up.is_none());
         for (place, _) in served.zip(&loads).filter(|(_, load)| **load) {
-            *place = Some(status::of_target(&busy));
+            *place = Some(status::of_target(&status::exhausted(&busy)));
         }
         let mut next = loads.iter();
         pull.targets.retain(|_| next.next() == Some(&false));
-        let room = asking.held.become_reply(&asking.account).await;
-        room.map_err(|error| status::exhausted(&error))?;
-        Ok(None)
+        held.become_reply(account).await.map_err(|error| status::exhausted(&error))?;
+        Ok(false)
+    }
+
+    /// Reads the answers to a pull: brief ones if there is no room for more, unless a version that
+    /// comes first is larger than that.
+    async fn read_answers(
+        &self,
+        asking: &Asking,
+        caller: &Caller,
+        mut pull: Pull,
+        load: bool,
+    ) -> Result<(Pull, Vec<Answered>), Status> {
+        let bytes_max = pull.bytes_max;
+        // What each target is answered at least is not counted.
+        if pull.targets.len() > BRIEF_TARGETS_MAX {
+            asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
+        }
+        loop {
+            let brief = asking.held.is_brief();
+            pull.bytes_max = if brief { bytes_max.min(BRIEF_PAGE_BYTES) } else { bytes_max };
+            let first = rand::rng().random_range(0..pull.targets.len());
+            let waiting = Waiting::default();
+            let (cancelled, caller) = (Arc::clone(&waiting.cancelled), caller.clone());
+            let turn = if load { Some(self.context.load_turn().await) } else { None };
+            let read = self.context.read(move |ledger| {
+                let answers = ledger.pull(&pull, first, |name| caller.may_read(name), &cancelled);
+                (pull, answers)
+            });
+            let (read, answers) = read.await?;
+            drop(turn);
+            if !brief || answers.iter().map(Answered::bytes).sum::<usize>() <= BRIEF_PAGE_BYTES {
+                return Ok((read, answers));
+            }
+            pull = read;
+            drop(answers);
+            asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
+        }
     }
 
     /// Answers a pull, and takes note of the loads that begin and of what is sent.
     async fn answers(
         &self,
+        asking: &Asking,
         who: &Who,
         client: Option<&ClientKey>,
-        caller: Caller,
-        pull: Pull,
+        caller: &Caller,
+        (pull, load): (Pull, bool),
     ) -> Result<Vec<(Outcome<Bytes>, Polled)>, Status> {
-        let first = rand::rng().random_range(0..pull.targets.len());
-        let waiting = Waiting::default();
-        let cancelled = Arc::clone(&waiting.cancelled);
-        let read = self.context.read(move |ledger| {
-            let answers = ledger.pull(&pull, first, |name| caller.may_read(name), &cancelled);
-            (pull, answers)
-        });
-        let (pull, answers) = read.await?;
+        let (pull, answers) = self.read_answers(asking, caller, pull, load).await?;
         for (target, answer) in pull.targets.iter().zip(&answers) {
             if let (Ok(target), Ok(Outcome::Delta(_))) = (target, &answer.outcome)
                 && target.cursor.is_none()
@@ -196,8 +231,8 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let answered = if pull.targets.is_empty() {
             Vec::new()
         } else {
-            let _turn = self.admit(&asking, &caller, &mut pull, &mut held_up).await?;
-            self.answers(&who, client.as_ref(), caller, pull).await?
+            let load = self.admit(&asking, &caller, &mut pull, &mut held_up).await?;
+            self.answers(&asking, &who, client.as_ref(), &caller, (pull, load)).await?
         };
         let mut answered = answered.into_iter();
         let outcomes = held_up.into_iter().map(|held_up| match held_up {
@@ -255,10 +290,11 @@ impl<S: Store> SyncService for SyncRpc<S> {
         request: Request<v1::ListItemsRequest>,
     ) -> Result<Response<v1::ListItemsResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
+        let asking = Asking::of(&request).expect("every call of a connection has its account");
         let asked = ListItems::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         may_read(&caller, &asked.collection)?;
-        let window = self.context.read(move |ledger| ledger.list_items(&asked)).await?;
-        let window = window.map_err(|error| status::list(&error))?;
+        let read = move |ledger: &Ledger<S>, bytes_max| ledger.list_items(&asked, bytes_max);
+        let window = self.context.read_page(&asking, read, |window| window.bytes).await?;
         Ok(Response::new(v1::ListItemsResponse {
             items: window.items.into_iter().map(Into::into).collect(),
             next_page_token: window.next,
@@ -272,13 +308,16 @@ impl<S: Store> SyncService for SyncRpc<S> {
         request: Request<v1::GetItemsRequest>,
     ) -> Result<Response<v1::GetItemsResponse>, Status> {
         let caller = Context::<S>::caller(&request)?;
+        let asking = Asking::of(&request).expect("every call of a connection has its account");
         let wire = request.into_inner();
         let name = collection(&wire.collection)?;
         let keys = keys(wire.keys).map_err(|error| status::malformed(&error))?;
         may_read(&caller, &name)?;
         let keys_only = wire.keys_only;
-        let found = self.context.read(move |ledger| ledger.get_items(&name, &keys, keys_only));
-        let found = found.await?.map_err(|error| status::list(&error))?;
+        let read = move |ledger: &Ledger<S>, bytes_max| {
+            ledger.get_items(&name, &keys, keys_only, bytes_max)
+        };
+        let found = self.context.read_page(&asking, read, |found| found.bytes).await?;
         let result = |result| v1::GetItemsResult {
             result: Some(match result {
                 Ok(item) => v1::get_items_result::Result::Found(v1::Item::from(item)),
@@ -344,7 +383,9 @@ impl<S: Store> SyncService for SyncRpc<S> {
         may_read(&caller, &asked.collection)?;
         let client = clients::key(&caller, &asked.client_id);
         let (name, first) = (asked.collection.clone(), asked.round == Round::Groups);
-        let turn = self.context.admit_load(&asking).await?;
+        let admitted = asking.held.become_whole_load(&asking.account).await;
+        admitted.map_err(|error| status::exhausted(&error))?;
+        let turn = self.context.load_turn().await;
         let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
         drop(turn);
         let answer = answer.map_err(|error| status::reconcile(&error))?;

@@ -8,6 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::connections::Bounds;
+use crate::budget::Budget;
 use crate::metrics::{Sample, page};
 use crate::rpc::Context;
 use crate::store::Store;
@@ -57,6 +58,7 @@ impl<S: Store> Watched<S> {
         let (page_hits, page_misses) = ledger.page_hits_and_misses();
         let (streams, targets) = self.context.streams.places.taken();
         let Bounds { connections_max, slots, budgets, .. } = &self.bounds;
+        let replies = [&budgets.replies, &budgets.tells, &budgets.briefs];
         Sample {
             store_bytes: usage.bytes,
             unsynced_files: usage.unsynced_files,
@@ -74,7 +76,7 @@ impl<S: Store> Watched<S> {
             targets: targets as u64,
             connections: (connections_max - slots.available_permits()) as u64,
             requests_bytes: budgets.requests.held() as u64,
-            replies_bytes: budgets.replies.held() as u64,
+            replies_bytes: replies.map(Budget::held).iter().sum::<usize>() as u64,
             loads_bytes: budgets.loads.held() as u64,
             pages_bytes: (budgets.pages.held() + budgets.shared_pages.held()) as u64,
             page_hits,

@@ -24,7 +24,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::framing::Framing;
-use crate::admission::{ANSWER_BYTES_MAX, Held};
+use crate::admission::{ANSWER_BYTES_MAX, Granted, Held};
 use crate::budget::{Account, Claim, Exhausted};
 use crate::flight::CALL_BYTES;
 use crate::rpc::ending::Ending;
@@ -50,6 +50,8 @@ const ANSWER_PER_REQUEST: usize = 4;
 pub(super) enum Shape {
     /// Answers with what is stored.
     Reading,
+    /// The same, and may be answered with less of it than was asked for.
+    Paging,
     /// Answers with a few words about what was asked.
     Telling,
     /// The same, after any number of messages.
@@ -92,7 +94,7 @@ enum Step {
     Starting(Claiming),
     Reading,
     Claiming(Claiming, Bytes),
-    Answering(Claiming),
+    Answering(BoxFuture<'static, Result<Granted, Exhausted>>),
     Ended,
 }
 
@@ -120,17 +122,23 @@ impl Shape {
             Some("Commit" | "GetImport" | "DeleteCollection" | "GetCollection" | "Ack") => {
                 Self::Telling
             }
+            Some("Pull" | "ListItems" | "GetItems") => Self::Paging,
             Some(_) | None => Self::Reading,
         }
     }
 
-    fn answer_bytes(self, request: usize) -> usize {
-        match self {
-            Self::Reading => ANSWER_BYTES_MAX,
+    /// Waits for room for the answer to a request of so many bytes.
+    async fn grant(self, account: Account, request: usize) -> Result<Granted, Exhausted> {
+        let words = match self {
+            Self::Reading => return Granted::whole(&account.replies, ROOM_WITHIN).await,
+            Self::Paging => {
+                return Granted::page(&account.replies, &account.briefs, ROOM_WITHIN).await;
+            }
             Self::Telling => ANSWER_BYTES_MAX.min(2 * CALL_BYTES + ANSWER_PER_REQUEST * request),
             Self::Importing => 2 * CALL_BYTES,
             Self::Following => 0,
-        }
+        };
+        Granted::words(&account, words, ROOM_WITHIN).await
     }
 }
 
@@ -207,9 +215,9 @@ impl Upload {
                     Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                     None => self.begin_answering(),
                 },
-                Step::Answering(claiming) => {
-                    let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
-                    self.held.may_answer(&self.account.replies, claim);
+                Step::Answering(granting) => {
+                    let granted = ready!(granting.as_mut().poll(context)).map_err(refusal)?;
+                    self.held.may_answer(granted);
                     self.step = Step::Ended;
                 }
                 Step::Ended => return Poll::Ready(None),
@@ -254,10 +262,8 @@ impl Upload {
     /// The request is complete.
     fn begin_answering(&mut self) {
         self.held.waits_for(&self.account.replies);
-        let bytes = self.shape.answer_bytes(self.pace.total);
-        let lane = self.account.replies.clone();
         self.step =
-            Step::Answering(Box::pin(async move { lane.claim_within(bytes, ROOM_WITHIN).await }));
+            Step::Answering(Box::pin(self.shape.grant(self.account.clone(), self.pace.total)));
     }
 
     /// Whether the peer has been waited for long enough.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use prost::Message;
 use sync_proto::v1;
@@ -63,11 +63,13 @@ impl Server {
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
     }
 
     pub(crate) async fn peer(&self) -> Peer {
-        Peer::over(self.connect().await, h2::client::Builder::new()).await.unwrap()
+        Peer::over(self.connect().await, Builder::new()).await.unwrap()
     }
 
     pub(crate) async fn stop(self) -> Result<(), ServeError> {
@@ -81,7 +83,7 @@ impl Server {
 impl Peer {
     pub(crate) async fn over(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        builder: h2::client::Builder,
+        builder: Builder,
     ) -> Result<Self, h2::Error> {
         let (requests, connection) = builder.handshake(stream).await?;
         let connection = TaskTracker::new().spawn(connection);
@@ -139,4 +141,60 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 
 pub(crate) fn grpc_status(response: &Response<RecvStream>) -> &str {
     response.headers()["grpc-status"].to_str().unwrap()
+}
+
+/// A peer that takes a little of each answer.
+pub(crate) fn tight() -> Builder {
+    let mut builder = Builder::new();
+    builder.initial_window_size(20_000).initial_connection_window_size(1 << 24);
+    builder
+}
+
+/// Makes a call and reads its whole answer; the bytes and the status.
+pub(crate) async fn ask(peer: &mut Peer, path: &str, message: &impl Message) -> (usize, String) {
+    let mut call = peer.call(path).await.unwrap();
+    call.send(message, true);
+    take(within(call.response).await.unwrap()).await
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn take(response: Response<RecvStream>) -> (usize, String) {
+    if response.headers().contains_key("grpc-status") {
+        return (0, grpc_status(&response).to_owned());
+    }
+    let mut body = response.into_body();
+    let bytes = read(&mut body, usize::MAX).await;
+    let trailers = within(body.trailers()).await.unwrap().unwrap();
+    (bytes, trailers["grpc-status"].to_str().unwrap().to_owned())
+}
+
+/// Reads until there are so many bytes, or to the end.
+pub(crate) async fn read(body: &mut RecvStream, most: usize) -> usize {
+    let mut bytes = 0;
+    while bytes < most
+        && let Some(data) = within(body.data()).await
+    {
+        let len = data.unwrap().len();
+        body.flow_control().release_capacity(len).unwrap();
+        bytes += len;
+    }
+    bytes
+}
+
+/// Makes a call; its answer.
+pub(crate) async fn told<T: Message + Default>(
+    peer: &mut Peer,
+    path: &str,
+    message: &impl Message,
+) -> T {
+    let mut call = peer.call(path).await.unwrap();
+    call.send(message, true);
+    let mut body = within(call.response).await.unwrap().into_body();
+    let mut bytes = BytesMut::new();
+    while let Some(data) = within(body.data()).await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        bytes.extend_from_slice(&data);
+    }
+    T::decode(bytes.freeze().slice(5..)).unwrap()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use sync_proto::digest::Segment;
+use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
     CollectionName, Commit, Epoch, Found, ListItems, ListOrder, Mutation, Op, OrderRange,
     Reconcile, Round, Subject, Timestamp,
@@ -94,15 +95,15 @@ fn readers_ask_for_rows_together() {
         assert!((0..).zip(items).all(|(number, item)| right(item) == Some(number % 7)));
     };
     let (found, answers) =
-        fixture.answers(|ledger| ledger.list_items(&window(ITEMS, false)).unwrap());
+        fixture.answers(|ledger| ledger.list_items(&window(ITEMS, false), PAGE_BYTES_MAX).unwrap());
     told(&found.items);
     assert_eq!(answers.len(), 2 * turns);
     let (found, answers) =
-        fixture.answers(|ledger| ledger.list_items(&window(ITEMS, true)).unwrap());
+        fixture.answers(|ledger| ledger.list_items(&window(ITEMS, true), PAGE_BYTES_MAX).unwrap());
     assert!(found.items.iter().all(|item| item.value.is_none() && item.value_size < 7));
     assert_eq!((found.items.len(), answers.len()), (ITEMS, turns));
     let (found, answers) =
-        fixture.answers(|ledger| ledger.get_items(&list(), &keys, false).unwrap());
+        fixture.answers(|ledger| ledger.get_items(&list(), &keys, false, PAGE_BYTES_MAX).unwrap());
     told(&found.results.into_iter().map(Result::unwrap).collect::<Vec<_>>());
     assert_eq!(answers.len(), 2 * turns);
     let at = fixture.0.head(&list()).unwrap().cursor();
@@ -125,7 +126,8 @@ fn large_values_are_not_read_ahead() {
     for number in 0..30 {
         fixture.commit(vec![put(number, if number == 2 { 3 * TOGETHER_BYTES } else { LARGE })]);
     }
-    let (found, answers) = fixture.answers(|ledger| ledger.list_items(&window(30, false)).unwrap());
+    let (found, answers) =
+        fixture.answers(|ledger| ledger.list_items(&window(30, false), PAGE_BYTES_MAX).unwrap());
     assert!(found.items.len() > 2 && !found.next.is_empty());
     let most = answers.iter().max().unwrap();
     assert!((3 * TOGETHER_BYTES..4 * TOGETHER_BYTES).contains(most), "{answers:?}");
@@ -140,7 +142,7 @@ fn what_is_not_there_keeps_its_place() {
     fixture.commit((0..3).map(|number| put(number, 1)).collect());
     fixture.commit(vec![Mutation { collection: list(), op: Op::Delete { key: key(1) } }]);
     let wanted: Vec<Key> = [2, 9, 1, 0, 2].map(key).to_vec();
-    let found = fixture.0.get_items(&list(), &wanted, false).unwrap().results;
+    let found = fixture.0.get_items(&list(), &wanted, false, PAGE_BYTES_MAX).unwrap().results;
     let there: Vec<_> = found.iter().map(|it| it.as_ref().map(|item| item.key.clone())).collect();
     let gone = |number| Err(key(number));
     let there: Vec<_> = there.into_iter().map(|it| it.map_err(Clone::clone)).collect();

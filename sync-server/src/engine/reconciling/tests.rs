@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sync_proto::digest::{GROUPS, Group, SEGMENTS};
+use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
     CollectionName, Commit, Cursor, Epoch, ListItems, ListOrder, Mutation, Op, OrderRange, SortKey,
     Timestamp, Value, Version,
@@ -74,7 +75,7 @@ fn items(ledger: &Ledger<MemoryStore>) -> Vec<Item> {
         stretch: OrderRange::default(),
         skip: 0,
     };
-    ledger.list_items(&asked).unwrap().items
+    ledger.list_items(&asked, PAGE_BYTES_MAX).unwrap().items
 }
 
 /// G9: what the rounds tell is what the items add up to, and all of it: after inserts, updates,

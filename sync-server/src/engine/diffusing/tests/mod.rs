@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use sync_proto::convert::decode_inbox_entry;
+use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{Commit, Head, InboxEntry, Key, Mutation, Op, Scope, Value, Version};
 
 use super::*;
@@ -71,7 +72,13 @@ fn state<S: Store>(ledger: &Ledger<S>) -> State {
     for inbox in heads.keys().filter(|name| name.is_inbox()) {
         let subject = Subject::of_inbox(inbox).unwrap();
         let all: Vec<Key> = (0..6).map(|number| entry_key(&name(number))).collect();
-        for item in ledger.get_items(inbox, &all, false).unwrap().results.into_iter().flatten() {
+        for item in ledger
+            .get_items(inbox, &all, false, PAGE_BYTES_MAX)
+            .unwrap()
+            .results
+            .into_iter()
+            .flatten()
+        {
             let name = CollectionName::new(std::str::from_utf8(item.key.as_bytes()).unwrap());
             let entry = decode_inbox_entry(&item.value.unwrap()).unwrap();
             entries.insert((subject.clone(), name.unwrap()), entry);
