@@ -38,7 +38,7 @@ pub const BRIEF_PAGE_BYTES: usize = 24 * 1024;
 pub struct Granted {
     lane: Lane,
     claim: Claim,
-    /// It is only for a brief one; there would be more of this lane.
+    /// It is only for a brief one; there would be room for any of this lane.
     brief_for: Option<Lane>,
 }
 
@@ -66,13 +66,16 @@ impl Granted {
     }
 
     /// Room for any answer of this lane, or for a brief one while others hold all there is.
-    pub async fn page(lane: &Lane, briefs: &Lane, within: Duration) -> Result<Self, Exhausted> {
-        let brief = (briefs, BRIEF_BYTES);
-        Ok(match lane.claim_within_or(ANSWER_BYTES_MAX, brief, within).await? {
-            Either::Left(claim) => Self { lane: lane.clone(), claim, brief_for: None },
+    pub async fn page(
+        account: &Account,
+        whole: &Lane,
+        within: Duration,
+    ) -> Result<Self, Exhausted> {
+        let brief = account.briefs.claim(BRIEF_BYTES);
+        Ok(match whole.claim_within_or(ANSWER_BYTES_MAX, brief, within).await? {
+            Either::Left(claim) => Self { lane: whole.clone(), claim, brief_for: None },
             Either::Right(claim) => {
-                let brief_for = Some(lane.clone());
-                Self { lane: briefs.clone(), claim, brief_for }
+                Self { lane: account.briefs.clone(), claim, brief_for: Some(whole.clone()) }
             }
         })
     }
@@ -87,7 +90,7 @@ impl Granted {
         if let Some(claim) = tells.try_claim(bytes) {
             return Ok(Self { lane: tells.clone(), claim, brief_for: None });
         }
-        Ok(match replies.claim_within_or(bytes, (tells, bytes), within).await? {
+        Ok(match replies.claim_within_or(bytes, tells.claim(bytes), within).await? {
             Either::Left(claim) => Self { lane: replies.clone(), claim, brief_for: None },
             Either::Right(claim) => Self { lane: tells.clone(), claim, brief_for: None },
         })
@@ -159,8 +162,7 @@ impl Held {
     /// Exchanges the room among replies for as much among loads, or for that of a brief answer. What
     /// it had goes first: who waits here keeps nobody else from an answer.
     pub async fn become_load(&self, account: &Account) -> Result<(), Exhausted> {
-        let Account { loads, briefs, .. } = account;
-        self.exchange(loads, Granted::page(loads, briefs, LOAD_WITHIN)).await
+        self.exchange(&account.loads, Granted::page(account, &account.loads, LOAD_WITHIN)).await
     }
 
     /// The same for a load that cannot be cut short.
@@ -170,15 +172,14 @@ impl Held {
 
     /// Is answered from among the replies after all: something of it is no load.
     pub async fn become_reply(&self, account: &Account) -> Result<(), Exhausted> {
-        let Account { replies, briefs, .. } = account;
-        self.exchange(replies, Granted::page(replies, briefs, LOAD_WITHIN)).await
+        self.exchange(&account.replies, Granted::page(account, &account.replies, LOAD_WITHIN)).await
     }
 
     /// Exchanges the room of a brief answer for that of any: something of it cannot be cut short.
     pub async fn become_whole(&self) -> Result<(), Exhausted> {
-        let lane = self.0.lock().answer.as_ref().and_then(|granted| granted.brief_for.clone());
-        let Some(lane) = lane else { return Ok(()) };
-        self.exchange(&lane, Granted::whole(&lane, LOAD_WITHIN)).await
+        let whole = self.0.lock().answer.as_ref().and_then(|granted| granted.brief_for.clone());
+        let Some(whole) = whole else { return Ok(()) };
+        self.exchange(&whole, Granted::whole(&whole, LOAD_WITHIN)).await
     }
 
     async fn become_whole_load_within(
@@ -305,7 +306,7 @@ mod tests {
         let budgets = Config { replies_mib: 16, ..Config::default() }.budgets();
         let accounts = [(); 5].map(|()| account(&budgets));
         let page = async |account: &Account| {
-            Granted::page(&account.replies, &account.briefs, BRIEF).await.unwrap()
+            Granted::page(account, &account.replies, BRIEF).await.unwrap()
         };
         let mut held = Vec::new();
         for account in &accounts[..3] {
@@ -320,6 +321,14 @@ mod tests {
         assert_eq!(budgets.briefs.held(), BRIEF_BYTES);
         assert!(late.become_whole().now_or_never().is_none(), "there is no room");
         assert_eq!(budgets.briefs.held(), 0, "it does not keep others from theirs");
+
+        // What is too large for it waits for its own part, and keeps what comes behind it from trying.
+        late.may_answer(page(&accounts[4]).await);
+        let mut waiting = Box::pin(late.become_whole());
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(page(&accounts[4]).now_or_never().is_none());
+        drop(waiting);
+
         late.may_answer(page(&accounts[4]).await);
         drop(held);
         late.become_whole().await.unwrap();

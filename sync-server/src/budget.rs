@@ -24,7 +24,9 @@ mod account;
 #[cfg(test)]
 mod tests;
 
-pub use account::{Account, BRIEF_BYTES, Budgets, LOADS_SETTING, WAITING_UPLOADS_MAX};
+pub use account::{
+    Account, BRIEF_BYTES, Budgets, LOADS_SETTING, WAITING_CALLS_MAX, WAITING_UPLOADS_MAX,
+};
 
 /// One connection may hold this part of a budget.
 const CONNECTION_SHARE: usize = 4;
@@ -246,18 +248,18 @@ impl Lane {
     }
 
     /// Waits for room as [`Self::claim_within`] does, or, while others hold that of the whole, for
-    /// room of another lane: for what comes first.
-    pub async fn claim_within_or(
+    /// something else: for what comes first.
+    pub async fn claim_within_or<T>(
         &self,
         bytes: usize,
-        (other, of_other): (&Self, usize),
+        other: impl Future<Output = T>,
         within: Duration,
-    ) -> Result<Either<Claim, Claim>, Exhausted> {
+    ) -> Result<Either<Claim, T>, Exhausted> {
         let own = acquire(&self.free, self.permits(bytes)).await;
         tokio::select! {
             biased;
             claim = self.claim_rest(own, within) => claim.map(Either::Left),
-            claim = other.claim(of_other) => Ok(Either::Right(claim)),
+            other = other => Ok(Either::Right(other)),
         }
     }
 
@@ -277,6 +279,10 @@ impl Lane {
                 Err(_) => self.shared.cut_stalled(),
             }
         }
+    }
+
+    fn exhausted(&self) -> Exhausted {
+        self.shared.exhausted()
     }
 
     /// No claim is larger than the lane: it would wait for ever.

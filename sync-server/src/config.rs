@@ -3,15 +3,17 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::auth::quotas::PER_S_MAX;
 use crate::auth::{Rules, TokenConfig};
-use crate::budget::{Budget, Budgets, LOADS_SETTING};
+use crate::budget::{Budget, Budgets, LOADS_SETTING, WAITING_CALLS_MAX};
 use crate::core::acks::AckRetention;
 use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
 use crate::core::rates::Pace;
@@ -39,6 +41,9 @@ const FILE_ONLY: &str = "tokens";
 
 /// Calls at once, besides streams that were accepted; a quarter of them on one connection.
 const CALLS_MAX: usize = 4_096;
+
+/// This part of them is for the first calls of each connection.
+const FIRST_CALLS: usize = 4;
 
 /// A quarter of a budget of messages holds one.
 const MESSAGES_MIB_MIN: u64 = 16;
@@ -434,7 +439,9 @@ impl Config {
         };
         let (tells, briefs) = (self.replies_mib / TELLS, self.replies_mib / BRIEFS);
         Budgets {
-            calls: Budget::new("calls", CALLS_MAX * CALL_BYTES),
+            calls: Budget::new("calls", (CALLS_MAX - CALLS_MAX / FIRST_CALLS) * CALL_BYTES),
+            first_calls: Budget::new("calls", CALLS_MAX / FIRST_CALLS * CALL_BYTES),
+            waiting_calls: Arc::new(Semaphore::new(WAITING_CALLS_MAX)),
             requests: budget("requests_mib", self.requests_mib),
             replies: budget("replies_mib", self.replies_mib - tells - briefs),
             tells: budget("replies_mib", tells),

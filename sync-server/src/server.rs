@@ -41,7 +41,9 @@ use crate::rpc::reads::Reads;
 use crate::rpc::storing::Storing;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
-use crate::rpc::{BACKUPS_MAX, Context, LOAD_READS_MAX, StreamSettings, VERIFICATIONS_MAX};
+use crate::rpc::{
+    BACKUPS_MAX, BRIEF_READS_MAX, Context, LOAD_READS_MAX, StreamSettings, VERIFICATIONS_MAX,
+};
 use crate::security::origins::Origins;
 use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
@@ -182,6 +184,7 @@ pub async fn serve_measured<S: Store>(
         ledger,
         hub,
         reads: Reads::of_this_runtime(tasks.clone()),
+        brief_reads: Arc::new(Semaphore::new(BRIEF_READS_MAX)),
         backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
         writes,
         metrics,

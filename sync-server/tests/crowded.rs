@@ -7,12 +7,14 @@ mod peers;
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use h2::RecvStream;
 use prost::Message as _;
 use sync_proto::v1;
 use tonic::codegen::http::Response;
 
-use peers::{Peer, Server, tight, told, within};
+use peers::{Peer, Server, grpc_status, tight, told, within};
 
 const COMMIT: &str = "/deltasync.v1.WriteService/Commit";
 const GET: &str = "/deltasync.v1.SyncService/GetItems";
@@ -161,5 +163,45 @@ async fn who_reads_loads_beside_loads_that_are_not_taken() {
     assert!(bytes_of(&page) > 1_000_000);
     assert!(asked.elapsed() > AT_ONCE, "there was room for it: {:?}", asked.elapsed());
     drop(held);
+    server.stop().await.unwrap();
+}
+
+/// Few calls at a time beside as many as there may be, whose answers nobody takes. Not all of those
+/// wait: one too many is refused at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_few_calls_is_served_beside_who_makes_all() {
+    let server = Server::start(|config| config.loads_mib = 16).await;
+    let mut honest = server.peer().await;
+    fill(&mut honest).await;
+    let mut peers = Vec::new();
+    let calls = FuturesUnordered::new();
+    let asked = Instant::now();
+    for _ in 0..6 {
+        let mut silent = Peer::over(server.connect().await, tight()).await.unwrap();
+        for _ in 0..1_000 {
+            let mut call = silent.call(PULL).await.unwrap();
+            call.send(&pull("large", None), true);
+            calls.push(call.response);
+        }
+        peers.push(silent);
+    }
+    // The rest waits, or has an answer that is not taken.
+    let mut refused = calls.filter(|answer| {
+        let refused =
+            answer.as_ref().is_ok_and(|answer| answer.headers().contains_key("grpc-status"));
+        std::future::ready(refused)
+    });
+    let refusal = within(refused.next()).await.unwrap().unwrap();
+    assert_eq!(grpc_status(&refusal), "8", "RESOURCE_EXHAUSTED");
+    assert!(asked.elapsed() < AT_ONCE, "it waited {:?}", asked.elapsed());
+
+    let asked = Instant::now();
+    let (keys, _) = follow(&mut honest, None).await;
+    assert_eq!(keys.len(), ITEMS);
+    let commit = put("list", "another", 1);
+    let written: v1::CommitResponse = told(&mut honest, COMMIT, &commit).await;
+    assert_eq!(written.collections.len(), 1);
+    assert!(asked.elapsed() < AT_ONCE, "it took {:?}", asked.elapsed());
+    drop((refused, peers));
     server.stop().await.unwrap();
 }

@@ -10,6 +10,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use sync_client::session::{Done, Input, MendFault, StreamId, Task};
 use sync_proto::convert::polled;
+use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
     CollectionName, Cursor, Epoch, Event, Head, Outcome, Plan, Polled, Pull, Reconcile, Reconciled,
     Subscribe, Timestamp,
@@ -223,7 +224,7 @@ impl Server {
                 Ok(Done::Answered(answer.expect("what the server says is well-formed")))
             }
             Task::Fetch(keys) => {
-                let found = self.ledger.get_items(name, keys, false);
+                let found = self.ledger.get_items(name, keys, false, PAGE_BYTES_MAX);
                 let found = found.map_err(|_| MendFault::NotFound)?;
                 let looked_at = found.results.len();
                 let items = found.results.into_iter().filter_map(Result::ok);

@@ -12,6 +12,7 @@ use sync_client::client::{Found, GetItemsReply};
 use sync_client::window::{
     Action, AskId, Config, Detail, Fault, Input, Listed, Machine, Verdict, WindowStart, Wish,
 };
+use sync_proto::limits::PAGE_BYTES_MAX;
 use sync_proto::types::{
     CollectionName, Commit, Epoch, Event, Item, Key, ListItems, ListOrder, Mutation, Op, SortKey,
     Subscribe, Timestamp, Value, Version,
@@ -192,17 +193,20 @@ impl World {
 
     fn items(&self, wanted: impl Fn(&Item) -> bool) -> impl Iterator<Item = Item> {
         let listed = self.ledger.as_ref().map(|ledger| {
-            ledger.list_items(&ListItems {
-                collection: self.name.clone(),
-                order: ListOrder::Key,
-                descending: false,
-                page_size: 1_000,
-                page_token: bytes::Bytes::new(),
-                keys_only: false,
-                key_prefix: bytes::Bytes::new(),
-                stretch: sync_proto::types::OrderRange::default(),
-                skip: 0,
-            })
+            ledger.list_items(
+                &ListItems {
+                    collection: self.name.clone(),
+                    order: ListOrder::Key,
+                    descending: false,
+                    page_size: 1_000,
+                    page_token: bytes::Bytes::new(),
+                    keys_only: false,
+                    key_prefix: bytes::Bytes::new(),
+                    stretch: sync_proto::types::OrderRange::default(),
+                    skip: 0,
+                },
+                PAGE_BYTES_MAX,
+            )
         });
         let items = match listed {
             Some(Ok(window)) => window.items,
@@ -303,7 +307,9 @@ impl World {
             (Action::Fetch(id, _), _) if vanishes => Input::Fetched(id, Err(Fault::Passing)),
             (Action::List(id, list), Some(ledger)) => Input::Listed(id, listed(ledger, list)),
             (Action::Fetch(id, keys), Some(ledger)) => {
-                let found = ledger.get_items(&self.name, &keys, false).map_err(|e| fault(&e));
+                let found = ledger
+                    .get_items(&self.name, &keys, false, PAGE_BYTES_MAX)
+                    .map_err(|e| fault(&e));
                 let reply = found.map(|found| GetItemsReply {
                     results: found
                         .results
@@ -381,7 +387,7 @@ fn listed(ledger: &Ledger<MemoryStore>, list: ListItems) -> Result<Listed, Fault
     let wire = v1::ListItemsRequest::from(list);
     let mut list = ListItems::try_from(wire).expect("what a window asks is well-formed");
     list.page_size = list.page_size.min(4);
-    let window = ledger.list_items(&list).map_err(|error| fault(&error))?;
+    let window = ledger.list_items(&list, PAGE_BYTES_MAX).map_err(|error| fault(&error))?;
     let next = (!window.next.is_empty()).then_some(window.next);
     Ok(Listed { items: window.items, next, head: window.head, skipped: window.skipped })
 }

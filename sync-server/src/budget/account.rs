@@ -1,11 +1,13 @@
 //! The budgets of a server, and what one connection may hold of each.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Budget, CONNECTION_SHARE, Lane, Weight};
+use super::{Budget, CONNECTION_SHARE, Claim, Exhausted, Lane, Weight};
+use crate::flight::CALL_BYTES;
 
 /// The setting that the budget of first loads and reconciliations comes from.
 pub const LOADS_SETTING: &str = "loads_mib";
@@ -24,6 +26,12 @@ const LOADS_CONNECTION_SHARE: usize = 2;
 /// And this part of what answers of a few words may: they are many at a time.
 const TELLS_CONNECTION_SHARE: usize = 2;
 
+/// Calls of all connections that wait for room. More are refused at once.
+pub const WAITING_CALLS_MAX: usize = 1_024;
+
+/// So many calls of a connection are its first: few, for the same reason as the next.
+const FIRST_CALLS: usize = 8;
+
 /// What one connection may hold of small answers: two that are made, which is little, because many
 /// connections that take nothing must not be able to hold all of it.
 const BRIEFS_CONNECTION_BYTES: usize = 2 * BRIEF_BYTES;
@@ -35,6 +43,11 @@ pub struct Account {
     pub connection: u64,
     /// Calls, whatever they are about.
     pub calls: Lane,
+    /// The first of them: whoever makes few at a time finds room also when others make all there may
+    /// be.
+    pub first_calls: Lane,
+    /// Calls of all connections that wait for that.
+    pub waiting_calls: Arc<Semaphore>,
     /// Requests that arrive or are worked on.
     pub requests: Lane,
     /// Requests that wait for room. What they have sent stays with the transport, where it takes
@@ -59,6 +72,10 @@ pub struct Account {
 pub struct Budgets {
     /// Of [`Account::calls`].
     pub calls: Budget,
+    /// Of [`Account::first_calls`].
+    pub first_calls: Budget,
+    /// [`Account::waiting_calls`].
+    pub waiting_calls: Arc<Semaphore>,
     /// Of [`Account::requests`].
     pub requests: Budget,
     /// Of [`Account::replies`].
@@ -78,6 +95,22 @@ pub struct Budgets {
 // === impl Account ===
 
 impl Account {
+    /// Room for a call, which is waited for if not too many do.
+    pub async fn call(&self, within: Duration) -> Result<Claim, Exhausted> {
+        if let Some(claim) = self.first_calls.try_claim(CALL_BYTES) {
+            return Ok(claim);
+        }
+        if let Some(claim) = self.calls.try_claim(CALL_BYTES) {
+            return Ok(claim);
+        }
+        // Also a call that waits costs something.
+        let place = self.waiting_calls.try_acquire();
+        let _place = place.map_err(|_| self.calls.exhausted())?;
+        let first = self.first_calls.claim(CALL_BYTES);
+        let claim = self.calls.claim_within_or(CALL_BYTES, first, within).await?;
+        Ok(claim.into_inner())
+    }
+
     /// The same account, for a call whose answer costs so much.
     #[must_use]
     pub fn weighing(&self, weight: Weight) -> Self {
@@ -102,10 +135,13 @@ impl Budgets {
         // Of all that the setting grants, so that also the least of it has room for one answer.
         let replies = [&self.replies, &self.tells, &self.briefs].map(Budget::total);
         let replies = replies.iter().sum::<usize>() / CONNECTION_SHARE;
+        let calls = (self.calls.total() + self.first_calls.total()) / CONNECTION_SHARE;
         Account {
             connection,
             uploads: Arc::new(Semaphore::new(WAITING_UPLOADS_MAX)),
-            calls: self.calls.lane(cut.clone()),
+            calls: self.calls.part(calls, cut.clone()),
+            waiting_calls: Arc::clone(&self.waiting_calls),
+            first_calls: self.first_calls.part(FIRST_CALLS * CALL_BYTES, cut.clone()),
             requests: self.requests.lane(cut.clone()),
             replies: self.replies.part(replies, cut.clone()),
             tells: self.tells.part(self.tells.total() / TELLS_CONNECTION_SHARE, cut.clone()),

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use sync_proto::limits::PAGE_BYTES_MAX;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
@@ -49,6 +50,9 @@ pub mod write;
 /// Reads at once of those that are first loads or reconciliations: others always get their turn.
 pub const LOAD_READS_MAX: usize = READS_MAX / 2;
 
+/// Reads at once for brief answers: what turns out to be too large for one has no room of its own.
+pub const BRIEF_READS_MAX: usize = 4;
+
 /// Backups at once.
 pub const BACKUPS_MAX: usize = 1;
 
@@ -63,11 +67,13 @@ pub struct Context<S> {
     /// Where reads run.
     pub reads: Reads,
     /// Reads at once for first loads and reconciliations.
-    pub load_reads: Arc<tokio::sync::Semaphore>,
+    pub load_reads: Arc<Semaphore>,
+    /// Reads at once for brief answers.
+    pub brief_reads: Arc<Semaphore>,
     /// Backups at once: each reads everything.
-    pub backups: Arc<tokio::sync::Semaphore>,
+    pub backups: Arc<Semaphore>,
     /// Verifications at once, likewise.
-    pub verifications: Arc<tokio::sync::Semaphore>,
+    pub verifications: Arc<Semaphore>,
     /// News of heads.
     pub hub: Arc<Hub>,
     /// Writes.
@@ -139,9 +145,13 @@ impl<S: Store> Context<S> {
     }
 
     /// Waits for the turn of a first load or a reconciliation to read; it ends with what is returned.
-    async fn load_turn(&self) -> tokio::sync::OwnedSemaphorePermit {
-        let turn = Arc::clone(&self.load_reads).acquire_owned().await;
-        turn.expect("the semaphore is never closed")
+    async fn load_turn(&self) -> OwnedSemaphorePermit {
+        turn(&self.load_reads).await
+    }
+
+    /// The same of a call with room for a brief answer; others need none.
+    async fn brief_turn(&self, held: &Held) -> Option<OwnedSemaphorePermit> {
+        if held.is_brief() { Some(turn(&self.brief_reads).await) } else { None }
     }
 
     /// Reads a page of at most so many bytes, or one item, for an answer: a brief one if there is no
@@ -152,14 +162,14 @@ impl<S: Store> Context<S> {
         read: impl Fn(&Ledger<S>, usize) -> Result<R, ListError> + Clone + Send + 'static,
         bytes: impl Fn(&R) -> usize,
     ) -> Result<R, Status> {
-        if asking.held.is_brief() {
+        if let Some(turn) = self.brief_turn(&asking.held).await {
             let reads = read.clone();
             let brief = self.read(move |ledger| reads(ledger, BRIEF_PAGE_BYTES)).await?;
             let brief = brief.map_err(|error| status::list(&error))?;
             if bytes(&brief) <= BRIEF_PAGE_BYTES {
                 return Ok(brief);
             }
-            drop(brief);
+            drop((brief, turn));
             asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
         }
         let page = self.read(move |ledger| read(ledger, PAGE_BYTES_MAX)).await?;
@@ -175,4 +185,8 @@ impl<S: Store> Context<S> {
         let ledger = Arc::clone(&self.ledger);
         self.reads.run(move || read(&ledger)).await.map_err(|error| status::lost_task(&error))
     }
+}
+
+async fn turn(of: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(of).acquire_owned().await.expect("the semaphore is never closed")
 }

@@ -160,8 +160,9 @@ impl<S: Store> SyncRpc<S> {
             asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
         }
         loop {
-            let brief = asking.held.is_brief();
-            pull.bytes_max = if brief { bytes_max.min(BRIEF_PAGE_BYTES) } else { bytes_max };
+            let brief = self.context.brief_turn(&asking.held).await;
+            pull.bytes_max =
+                if brief.is_some() { bytes_max.min(BRIEF_PAGE_BYTES) } else { bytes_max };
             let first = rand::rng().random_range(0..pull.targets.len());
             let waiting = Waiting::default();
             let (cancelled, caller) = (Arc::clone(&waiting.cancelled), caller.clone());
@@ -172,11 +173,13 @@ impl<S: Store> SyncRpc<S> {
             });
             let (read, answers) = read.await?;
             drop(turn);
-            if !brief || answers.iter().map(Answered::bytes).sum::<usize>() <= BRIEF_PAGE_BYTES {
+            if brief.is_none()
+                || answers.iter().map(Answered::bytes).sum::<usize>() <= BRIEF_PAGE_BYTES
+            {
                 return Ok((read, answers));
             }
             pull = read;
-            drop(answers);
+            drop((answers, brief));
             asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
         }
     }

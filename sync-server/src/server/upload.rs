@@ -132,7 +132,7 @@ impl Shape {
         let words = match self {
             Self::Reading => return Granted::whole(&account.replies, ROOM_WITHIN).await,
             Self::Paging => {
-                return Granted::page(&account.replies, &account.briefs, ROOM_WITHIN).await;
+                return Granted::page(&account, &account.replies, ROOM_WITHIN).await;
             }
             Self::Telling => ANSWER_BYTES_MAX.min(2 * CALL_BYTES + ANSWER_PER_REQUEST * request),
             Self::Importing => 2 * CALL_BYTES,
@@ -168,8 +168,8 @@ impl Upload {
             bounds.drain.cancelled().await;
             tokio::time::sleep(bounds.drain_within()).await;
         });
-        let lane = account.calls.clone();
-        let starting = Box::pin(async move { lane.claim_within(CALL_BYTES, ROOM_WITHIN).await });
+        let calling = account.clone();
+        let starting = Box::pin(async move { calling.call(ROOM_WITHIN).await });
         let now = Instant::now();
         Self {
             body,

@@ -95,21 +95,22 @@ fn hold(target: &Target, response: h2::client::ResponseFuture) {
 /// Answers to resumes that nobody takes.
 pub(crate) async fn unread_pulls(target: &Target) {
     let Some(cursor) = first_cursor(target).await else { return };
+    unread(target, v1::Cursor { base: 0, ..cursor }).await;
+}
+
+/// First loads that nobody takes, behind the small item: what is large cannot be cut short.
+pub(crate) async fn unread_loads(target: &Target) {
+    let Some(cursor) = first_cursor(target).await else { return };
+    assert!(cursor.base > cursor.version, "the load has only begun");
+    unread(target, cursor).await;
+}
+
+/// Asks for what is behind a cursor again and again, from as many connections as it takes.
+async fn unread(target: &Target, cursor: v1::Cursor) {
     let request = v1::PullRequest {
         targets: vec![v1::Target { cursor: Some(cursor), ..target_of(ATTACKED.to_owned()) }],
         ..Default::default()
     };
-    unread(target, &request).await;
-}
-
-/// First loads that nobody takes.
-pub(crate) async fn unread_loads(target: &Target) {
-    let targets = vec![target_of(ATTACKED.to_owned())];
-    unread(target, &v1::PullRequest { targets, ..Default::default() }).await;
-}
-
-/// Asks again and again, from as many connections as it takes.
-async fn unread(target: &Target, request: &v1::PullRequest) {
     let mut peers = Vec::new();
     while !target.is_over() {
         if peers.len() < 24
@@ -119,7 +120,7 @@ async fn unread(target: &Target, request: &v1::PullRequest) {
         }
         let mut open = Vec::new();
         for mut peer in peers {
-            if let Some(call) = peer.ask(PULL, request).await {
+            if let Some(call) = peer.ask(PULL, &request).await {
                 hold(target, call.response);
                 open.push(peer);
             }
@@ -129,7 +130,7 @@ async fn unread(target: &Target, request: &v1::PullRequest) {
     }
 }
 
-/// The cursor behind the first change.
+/// The cursor behind the first change, of a load that has more to come.
 async fn first_cursor(target: &Target) -> Option<v1::Cursor> {
     let mut peer = Peer::open(target).await?;
     let request = v1::PullRequest {
