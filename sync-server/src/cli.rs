@@ -25,7 +25,8 @@ use crate::config::{Config, ConfigError, LogFormat};
 ///
 /// Exit codes: 0 stopped as asked; 1 could not start; 2 wrong usage or configuration; 3 the store
 /// is damaged, too new, or went back; 4 storage failed while running; 5 did not stop within the
-/// grace period; 6 the disk did not take the last writes in time: whether they happened is unknown.
+/// grace period; 6 the disk did not take the last writes in time, whether they happened is unknown, or
+/// the store was not closed in time.
 #[derive(Debug, Parser)]
 #[command(
     name = "sync-server",

@@ -145,7 +145,7 @@ async fn listen_and_serve<S: Store>(
             ServeError::System { .. } => Exit::CouldNotStart,
             ServeError::Store(_) => Exit::StorageFailed,
             ServeError::Grace(_) => Exit::GraceExceeded,
-            ServeError::WriterHangs(_) => Exit::WriterHangs,
+            ServeError::WriterHangs(_) | ServeError::StoreHangs(_) => Exit::WriterHangs,
         };
         (exit, error.into())
     })?;

@@ -101,6 +101,9 @@ const NOTICE_MAX: Duration = Duration::from_millis(250);
 /// longer may never come back, and whoever supervises the process waits for its end.
 const WRITER_STOP_MAX: Duration = Duration::from_secs(10);
 
+/// Then the store gets as long to be closed.
+const STORE_CLOSE_MAX: Duration = Duration::from_secs(10);
+
 /// What the server is there for. Health and reflection are about it.
 const SERVICES: [&str; 3] = [
     sync_proto::v1::sync_service_server::SERVICE_NAME,
@@ -133,6 +136,10 @@ pub enum ServeError {
     /// The disk did not take what was queued: it is not known whether it ever will.
     #[error("the writer did not end within {0:?}; the disk hangs")]
     WriterHangs(Duration),
+    /// The store was not closed: what was acknowledged is on disk, and the next start brings it in
+    /// order.
+    #[error("the store was not closed within {0:?}; the disk hangs")]
+    StoreHangs(Duration),
     /// Calls were still open when the grace period ended.
     #[error("calls were still open after {0:?} of grace")]
     Grace(Duration),
@@ -178,10 +185,10 @@ pub async fn serve_measured<S: Store>(
         Writer::start(Arc::clone(&ledger), Arc::clone(&hub), metrics.clone(), fatal.clone())
             .map_err(|error| system("start the writer", error))?;
     let herald = Herald::start(Arc::clone(&ledger), Arc::clone(&hub), fatal.clone());
-    let _herald = herald.map_err(|error| system("start the herald", error))?;
+    let herald = herald.map_err(|error| system("start the herald", error))?;
     let tasks = TaskTracker::new();
     let context = Context {
-        ledger,
+        ledger: Arc::clone(&ledger),
         hub,
         reads: Reads::of_this_runtime(tasks.clone()),
         brief_reads: Arc::new(Semaphore::new(BRIEF_READS_MAX)),
@@ -209,7 +216,9 @@ pub async fn serve_measured<S: Store>(
     // failure of storage is told first, because it is the reason of others. The last spans are sent
     // meanwhile.
     let (written, ()) = tokio::join!(stop_writer(thread, WRITER_STOP_MAX), exporting.end());
-    written.and(served)
+    drop(herald);
+    let closed = close_store(ledger, STORE_CLOSE_MAX).await;
+    written.and(closed).and(served)
 }
 
 /// The task that sends spans, if there is one. Dropping it ends it too, without waiting.
@@ -325,6 +334,22 @@ async fn beside<T>(serving: &mut (impl FusedFuture + Unpin), work: impl Future<O
             // Once closed it does not fail; and when it has ended it stays silent.
             _ = &mut *serving => {}
         }
+    }
+}
+
+/// Lets go of the store, which closes it if nobody else holds it. Not on a thread that must go on.
+async fn close_store<S: Store>(ledger: Arc<Ledger<S>>, most: Duration) -> Result<(), ServeError> {
+    let (told, closed) = oneshot::channel::<()>();
+    std::thread::Builder::new()
+        .name("store-close".to_owned())
+        .spawn(move || {
+            drop(ledger);
+            drop(told);
+        })
+        .map_err(|error| system("close the store", error))?;
+    match tokio::time::timeout(most, closed).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ServeError::StoreHangs(most)),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
 use sync_tests::compose::{commit, name, put};
-use sync_tests::process::Program;
+use sync_tests::process::{Process, Program};
 use sync_tests::report::not_run;
 use sync_tests::wait::until_true;
 
@@ -17,8 +17,20 @@ use crate::tracer::{Fault, Tracer};
 
 /// A call was open at the end of the grace; everything accepted is written.
 const GRACE_EXCEEDED: i32 = 5;
-/// Whether the last writes happened is unknown.
-const WRITER_HANGS: i32 = 6;
+/// Whether the last writes happened is unknown, or the store was not closed.
+const DISK_HANGS: i32 = 6;
+
+/// Tells a server to stop; how long it takes to end. It is not gone before its tracer is.
+async fn ends(process: &Process) -> Duration {
+    let stopping = Instant::now();
+    process.terminate();
+    let stat = format!("/proc/{}/stat", process.id());
+    until_true("the process to exit", async || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    })
+    .await;
+    stopping.elapsed()
+}
 
 /// A commit is under way whose sync takes so long (in microseconds, as strace wants it) when a
 /// server is told to stop that gives calls one second.
@@ -40,14 +52,7 @@ async fn ends_during_a_sync(delay: &'static str, code: i32, takes: Range<Duratio
     let Either::Right((_, hanging)) = select(hanging, pin!(wire.head(&list))).await else {
         panic!("the commit was answered")
     };
-    let stopping = Instant::now();
-    process.terminate();
-    let stat = format!("/proc/{}/stat", process.id());
-    until_true("the process to exit", async || {
-        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
-    })
-    .await;
-    let took = stopping.elapsed();
+    let took = ends(&process).await;
     tracer.kill();
     let status = process.ended().await;
     assert_eq!(status.code(), Some(code), "{}", process.log());
@@ -75,5 +80,37 @@ async fn a_call_that_exceeds_the_grace_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_hangs_does_not_keep_the_process() {
     let takes = Duration::from_secs(11)..Duration::from_secs(15);
-    ends_during_a_sync("delay_enter=60000000", WRITER_HANGS, takes).await;
+    ends_during_a_sync("delay_enter=60000000", DISK_HANGS, takes).await;
+}
+
+/// X14: nor if nothing is written any more, and the disk hangs while the store is closed: after ten
+/// seconds the process ends, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_at_the_end_does_not_keep_the_process() {
+    if let Some(why) = lacks(true, &["strace"]) {
+        return not_run("a server whose disk hangs while it closes its store", &why);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::new(SERVER, dir.path());
+    let mut process = program.start_serving().await;
+    program.wire().commit(vec![put("list", "before", "")]).await;
+    let delay = "delay_enter=60000000";
+    let fault = Fault {
+        call: "fsync,fdatasync,sync_file_range",
+        what: delay,
+        when: "1+".to_owned(),
+        file: None,
+    };
+    let tracer = Tracer::attach(process.id(), &fault);
+    let took = ends(&process).await;
+    tracer.kill();
+    let status = process.ended().await;
+    assert_eq!(status.code(), Some(DISK_HANGS), "{}", process.log());
+    assert!(process.log().contains("the store was not closed within 10s"), "{}", process.log());
+    assert!((10..14).contains(&took.as_secs()), "it took {took:?}\n{}", process.log());
+
+    let mut process = program.start_serving().await;
+    let list = program.wire().load("list").await.contents();
+    assert!(list.contains_key(b"before".as_slice()), "G3");
+    process.kill();
 }
