@@ -24,9 +24,7 @@ mod account;
 #[cfg(test)]
 mod tests;
 
-pub use account::{
-    Account, BRIEF_BYTES, Budgets, LOADS_SETTING, WAITING_CALLS_MAX, WAITING_UPLOADS_MAX,
-};
+pub use account::{Account, BRIEF_BYTES, Budgets, LOADS_SETTING, WAITING_UPLOADS_MAX};
 
 /// One connection may hold this part of a budget.
 const CONNECTION_SHARE: usize = 4;

@@ -3,17 +3,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use crate::auth::quotas::PER_S_MAX;
 use crate::auth::{Rules, TokenConfig};
-use crate::budget::{Budget, Budgets, LOADS_SETTING, WAITING_CALLS_MAX};
+use crate::budget::{Budget, Budgets, LOADS_SETTING};
 use crate::core::acks::AckRetention;
 use crate::core::diffusion::{self, FAN_OUT_ENTRIES_MAX};
 use crate::core::rates::Pace;
@@ -44,6 +42,9 @@ const CALLS_MAX: usize = 4_096;
 
 /// This part of them is for the first calls of each connection.
 const FIRST_CALLS: usize = 4;
+
+/// Calls at once that wait to be among them.
+const WAITING_CALLS_MAX: usize = 4_096;
 
 /// A quarter of a budget of messages holds one.
 const MESSAGES_MIB_MIN: u64 = 16;
@@ -441,7 +442,7 @@ impl Config {
         Budgets {
             calls: Budget::new("calls", (CALLS_MAX - CALLS_MAX / FIRST_CALLS) * CALL_BYTES),
             first_calls: Budget::new("calls", CALLS_MAX / FIRST_CALLS * CALL_BYTES),
-            waiting_calls: Arc::new(Semaphore::new(WAITING_CALLS_MAX)),
+            waiting_calls: Budget::new("calls", WAITING_CALLS_MAX),
             requests: budget("requests_mib", self.requests_mib),
             replies: budget("replies_mib", self.replies_mib - tells - briefs),
             tells: budget("replies_mib", tells),

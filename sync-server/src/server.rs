@@ -247,19 +247,7 @@ async fn serve_calls<S: Store>(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (mut health, health_service) = health_reporter();
-    let grace = Duration::from_secs(config.grace_s);
-    let calls = CallsLayer {
-        open: TaskTracker::new(),
-        access: door.access,
-        metrics: context.metrics.clone(),
-        traces: door.traces,
-        uploads: UploadBounds {
-            patience: Duration::from_secs(config.upload_timeout_s),
-            drain: context.drain.clone(),
-            ending: context.ending.clone(),
-            grace,
-        },
-    };
+    let calls = calls_layer(&context, config, door.access, door.traces);
     let web = WebLayer::new(door.pages, context.metrics.clone());
     let router = router(&context, config, calls.clone(), web)?.add_service(health_service);
     set_serving(&health, true).await;
@@ -282,7 +270,7 @@ async fn serve_calls<S: Store>(
         ended = &mut serving => return ended.map_err(|error| system("serve", error)),
     }
 
-    let grace = context.ending.grace(grace);
+    let grace = context.ending.grace(Duration::from_secs(config.grace_s));
     tracing::info!(grace_s = grace.as_secs(), "draining");
     set_serving(&health, false).await;
     context.drain.cancel();
@@ -311,6 +299,22 @@ async fn serve_calls<S: Store>(
         shown.end().await;
     }
     answered.map_err(|_| ServeError::Grace(grace))
+}
+
+fn calls_layer<S: Store>(
+    context: &Context<S>,
+    config: &Config,
+    access: Access,
+    traces: Traces,
+) -> CallsLayer {
+    let uploads = UploadBounds {
+        patience: Duration::from_secs(config.upload_timeout_s),
+        drain: context.drain.clone(),
+        ending: context.ending.clone(),
+        grace: Duration::from_secs(config.grace_s),
+    };
+    let metrics = context.metrics.clone();
+    CallsLayer { open: TaskTracker::new(), access, metrics, traces, uploads }
 }
 
 /// Waits for the connections that have asked for something: their peers may not have taken yet

@@ -26,8 +26,8 @@ const LOADS_CONNECTION_SHARE: usize = 2;
 /// And this part of what answers of a few words may: they are many at a time.
 const TELLS_CONNECTION_SHARE: usize = 2;
 
-/// Calls of all connections that wait for room. More are refused at once.
-pub const WAITING_CALLS_MAX: usize = 1_024;
+/// Calls of a connection that wait for room. More are refused at once.
+const WAITING_CALLS: usize = 64;
 
 /// So many calls of a connection are its first: few, for the same reason as the next.
 const FIRST_CALLS: usize = 8;
@@ -46,8 +46,8 @@ pub struct Account {
     /// The first of them: whoever makes few at a time finds room also when others make all there may
     /// be.
     pub first_calls: Lane,
-    /// Calls of all connections that wait for that.
-    pub waiting_calls: Arc<Semaphore>,
+    /// Places for calls that wait for that: also such a call costs something.
+    pub waiting_calls: Lane,
     /// Requests that arrive or are worked on.
     pub requests: Lane,
     /// Requests that wait for room. What they have sent stays with the transport, where it takes
@@ -74,8 +74,8 @@ pub struct Budgets {
     pub calls: Budget,
     /// Of [`Account::first_calls`].
     pub first_calls: Budget,
-    /// [`Account::waiting_calls`].
-    pub waiting_calls: Arc<Semaphore>,
+    /// Of [`Account::waiting_calls`], in calls.
+    pub waiting_calls: Budget,
     /// Of [`Account::requests`].
     pub requests: Budget,
     /// Of [`Account::replies`].
@@ -103,9 +103,9 @@ impl Account {
         if let Some(claim) = self.calls.try_claim(CALL_BYTES) {
             return Ok(claim);
         }
-        // Also a call that waits costs something.
-        let place = self.waiting_calls.try_acquire();
-        let _place = place.map_err(|_| self.calls.exhausted())?;
+        let Some(_place) = self.waiting_calls.try_claim(1) else {
+            return Err(self.calls.exhausted());
+        };
         let first = self.first_calls.claim(CALL_BYTES);
         let claim = self.calls.claim_within_or(CALL_BYTES, first, within).await?;
         Ok(claim.into_inner())
@@ -140,7 +140,7 @@ impl Budgets {
             connection,
             uploads: Arc::new(Semaphore::new(WAITING_UPLOADS_MAX)),
             calls: self.calls.part(calls, cut.clone()),
-            waiting_calls: Arc::clone(&self.waiting_calls),
+            waiting_calls: self.waiting_calls.part(WAITING_CALLS, cut.clone()),
             first_calls: self.first_calls.part(FIRST_CALLS * CALL_BYTES, cut.clone()),
             requests: self.requests.lane(cut.clone()),
             replies: self.replies.part(replies, cut.clone()),
