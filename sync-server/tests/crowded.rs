@@ -105,6 +105,13 @@ async fn follow(peer: &mut Peer, mut cursor: Option<v1::Cursor>) -> (Vec<String>
     }
 }
 
+/// What cannot be cut short waits for room until somebody is cut, and gets it.
+async fn assert_large_one_waits(peer: &mut Peer, asked: Instant) {
+    let page = delta(told(peer, PULL, &pull("large", None)).await);
+    assert!(bytes_of(&page) > 1_000_000);
+    assert!(asked.elapsed() > AT_ONCE, "there was room for it: {:?}", asked.elapsed());
+}
+
 /// Resumes, windows, look-ups and commits beside resumes that nobody takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reads_is_answered_beside_resumes_that_are_not_taken() {
@@ -140,9 +147,7 @@ async fn who_reads_is_answered_beside_resumes_that_are_not_taken() {
     };
     let found: v1::GetItemsResponse = told(&mut honest, GET, &get).await;
     assert_eq!(found.results.len(), 1);
-    let page = delta(told(&mut honest, PULL, &pull("large", None)).await);
-    assert!(bytes_of(&page) > 1_000_000);
-    assert!(asked.elapsed() > AT_ONCE, "there was room for it: {:?}", asked.elapsed());
+    assert_large_one_waits(&mut honest, asked).await;
     drop(held);
     server.stop().await.unwrap();
 }
@@ -159,9 +164,7 @@ async fn who_reads_loads_beside_loads_that_are_not_taken() {
     assert_eq!(keys, (0..ITEMS).map(key).collect::<Vec<_>>());
     assert!(largest <= BRIEF_BYTES_MAX, "{largest}");
     assert!(asked.elapsed() < AT_ONCE, "it took {:?}", asked.elapsed());
-    let page = delta(told(&mut honest, PULL, &pull("large", None)).await);
-    assert!(bytes_of(&page) > 1_000_000);
-    assert!(asked.elapsed() > AT_ONCE, "there was room for it: {:?}", asked.elapsed());
+    assert_large_one_waits(&mut honest, asked).await;
     drop(held);
     server.stop().await.unwrap();
 }
