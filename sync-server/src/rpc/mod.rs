@@ -51,7 +51,7 @@ pub mod write;
 pub const LOAD_READS_MAX: usize = READS_MAX / 2;
 
 /// Reads at once for brief answers: what turns out to be too large for one has no room of its own.
-pub const BRIEF_READS_MAX: usize = 4;
+pub const BRIEF_READS_MAX: usize = 8;
 
 /// Backups at once.
 pub const BACKUPS_MAX: usize = 1;
