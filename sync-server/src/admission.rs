@@ -224,8 +224,8 @@ mod tests {
 
     const BRIEF: Duration = Duration::from_millis(20);
 
-    fn account(budgets: &Budgets) -> Account {
-        budgets.account(0, &CancellationToken::new())
+    fn account(budgets: &Budgets) -> Arc<Account> {
+        Arc::new(budgets.account(0, &CancellationToken::new()))
     }
 
     async fn admitted(account: &Account) -> Held {

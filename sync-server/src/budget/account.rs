@@ -111,18 +111,22 @@ impl Account {
         Ok(claim.into_inner())
     }
 
-    /// The same account, for a call whose answer costs so much.
+    /// The same account, for a call whose answer costs so much: shared, because a copy costs a call
+    /// more than its answer may.
     #[must_use]
-    pub fn weighing(&self, weight: Weight) -> Self {
-        Self {
+    pub fn weighing(self: &Arc<Self>, weight: Weight) -> Arc<Self> {
+        if weight == Weight::PLAIN {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
             replies: self.replies.weighing(weight),
             tells: self.tells.weighing(weight),
             briefs: self.briefs.weighing(weight),
             loads: self.loads.weighing(weight),
             pages: self.pages.weighing(weight),
             shared_pages: self.shared_pages.weighing(weight),
-            ..self.clone()
-        }
+            ..Self::clone(self)
+        })
     }
 }
 

@@ -50,17 +50,6 @@ pub struct Answered {
 
 // === impl Answered ===
 
-impl Answered {
-    /// Bytes of the changes that it tells.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match &self.outcome {
-            Ok(Outcome::Delta(delta)) => delta.changes.iter().map(Bytes::len).sum(),
-            Ok(_) | Err(_) => 0,
-        }
-    }
-}
-
 impl From<Answer> for Answered {
     fn from(outcome: Answer) -> Self {
         Self { outcome, polled: Polled::default() }

@@ -114,7 +114,7 @@ pub struct StreamSettings {
 /// What a call was given by its connection.
 #[derive(Debug)]
 struct Asking {
-    account: Account,
+    account: Arc<Account>,
     held: Held,
 }
 
@@ -123,7 +123,7 @@ struct Asking {
 impl Asking {
     /// What `server::calls` has put there; nothing if the request came another way.
     fn of<T>(request: &Request<T>) -> Option<Self> {
-        let account = request.extensions().get::<Account>().cloned()?;
+        let account = request.extensions().get::<Arc<Account>>().cloned()?;
         let held = request.extensions().get::<Held>().cloned()?;
         Some(Self { account, held })
     }

@@ -160,13 +160,14 @@ impl<S: Store> SyncRpc<S> {
             asking.held.become_whole().await.map_err(|error| status::exhausted(&error))?;
         }
         loop {
+            // In this order: who has room for a brief answer must not wait for those who read loads.
+            let turn = if load { Some(self.context.load_turn().await) } else { None };
             let brief = self.context.brief_turn(&asking.held).await;
             pull.bytes_max =
                 if brief.is_some() { bytes_max.min(BRIEF_PAGE_BYTES) } else { bytes_max };
             let first = rand::rng().random_range(0..pull.targets.len());
             let waiting = Waiting::default();
             let (cancelled, caller) = (Arc::clone(&waiting.cancelled), caller.clone());
-            let turn = if load { Some(self.context.load_turn().await) } else { None };
             let read = self.context.read(move |ledger| {
                 let answers = ledger.pull(&pull, first, |name| caller.may_read(name), &cancelled);
                 (pull, answers)
@@ -174,7 +175,7 @@ impl<S: Store> SyncRpc<S> {
             let (read, answers) = read.await?;
             drop(turn);
             if brief.is_none()
-                || answers.iter().map(Answered::bytes).sum::<usize>() <= BRIEF_PAGE_BYTES
+                || answers.iter().map(bytes_of).sum::<u64>() <= BRIEF_PAGE_BYTES as u64
             {
                 return Ok((read, answers));
             }
@@ -271,7 +272,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = Context::<S>::caller(&request)?;
         let who = Context::<S>::loader(&request, &caller, &request.get_ref().client_id);
-        let account = request.extensions().get::<Account>().cloned();
+        let account = request.extensions().get::<Arc<Account>>().cloned();
         let account = account.expect("every call of a connection has its account");
         let traced = request.extensions().get::<CallTrace>().cloned().unwrap_or_default();
         let mut asked =
@@ -440,6 +441,14 @@ impl<S: Store> SyncService for SyncRpc<S> {
 fn shown(pull: &Pull) -> Vec<Option<(CollectionName, Option<Cursor>)>> {
     let shown = |target: &Target| (target.collection.clone(), target.cursor);
     pull.targets.iter().map(|target| target.as_ref().ok().map(shown)).collect()
+}
+
+/// Bytes of the changes that a target is answered.
+fn bytes_of(answered: &Answered) -> u64 {
+    match &answered.outcome {
+        Ok(Outcome::Delta(delta)) => explaining::bytes_of(delta),
+        Ok(_) | Err(_) => 0,
+    }
 }
 
 fn collection(name: &str) -> Result<CollectionName, Status> {

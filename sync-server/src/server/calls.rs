@@ -2,6 +2,7 @@
 //! the request is read; what the call holds for its peer is claimed first (`upload`, `reply`); and
 //! the server waits for it before it ends, if it has begun before.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -105,7 +106,7 @@ where
         let account = peer.account().weighing(weight);
         let shape = Shape::of(&path);
         let held = Held::default();
-        request.extensions_mut().insert(account.clone());
+        request.extensions_mut().insert(Arc::clone(&account));
         request.extensions_mut().insert(held.clone());
         let request = request.map(|body| {
             let uploads = self.layer.uploads.clone();

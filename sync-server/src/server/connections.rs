@@ -340,7 +340,7 @@ impl Peer {
     }
 
     /// What its connection may hold.
-    pub(super) fn account(&self) -> &Account {
+    pub(super) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 }

@@ -78,7 +78,7 @@ pub(super) struct UploadBounds {
 pub(super) struct Upload {
     body: Body,
     shape: Shape,
-    account: Account,
+    account: Arc<Account>,
     held: Held,
     framing: Framing,
     step: Step,
@@ -128,7 +128,7 @@ impl Shape {
     }
 
     /// Waits for room for the answer to a request of so many bytes.
-    async fn grant(self, account: Account, request: usize) -> Result<Granted, Exhausted> {
+    async fn grant(self, account: Arc<Account>, request: usize) -> Result<Granted, Exhausted> {
         let words = match self {
             Self::Reading => return Granted::whole(&account.replies, ROOM_WITHIN).await,
             Self::Paging => {
@@ -159,7 +159,7 @@ impl Upload {
     pub(super) fn new(
         body: Body,
         shape: Shape,
-        account: Account,
+        account: Arc<Account>,
         held: Held,
         bounds: UploadBounds,
     ) -> Self {
@@ -168,7 +168,7 @@ impl Upload {
             bounds.drain.cancelled().await;
             tokio::time::sleep(bounds.drain_within()).await;
         });
-        let calling = account.clone();
+        let calling = Arc::clone(&account);
         let starting = Box::pin(async move { calling.call(ROOM_WITHIN).await });
         let now = Instant::now();
         Self {
@@ -263,7 +263,7 @@ impl Upload {
     fn begin_answering(&mut self) {
         self.held.waits_for(&self.account.replies);
         self.step =
-            Step::Answering(Box::pin(self.shape.grant(self.account.clone(), self.pace.total)));
+            Step::Answering(Box::pin(self.shape.grant(Arc::clone(&self.account), self.pace.total)));
     }
 
     /// Whether the peer has been waited for long enough.

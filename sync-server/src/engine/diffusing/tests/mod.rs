@@ -72,13 +72,8 @@ fn state<S: Store>(ledger: &Ledger<S>) -> State {
     for inbox in heads.keys().filter(|name| name.is_inbox()) {
         let subject = Subject::of_inbox(inbox).unwrap();
         let all: Vec<Key> = (0..6).map(|number| entry_key(&name(number))).collect();
-        for item in ledger
-            .get_items(inbox, &all, false, PAGE_BYTES_MAX)
-            .unwrap()
-            .results
-            .into_iter()
-            .flatten()
-        {
+        let found = ledger.get_items(inbox, &all, false, PAGE_BYTES_MAX).unwrap();
+        for item in found.results.into_iter().flatten() {
             let name = CollectionName::new(std::str::from_utf8(item.key.as_bytes()).unwrap());
             let entry = decode_inbox_entry(&item.value.unwrap()).unwrap();
             entries.insert((subject.clone(), name.unwrap()), entry);
