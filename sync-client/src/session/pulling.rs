@@ -268,6 +268,7 @@ impl Session {
         for (name, _) in asked {
             self.touch(name, now, |track, cx| {
                 track.pull = PullState::Idle;
+                track.pulls_rest_until = Some(now + wait);
                 match fault {
                     Fault::Passing
                     | Fault::Asked(_)

@@ -39,6 +39,8 @@ pub(super) struct Track {
     /// Since when the stream is known to be ahead of the copy.
     pub(super) hole_since: Option<Instant>,
     pub(super) pull: PullState,
+    /// The last pull failed with others: none follows it before, however often a stream ends.
+    pub(super) pulls_rest_until: Option<Instant>,
     /// The last pull's answer was not the end.
     pub(super) paging: bool,
     /// A pull for safety found the copy behind a stream that seemed to have taken over: on with it
@@ -151,6 +153,7 @@ impl Track {
             held: Held::default(),
             hole_since: None,
             pull: PullState::Idle,
+            pulls_rest_until: None,
             paging: false,
             insists: false,
             solo: false,
@@ -285,12 +288,14 @@ impl Track {
     }
 
     /// The stream has ended. What it was to bring, and what was not pulled because it was to
-    /// bring it, is pulled meanwhile; but not before the server wants to be asked again.
+    /// bring it, is pulled meanwhile; but not before the server wants to be asked again, and not
+    /// sooner after a pull in vain because streams are tried in vain, too.
     pub(super) fn lose_stream(&mut self, at_least: Duration, cx: &mut Context<'_>) {
         let is_left_behind = self.stream.is_some() && !self.is_in_step();
         self.leave_stream(cx);
         if is_left_behind && self.pull == PullState::Idle {
-            self.pull_soon(cx.now + at_least);
+            let asked = cx.now + at_least;
+            self.pull_soon(self.pulls_rest_until.map_or(asked, |rested| rested.max(asked)));
         }
     }
 
@@ -396,6 +401,7 @@ impl Track {
     /// The server answers for this collection.
     pub(super) fn is_served(&mut self) {
         self.faults.reset();
+        self.pulls_rest_until = None;
         self.denied = false;
         self.solo = false;
     }

@@ -101,6 +101,26 @@ fn the_back_off_begins_anew_only_when_something_has_moved() {
 }
 
 #[test]
+fn streams_in_vain_do_not_make_pulls_in_vain_more_frequent() {
+    let mut talk = Talk::live(10);
+    let mut rested = None;
+    for _ in 0..200 {
+        let opened = talk.stream.take();
+        if let Some((id, _)) = opened {
+            talk.input(Input::StreamEnded(id, Fault::Passing));
+        }
+        while let Some((id, _)) = talk.pulls.pop() {
+            assert!(rested.is_none_or(|until| until <= talk.now), "sooner than it was to wait");
+            talk.input(Input::Pulled(id, Err(Fault::Passing)));
+            rested = talk.session.tracks[&name()].pulls_rest_until;
+        }
+        let next = talk.session.deadline();
+        talk.pass(next - talk.now + MS);
+    }
+    assert!(talk.stats().pull_failures >= 20, "pulls are tried, too");
+}
+
+#[test]
 fn a_goodbye_is_obeyed() {
     let mut talk = Talk::live(10);
     let opened = talk.stream.as_ref().unwrap().0;
