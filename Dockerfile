@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Two programs, sync-server and syncctl, on a small Debian. Build: docker build -t deltasync .
 
 FROM rust:1.95-slim-bookworm AS build
