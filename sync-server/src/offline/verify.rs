@@ -62,10 +62,11 @@ impl Told {
             writeln!(text, "and {untold} more").expect("a string takes everything");
         }
         let (took, speed) = (self.took, self.rows_per_s());
+        let copying = took.saturating_sub(self.reading);
         write!(
             text,
-            "verified {rows} rows of {collections} sound collections in {took:.1?} ({speed} rows/s): \
-             {findings_count} finding(s)"
+            "verified {rows} rows of {collections} sound collections in {took:.1?} ({copying:.1?} to \
+             copy them aside, then {speed} rows/s): {findings_count} finding(s)"
         )
         .expect("a string takes everything");
         text
