@@ -148,6 +148,12 @@ struct Flags {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
+    /// Another address, for operators: `AdminService` is served there and nowhere else, the other services
+    /// there too. Port 0 picks a free one and logs it. Default: none, `AdminService` is served with
+    /// the others.
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_listen: Option<SocketAddr>,
     /// Address for Prometheus to scrape, `GET /metrics`, without encryption or tokens; port 0 picks
     /// a free one and logs it. Default: none, nothing is measured.
     #[arg(long, value_name = "ADDR")]
@@ -270,6 +276,10 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_age_max_s: Option<u64>,
+    /// Take no new calls on connections older than this, in seconds. 1..31536000, default 3600.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection_age_max_s: Option<u64>,
     /// Spread the return of clients over this after a Goodbye, in milliseconds. At most 600000,
     /// default 5000.
     #[arg(long, value_name = "MS")]

@@ -66,6 +66,7 @@ const BRIEFS: u64 = 8;
 pub struct Config {
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
+    pub admin_listen: Option<SocketAddr>,
     pub metrics_listen: Option<SocketAddr>,
     pub cache_mib: u64,
     pub free_disk_min_mib: u64,
@@ -95,6 +96,7 @@ pub struct Config {
     pub mutations_per_s_per_subject_max: u64,
     pub commit_burst_s: u64,
     pub stream_age_max_s: u64,
+    pub connection_age_max_s: u64,
     pub goodbye_jitter_ms: u64,
     pub grace_s: u64,
     pub reflection: bool,
@@ -186,6 +188,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7411)),
+            admin_listen: None,
             metrics_listen: None,
             cache_mib: 128,
             free_disk_min_mib: 256,
@@ -215,6 +218,7 @@ impl Default for Config {
             mutations_per_s_per_subject_max: 0,
             commit_burst_s: 10,
             stream_age_max_s: 3_600,
+            connection_age_max_s: 3_600,
             goodbye_jitter_ms: 5_000,
             grace_s: 10,
             reflection: true,
@@ -325,6 +329,7 @@ impl Config {
             ("mutations_per_s_per_subject_max", self.mutations_per_s_per_subject_max, 0, PER_S_MAX),
             ("commit_burst_s", self.commit_burst_s, 1, 3_600),
             ("stream_age_max_s", self.stream_age_max_s, 1, 365 * 24 * 60 * 60),
+            ("connection_age_max_s", self.connection_age_max_s, 1, 365 * 24 * 60 * 60),
             ("goodbye_jitter_ms", self.goodbye_jitter_ms, 0, 600_000),
             ("grace_s", self.grace_s, 1, 300),
             ("jwt_keys_refresh_s", self.jwt_keys_refresh_s, 1, 24 * 60 * 60),
@@ -380,6 +385,12 @@ impl Config {
             "(hidden)".clone_into(&mut token.sha256);
         }
         printable
+    }
+
+    /// Where calls are served, by setting.
+    pub fn listens(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let admin = self.admin_listen.map(|address| ("admin_listen", address));
+        std::iter::once(("listen", self.listen)).chain(admin)
     }
 
     /// How the ledger keeps what it has.

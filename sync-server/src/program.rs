@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::offline;
 use crate::rpc::reads::{self, READS_MAX};
 use crate::security::Security;
-use crate::server::{Measuring, ServeError, serve_measured};
+use crate::server::{Listeners, ServeError, serve_measured};
 use crate::store::measured::Measured;
 use crate::store::{Store, StoreError};
 use crate::verify::starting;
@@ -121,6 +121,14 @@ async fn listen_and_serve<S: Store>(
     config: &Config,
 ) -> Result<(), Ended> {
     let (listener, address) = bind(config.listen).await?;
+    let admin = match config.admin_listen {
+        Some(wanted) => {
+            let (admin, address) = bind(wanted).await?;
+            tracing::info!(%address, "serving operators");
+            Some(admin)
+        }
+        None => None,
+    };
     let page = match config.metrics_listen {
         Some(wanted) => {
             let (page, address) = bind(wanted).await?;
@@ -138,8 +146,8 @@ async fn listen_and_serve<S: Store>(
     });
     warn_of_danger(config, address);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
-    let measuring = Measuring { metrics, page };
-    serve_measured(listener, ledger, config, measuring, stop).await.map_err(|error| {
+    let listeners = Listeners { calls: listener, admin, page };
+    serve_measured(listeners, ledger, config, metrics, stop).await.map_err(|error| {
         let exit = match &error {
             ServeError::Config(_) => Exit::Configuration,
             ServeError::System { .. } => Exit::CouldNotStart,

@@ -120,11 +120,16 @@ pub enum SecurityError {
     Origins(#[from] BadOrigins),
     /// Everybody on the way could listen.
     #[error(
-        "listen: {0} is not this machine alone, and without TLS everybody on the way could read \
+        "{setting}: {address} is not this machine alone, and without TLS everybody on the way could read \
          tokens and contents: set tls_cert_file and tls_key_file, or listen on 127.0.0.1 behind a \
          TLS proxy, or say plaintext_anywhere = true where the network can be trusted"
     )]
-    Plaintext(std::net::SocketAddr),
+    Plaintext {
+        /// Which setting says so.
+        setting: &'static str,
+        /// Where it was to listen.
+        address: std::net::SocketAddr,
+    },
 }
 
 // === impl Security ===
@@ -135,8 +140,10 @@ impl Security {
         let setting = |setting, reason| Err(SecurityError::Setting { setting, reason });
         let pages = Origins::of(config.grpc_web, &config.grpc_web_origins)?;
         let tls = TlsFiles::load(config)?;
-        if tls.is_none() && !config.listen.ip().is_loopback() && !config.plaintext_anywhere {
-            return Err(SecurityError::Plaintext(config.listen));
+        for (setting, address) in config.listens() {
+            if tls.is_none() && !address.ip().is_loopback() && !config.plaintext_anywhere {
+                return Err(SecurityError::Plaintext { setting, address });
+            }
         }
         let mut rules = Rules::of_tokens(&config.tokens)?;
         rules.authority = tls.as_ref().and_then(TlsFiles::trusted);

@@ -10,14 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::FusedFuture;
+use futures::future::FusedFuture as _;
+use futures::{FutureExt as _, StreamExt as _};
 use sync_proto::v1::admin_service_server::AdminServiceServer;
 use sync_proto::v1::sync_service_server::SyncServiceServer;
 use sync_proto::v1::write_service_server::WriteServiceServer;
 use sync_proto::{DESCRIPTORS, limits::MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -42,7 +42,8 @@ use crate::rpc::storing::Storing;
 use crate::rpc::sync::SyncRpc;
 use crate::rpc::write::WriteRpc;
 use crate::rpc::{
-    BACKUPS_MAX, BRIEF_READS_MAX, Context, LOAD_READS_MAX, StreamSettings, VERIFICATIONS_MAX,
+    AGE_SPREAD, BACKUPS_MAX, BRIEF_READS_MAX, Context, LOAD_READS_MAX, StreamSettings,
+    VERIFICATIONS_MAX,
 };
 use crate::security::origins::Origins;
 use crate::security::{Security, SecurityError};
@@ -52,20 +53,26 @@ use crate::traces::Traces;
 use self::calls::CallsLayer;
 use self::collector::Collector;
 use self::connections::Bounds;
+use self::ending::{
+    NOTICE_MAX, STORE_CLOSE_MAX, WRITER_STOP_MAX, beside, close_store, last_words, stop_writer,
+};
 use self::line::Tls;
 use self::measuring::Shown;
 use self::peers::Peers;
+use self::reach::Reach;
 use self::upload::UploadBounds;
 use self::web::WebLayer;
 
 mod calls;
 mod collector;
 mod connections;
+mod ending;
 mod framing;
 mod leave;
 pub(crate) mod line;
 mod measuring;
 mod peers;
+mod reach;
 mod reply;
 mod spans;
 mod upload;
@@ -89,20 +96,6 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer within this is gone.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// When all calls have been answered, those who have asked for something get this long to take the last
-/// of it, also if they are slow; then all connections are cut.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
-
-/// Connections that were cut get this long to notice.
-const NOTICE_MAX: Duration = Duration::from_millis(250);
-
-/// The writer has this long for what is queued when everybody else has ended. A disk that takes
-/// longer may never come back, and whoever supervises the process waits for its end.
-const WRITER_STOP_MAX: Duration = Duration::from_secs(10);
-
-/// Then the store gets as long to be closed.
-const STORE_CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// What the server is there for. Health and reflection are about it.
 const SERVICES: [&str; 3] = [
@@ -145,11 +138,14 @@ pub enum ServeError {
     Grace(Duration),
 }
 
-/// What is counted, and where it is shown.
+/// Where the server is reached.
 #[derive(Debug)]
-pub struct Measuring {
-    /// What is counted.
-    pub metrics: Metrics,
+pub struct Listeners {
+    /// Where callers come in.
+    pub calls: TcpListener,
+    /// Where operators do: all services, with a few connections of their own, and only here
+    /// `AdminService`. `None` = with the callers.
+    pub admin: Option<TcpListener>,
     /// Where Prometheus asks; `None` = nowhere.
     pub page: Option<TcpListener>,
 }
@@ -161,16 +157,16 @@ pub async fn serve<S: Store>(
     config: &Config,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let off = Measuring { metrics: Metrics::off(), page: None };
-    serve_measured(listener, ledger, config, off, stop).await
+    let listeners = Listeners { calls: listener, admin: None, page: None };
+    serve_measured(listeners, ledger, config, Metrics::off(), stop).await
 }
 
-/// The same, and shows what it does.
+/// The same on all of `listeners`, and counts what it does.
 pub async fn serve_measured<S: Store>(
-    listener: TcpListener,
+    listeners: Listeners,
     ledger: Ledger<S>,
     config: &Config,
-    measuring: Measuring,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let security = Security::load(config).map_err(ServeError::Config)?;
@@ -179,7 +175,6 @@ pub async fn serve_measured<S: Store>(
     let ledger = Arc::new(ledger);
     let hub = Arc::new(Hub::default());
     let fatal = CancellationToken::new();
-    let Measuring { metrics, page } = measuring;
     let (traces, exporting) = Exporting::start(config, &metrics)?;
     let (thread, writes) =
         Writer::start(Arc::clone(&ledger), Arc::clone(&hub), metrics.clone(), fatal.clone())
@@ -210,8 +205,8 @@ pub async fn serve_measured<S: Store>(
     let unwatch = context.drain.child_token();
     let _unwatched = unwatch.clone().drop_guard();
     context.tasks.spawn(security.watch(context.metrics.clone(), unwatch));
-    let door = Door { listener, access, tls, pages, traces };
-    let served = serve_calls(door, Arc::new(context), page, &fatal, config, stop).await;
+    let door = Door { listeners, access, tls, pages, traces };
+    let served = serve_calls(door, Arc::new(context), &fatal, config, stop).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others. The last spans are sent
     // meanwhile.
@@ -229,7 +224,7 @@ struct Exporting {
 
 /// Where callers come in, and who is let in.
 struct Door {
-    listener: TcpListener,
+    listeners: Listeners,
     access: Access,
     tls: Option<Tls>,
     /// Pages that may call; `None` = only gRPC is spoken.
@@ -241,7 +236,6 @@ struct Door {
 async fn serve_calls<S: Store>(
     door: Door,
     context: Arc<Context<S>>,
-    page: Option<TcpListener>,
     fatal: &CancellationToken,
     config: &Config,
     stop: CancellationToken,
@@ -252,12 +246,21 @@ async fn serve_calls<S: Store>(
     let router = router(&context, config, calls.clone(), web)?.add_service(health_service);
     set_serving(&health, true).await;
 
-    let bounds = bounds(config, door.tls, context.metrics.clone());
+    let Listeners { calls: listener, admin, page } = door.listeners;
+    let mut bounds = bounds(config, door.tls, context.metrics.clone());
+    let admin = admin.map(|admin| (admin, bounds.of_operators()));
     let of_use = bounds.of_use.clone();
     // However this ends, and also if it is dropped: no connection outlives it.
     let cut = bounds.cut.clone().drop_guard();
     let shown = page.map(|page| Shown::start(page, &context, &bounds));
-    let incoming = connections::accept_all(door.listener, bounds);
+    let incoming = connections::accept_all(listener, bounds);
+    let incoming = match admin {
+        None => incoming.left_stream(),
+        Some((listener, bounds)) => {
+            let operators = connections::accept_all(listener, bounds);
+            futures::stream::select(incoming, operators).right_stream()
+        }
+    };
     let closing = CancellationToken::new();
     let closed = closing.clone().cancelled_owned();
     let mut serving = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));
@@ -317,63 +320,6 @@ fn calls_layer<S: Store>(
     CallsLayer { open: TaskTracker::new(), access, metrics, traces, uploads }
 }
 
-/// Waits for the connections that have asked for something: their peers may not have taken yet
-/// what they were told last. Not after `end`, nor for long.
-async fn last_words(serving: &mut (impl FusedFuture + Unpin), of_use: &TaskTracker, end: Instant) {
-    of_use.close();
-    let end = end.min(Instant::now() + LAST_WORDS_MAX);
-    // Nobody is told of it: who has not taken everything by then sees the connection end.
-    if tokio::time::timeout_at(end, beside(serving, of_use.wait())).await.is_err() {
-        tracing::debug!("some have not taken the last of their answers");
-    }
-}
-
-/// Does `work`, and drives `serving` for as long as that takes.
-async fn beside<T>(serving: &mut (impl FusedFuture + Unpin), work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            // Once closed it does not fail; and when it has ended it stays silent.
-            _ = &mut *serving => {}
-        }
-    }
-}
-
-/// Lets go of the store, which closes it if nobody else holds it. Not on a thread that must go on.
-async fn close_store<S: Store>(ledger: Arc<Ledger<S>>, most: Duration) -> Result<(), ServeError> {
-    let (told, closed) = oneshot::channel::<()>();
-    std::thread::Builder::new()
-        .name("store-close".to_owned())
-        .spawn(move || {
-            drop(ledger);
-            drop(told);
-        })
-        .map_err(|error| system("close the store", error))?;
-    match tokio::time::timeout(most, closed).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(ServeError::StoreHangs(most)),
-    }
-}
-
-/// Ends the writer. Not among the threads for reads: they may all be waiting for the disk.
-async fn stop_writer(writer: Writer, most: Duration) -> Result<(), ServeError> {
-    let (told, stopped) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("writer-stop".to_owned())
-        .spawn(move || {
-            if told.send(writer.stop()).is_err() {
-                tracing::debug!("the writer ended after its deadline");
-            }
-        })
-        .map_err(|error| system("stop the writer", error))?;
-    match tokio::time::timeout(most, stopped).await {
-        Ok(stopped) => Ok(stopped.map_err(|error| system("stop the writer", error))??),
-        Err(_) => Err(ServeError::WriterHangs(most)),
-    }
-}
-
 // === impl Exporting ===
 
 impl Exporting {
@@ -408,7 +354,19 @@ fn bounds(config: &Config, tls: Option<Tls>, metrics: Metrics) -> Bounds {
         http_1: config.grpc_web,
         metrics,
         budgets: config.budgets(),
+        life_max: life_max(config),
+        reach: Reach::All,
+        numbers: Arc::default(),
     }
+}
+
+/// A connection that is old takes no new calls. Those on it end by themselves, streams because they are
+/// old, too; this much later nothing is left that is worth waiting for.
+fn life_max(config: &Config) -> Duration {
+    let stream = Duration::from_secs(config.stream_age_max_s).mul_f64(1.0 + AGE_SPREAD);
+    let graces =
+        Duration::from_secs(config.grace_s) + Duration::from_millis(config.goodbye_jitter_ms);
+    Duration::from_secs(config.connection_age_max_s) + stream + graces
 }
 
 fn streams(config: &Config) -> StreamSettings {
@@ -452,6 +410,7 @@ fn router<S: Store>(
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_connection_age(Duration::from_secs(config.connection_age_max_s))
         .accept_http1(config.grpc_web)
         .layer(web)
         .layer(calls)

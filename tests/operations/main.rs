@@ -4,6 +4,7 @@
 
 mod backups;
 mod board;
+mod doors;
 mod draining;
 mod large;
 mod metrics;

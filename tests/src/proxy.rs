@@ -22,11 +22,12 @@ pub struct Proxy {
     _stop: DropGuard,
 }
 
-/// Bytes that were passed on.
+/// Bytes that were passed on, and connections.
 #[derive(Debug, Default)]
 struct Passed {
     to_server: AtomicU64,
     to_client: AtomicU64,
+    connections: AtomicU64,
 }
 
 /// What befalls the connections that are open now, and the next ones.
@@ -86,6 +87,12 @@ impl Proxy {
         (count(&self.passed.to_server), count(&self.passed.to_client))
     }
 
+    /// Connections that were let in.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.passed.connections.load(Ordering::Relaxed)
+    }
+
     /// Cuts every connection.
     pub fn cut(&self) {
         std::mem::take(&mut self.lines.lock().cut).cancel();
@@ -133,6 +140,7 @@ async fn accept(
             (lines.cut.clone(), lines.frozen.clone(), lines.rate)
         };
         let passed = Arc::clone(&passed);
+        passed.connections.fetch_add(1, Ordering::Relaxed);
         tracker.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}

@@ -98,6 +98,9 @@ pub struct Context<S> {
     pub tasks: TaskTracker,
 }
 
+/// Streams are ended when they are as old as they may be, give or take this part of it.
+pub const AGE_SPREAD: f64 = 0.1;
+
 /// Bounds of subscriptions.
 #[derive(Debug, Clone)]
 pub struct StreamSettings {

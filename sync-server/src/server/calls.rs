@@ -81,8 +81,9 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let (began, path) = (Instant::now(), request.uri().path().to_owned());
-        let rule = rule_of(&path);
         let peer = request.extensions().get::<Peer>().cloned();
+        let reached = |rule: &Rule| peer.as_ref().is_none_or(|peer| peer.reach().has(*rule));
+        let rule = rule_of(&path).filter(reached);
         if let Some(peer) = &peer {
             peer.asks();
             request.extensions_mut().insert(peer.number());

@@ -11,6 +11,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use tonic::transport::server::Connected;
 use super::leave::Leave;
 use super::line::{Line, Proven, Tls};
 use super::peers::{Peers, Seat};
+use super::reach::Reach;
 use super::web::heads::{Heads, OpenRequest, Requests};
 use crate::auth::chain::Chain;
 use crate::budget::{Account, Budgets};
@@ -41,6 +43,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Failures to accept are told at most this often; they come ten times a second.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
+/// Connections where operators come in.
+const OPERATORS_MAX: usize = 64;
+
 /// Bounds of connections.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
@@ -52,6 +57,8 @@ pub(super) struct Bounds {
     pub(super) peers: Peers,
     /// A connection that has not made a request by then is closed.
     pub(super) first_request_within: Duration,
+    /// One that is older is closed, whatever goes on on it.
+    pub(super) life_max: Duration,
     /// Those that have made a request, until they are closed.
     pub(super) of_use: TaskTracker,
     /// Cuts all connections when cancelled.
@@ -64,14 +71,16 @@ pub(super) struct Bounds {
     pub(super) metrics: Metrics,
     /// What they may hold.
     pub(super) budgets: Budgets,
+    /// What they reach.
+    pub(super) reach: Reach,
+    /// How many were accepted, wherever they came in: the last one's number.
+    pub(super) numbers: Arc<AtomicU64>,
 }
 
 /// Takes connections from a listener.
 struct Acceptor {
     listener: TcpListener,
     bounds: Bounds,
-    /// Connections that were accepted.
-    accepted: u64,
     /// Connections that were one too many.
     refused: u64,
     last_warning: Option<Instant>,
@@ -100,6 +109,7 @@ pub(super) struct Peer {
     proven: Option<Proven>,
     account: Arc<Account>,
     requests: Requests,
+    reach: Reach,
 }
 
 /// The connections that a listener accepts, for as long as it is asked. Never ends and never
@@ -108,11 +118,28 @@ pub(super) fn accept_all(
     listener: TcpListener,
     bounds: Bounds,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
-    let acceptor = Acceptor { listener, bounds, accepted: 0, refused: 0, last_warning: None };
+    let acceptor = Acceptor { listener, bounds, refused: 0, last_warning: None };
     futures::stream::unfold(acceptor, async |mut acceptor| {
         let connection = acceptor.accept().await;
         Some((Ok(connection), acceptor))
     })
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// The bounds where operators come in, who from now on do so there alone. They have places of
+    /// their own, so that they are let in when callers hold all of theirs.
+    pub(super) fn of_operators(&mut self) -> Self {
+        self.reach = Reach::Callers;
+        Self {
+            reach: Reach::All,
+            connections_max: OPERATORS_MAX,
+            slots: Arc::new(Semaphore::new(OPERATORS_MAX)),
+            peers: Peers::new(OPERATORS_MAX),
+            ..self.clone()
+        }
+    }
 }
 
 // === impl Acceptor ===
@@ -142,8 +169,7 @@ impl Acceptor {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection was gone when it was accepted");
             }
-            self.accepted += 1;
-            return Connection::new(stream, (slot, seat), self.accepted, &self.bounds);
+            return Connection::new(stream, (slot, seat), &self.bounds);
         }
     }
 
@@ -175,12 +201,8 @@ fn is_of_peer(kind: io::ErrorKind) -> bool {
 // === impl Connection ===
 
 impl Connection {
-    fn new(
-        stream: TcpStream,
-        slot: (OwnedSemaphorePermit, Seat),
-        number: u64,
-        bounds: &Bounds,
-    ) -> Self {
+    fn new(stream: TcpStream, slot: (OwnedSemaphorePermit, Seat), bounds: &Bounds) -> Self {
+        let number = bounds.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         // A token of its own, so that connections do not meet at one lock with every read, and
         // one can be cut alone.
         let cut = bounds.cut.child_token();
@@ -190,7 +212,8 @@ impl Connection {
         let requests = Requests::default();
         let heads = Heads::new(bounds.http_1, requests.clone());
         let all_of_use = bounds.of_use.clone();
-        let peer = Peer { of_use: Arc::default(), all_of_use, proven, account, requests };
+        let reach = bounds.reach;
+        let peer = Peer { of_use: Arc::default(), all_of_use, proven, account, requests, reach };
         let end = Box::pin(end(peer.clone(), bounds.clone(), cut));
         Self { line, heads, peer, end, ended: None, leave: None, _slot: slot }
     }
@@ -231,6 +254,10 @@ async fn end(peer: Peer, bounds: Bounds, cut: CancellationToken) -> io::ErrorKin
         }
         () = silent => {
             tracing::debug!("a connection made no request in time");
+            io::ErrorKind::TimedOut
+        }
+        () = tokio::time::sleep(bounds.life_max) => {
+            tracing::debug!("a connection was still used when it should long have ended");
             io::ErrorKind::TimedOut
         }
     }
@@ -337,6 +364,11 @@ impl Peer {
     /// Tells its connection apart from all others of this server.
     pub(super) fn number(&self) -> ConnectionNumber {
         ConnectionNumber(self.account.connection)
+    }
+
+    /// What is served where its connection came in.
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// What its connection may hold.
