@@ -277,6 +277,12 @@ impl AccessControl {
 // === impl Caller ===
 
 impl Caller {
+    /// What the names of all collections begin with that it may read now, see [`Rights::stems`].
+    #[must_use]
+    pub fn readable_stems(&self) -> Vec<String> {
+        self.rights().map_or_else(|_| Vec::new(), |rights| rights.stems(Verb::Read))
+    }
+
     /// Whether the collection may be read.
     #[must_use]
     pub fn may_read(&self, name: &CollectionName) -> bool {

@@ -64,6 +64,26 @@ impl Pattern {
         Ok(Self::Names(segments))
     }
 
+    /// What all names begin with that are covered for a caller with this subject; `None` = none is.
+    #[must_use]
+    pub fn stem(&self, subject: &str) -> Option<String> {
+        let Self::Names(segments) = self else { return Some(String::new()) };
+        let exact = is_own_inbox(segments);
+        let mut stem = String::new();
+        for (index, segment) in segments.iter().enumerate() {
+            if index > 0 {
+                stem.push('/');
+            }
+            match segment {
+                Segment::Literal(literal) => stem.push_str(literal),
+                Segment::Any => break,
+                Segment::Caller if names_one(subject, exact) => stem.push_str(subject),
+                Segment::Caller => return None,
+            }
+        }
+        Some(stem)
+    }
+
     /// Whether a collection is covered, for a caller with this subject.
     #[must_use]
     pub fn covers(&self, subject: &str, name: &CollectionName) -> bool {
@@ -135,6 +155,23 @@ mod tests {
             ("*/members", "groups/members", true),
         ] {
             assert_eq!(covers(pattern, "alice", name), covered, "{pattern} {name}");
+        }
+    }
+
+    /// G10: whatever is covered begins with the stem.
+    #[test]
+    fn stems_are_what_covered_names_begin_with() {
+        for (pattern, subject, stem) in [
+            ("*", "alice", Some("")),
+            ("groups", "alice", Some("groups")),
+            ("groups/*/members", "alice", Some("groups/")),
+            ("*/members", "alice", Some("")),
+            ("inbox/{subject}", "alice/phone", Some("inbox/alice/phone")),
+            ("users/{subject}/x", "alice", Some("users/alice/x")),
+            ("users/{subject}", "alice/phone", None),
+        ] {
+            let found = Pattern::parse(pattern).unwrap().stem(subject);
+            assert_eq!(found.as_deref(), stem, "{pattern} of {subject}");
         }
     }
 

@@ -320,6 +320,19 @@ impl Rights {
         }
     }
 
+    /// Beginnings of names: whatever is covered begins with one of them. Sorted, none begins with
+    /// another.
+    #[must_use]
+    pub fn stems(&self, verb: Verb) -> Vec<String> {
+        let Self::Granted { subject, grants, .. } = self else { return vec![String::new()] };
+        let patterns = grants.iter().flat_map(|grant| grant.of(verb));
+        let mut stems: Vec<String> = patterns.filter_map(|one| one.stem(subject)).collect();
+        stems.sort_unstable();
+        // Whatever begins with one comes right behind it.
+        stems.dedup_by(|later, first| later.starts_with(first.as_str()));
+        stems
+    }
+
     /// Whether every collection is covered, also those that do not exist: what concerns the server
     /// as a whole needs that.
     #[must_use]

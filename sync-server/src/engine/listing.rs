@@ -172,15 +172,35 @@ impl<S: Store> Ledger<S> {
 
     /// Collections by name that `may_read` allows: those behind `after` whose names begin with
     /// `prefix`, at most `most` of them. Looks at all names until it has as many, so that what a
-    /// caller may not read neither shows nor hides anything.
+    /// caller may not read neither shows nor hides anything; but only at those that begin with one
+    /// of `stems`, so that the time does not tell how many others there are. Stems are sorted, and
+    /// none begins with another.
     pub fn list_collections(
         &self,
         prefix: &str,
+        stems: &[String],
         after: Option<&CollectionName>,
         most: usize,
         may_read: impl Fn(&CollectionName) -> bool,
     ) -> Vec<(CollectionName, Head)> {
         let mut found = Vec::new();
+        for stem in stems {
+            let within = if stem.starts_with(prefix) { stem } else { prefix };
+            if within.starts_with(stem.as_str()) {
+                self.list_within(within, after, most, &may_read, &mut found);
+            }
+        }
+        found
+    }
+
+    fn list_within(
+        &self,
+        prefix: &str,
+        after: Option<&CollectionName>,
+        most: usize,
+        may_read: impl Fn(&CollectionName) -> bool,
+        found: &mut Vec<(CollectionName, Head)>,
+    ) {
         let mut after = after.cloned();
         loop {
             // Taken anew for each chunk: the writer waits for it.
@@ -193,7 +213,7 @@ impl<S: Store> Ledger<S> {
             let mut last = None;
             for (name, (_, meta)) in chunk.by_ref().take(LIST_LOOKS_MAX) {
                 if found.len() == most || !name.as_str().starts_with(prefix) {
-                    return found;
+                    return;
                 }
                 if may_read(name) {
                     found.push((name.clone(), meta.head));
@@ -201,7 +221,7 @@ impl<S: Store> Ledger<S> {
                 last = Some(name);
             }
             if last.is_none() {
-                return found;
+                return;
             }
             after = last.cloned();
         }

@@ -361,7 +361,8 @@ impl<S: Store> SyncService for SyncRpc<S> {
         // this page, so it never names what the caller may not read.
         let listed = self.context.read(move |ledger| {
             let may_read = |name: &CollectionName| caller.may_read(name);
-            ledger.list_collections(&wire.prefix, after.as_ref(), most + 1, may_read)
+            let stems = caller.readable_stems();
+            ledger.list_collections(&wire.prefix, &stems, after.as_ref(), most + 1, may_read)
         });
         let mut listed = listed.await?;
         let more = listed.len() > most;

@@ -338,7 +338,9 @@ fn a_start_reads_everything_once() {
     let (opened, checked) = starting::open(dir.path(), &options(), &hear).unwrap();
     let rows = checked.rows;
     assert!(rows > 800 && read.load(Ordering::Relaxed) <= rows);
-    let all = |ledger: &Ledger<DiskStore>| ledger.list_collections("", None, 100, |_| true);
+    let all = |ledger: &Ledger<DiskStore>| {
+        ledger.list_collections("", &[String::new()], None, 100, |_| true)
+    };
     let once = Ledger::over(opened, Settings::default(), checked).unwrap();
     let listed = all(&once);
     once.into_store().close().unwrap();

@@ -2,6 +2,8 @@
 
 use sync_proto::types::{Commit, Epoch, Mutation, Op, Value};
 
+use std::cell::Cell;
+
 use super::*;
 use crate::core::request::Request;
 use crate::engine::ledger::Settings;
@@ -42,7 +44,8 @@ fn listed(
     may_read: impl Fn(&CollectionName) -> bool,
 ) -> Vec<String> {
     let after = after.map(name);
-    let listed = ledger.list_collections(prefix, after.as_ref(), most, may_read);
+    let all = [String::new()];
+    let listed = ledger.list_collections(prefix, &all, after.as_ref(), most, may_read);
     listed.into_iter().map(|(name, _)| name.to_string()).collect()
 }
 
@@ -60,6 +63,34 @@ fn what_may_not_be_read_is_passed_over() {
     assert_eq!(found("b", Some("a/00700/mine"), 9), ["b"]);
     assert_eq!(found("a/", Some("b"), 9), [""; 0]);
     assert_eq!(found("c", None, 9), [""; 0]);
+}
+
+/// G10: with stems the same is found, and no name is looked at that begins with none of them: the
+/// time of an answer does not tell how many collections of others there are.
+#[test]
+fn names_of_others_are_not_looked_at() {
+    let ledger = ledger();
+    let looked = Cell::new(0);
+    let may_read = |found: &CollectionName| {
+        looked.set(looked.get() + 1);
+        mine(found)
+    };
+    let stems = ["a/00700/", "a/02300/mine", "b", "c"].map(str::to_owned);
+    for (prefix, after, wanted) in [
+        ("", None, vec!["a/00700/mine", "a/02300/mine", "b"]),
+        ("a/", None, vec!["a/00700/mine", "a/02300/mine"]),
+        ("a/00700/mi", None, vec!["a/00700/mine"]),
+        ("a/0070", Some("a/00001"), vec!["a/00700/mine"]),
+        ("", Some("a/00700/mine"), vec!["a/02300/mine", "b"]),
+        ("a/00701", None, vec![]),
+        ("zz", None, vec![]),
+    ] {
+        let after = after.map(name);
+        let listed = ledger.list_collections(prefix, &stems, after.as_ref(), 9, may_read);
+        let names: Vec<_> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, wanted, "{prefix}");
+    }
+    assert!(looked.get() <= 30, "{} names were looked at", looked.get());
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn open(store: MemoryStore) -> Result<Ledger<MemoryStore>, StoreError> {
 }
 
 fn heads(ledger: &Ledger<MemoryStore>) -> BTreeMap<CollectionName, Head> {
-    ledger.list_collections("", None, usize::MAX, |_| true).into_iter().collect()
+    ledger.list_collections("", &[String::new()], None, usize::MAX, |_| true).into_iter().collect()
 }
 
 /// How many items the index has.

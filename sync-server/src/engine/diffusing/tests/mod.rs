@@ -59,8 +59,10 @@ struct State {
 }
 
 fn state<S: Store>(ledger: &Ledger<S>) -> State {
-    let heads: BTreeMap<_, _> =
-        ledger.list_collections("", None, usize::MAX, |_| true).into_iter().collect();
+    let heads: BTreeMap<_, _> = ledger
+        .list_collections("", &[String::new()], None, usize::MAX, |_| true)
+        .into_iter()
+        .collect();
     let sweeps = ledger.writing.lock().diffusing.sweeps.clone();
     let audiences = ledger.heads.read().audiences.clone();
     let told = audiences.into_iter();
