@@ -415,7 +415,7 @@ struct StoreFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
     /// Memory for the store's page cache, in MiB; the process uses two to three times as much.
-    /// 1..65536, default 128.
+    /// 1..65536, default 16.
     #[arg(long, value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_mib: Option<u64>,

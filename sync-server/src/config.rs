@@ -190,7 +190,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7411)),
             admin_listen: None,
             metrics_listen: None,
-            cache_mib: 128,
+            cache_mib: 16,
             free_disk_min_mib: 256,
             tombstone_age_max_s: 30 * 24 * 60 * 60,
             tombstones_max: 1_000_000,

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use sync_server::config::Config;
 use sync_tests::compose::put;
 use sync_tests::process::{Process, Program};
 use sync_tests::report::report;
@@ -45,6 +46,11 @@ const BUSY_RECOVERY_MAX: Duration = Duration::from_secs(20);
 
 /// Bytes of the item that attackers ask for.
 const LARGE: usize = 1_000_000;
+
+/// Items of the collection that they ask for, bytes of each, and how many are written at once.
+const FILLED: u32 = 120_000;
+const VALUE: usize = 200;
+const FILLED_AT_ONCE: usize = 1_000;
 
 /// What must be seen in a second to say of it that all is well; there are some 120 and 60.
 const CALLS_MIN: u32 = 30;
@@ -230,11 +236,17 @@ async fn suffer(
     }
 }
 
-/// What attackers ask for: a small item, and a large one after it.
-async fn fill(program: &Program) {
+/// What attackers ask for: a small item, a large one after it, and many behind them.
+async fn fill(program: &Program, items: u32) {
     let wire = program.wire();
     wire.commit(vec![put("attacked", "small", "s")]).await;
     wire.commit(vec![put("attacked", "large", vec![b'l'; LARGE])]).await;
+    for first in (0..items).step_by(FILLED_AT_ONCE) {
+        // Not in the order of their keys, as it is where others write.
+        let item = |n: u32| format!("{:08x}", n.wrapping_mul(0x9E37_79B1));
+        let puts = (first..).take(FILLED_AT_ONCE).map(|n| put("attacked", item(n), [b'v'; VALUE]));
+        wire.commit(puts.collect()).await;
+    }
 }
 
 /// G8, G11: whatever strangers do, the process stays small, honest clients are served in time, and
@@ -246,12 +258,13 @@ async fn strangers_harm_nobody() {
     let flags = env::var("DELTASYNC_ATTACK_FLAGS").unwrap_or_default();
     let dir = tempfile::tempdir().unwrap();
     // As it comes, but for where it listens.
-    let mut settings = vec!["--cache-mib=128", "--free-disk-min-mib=256"];
+    let cache = format!("--cache-mib={}", Config::default().cache_mib);
+    let mut settings = vec![cache.as_str(), "--free-disk-min-mib=256"];
     settings.extend(flags.split_whitespace());
     let program = Program::new(SERVER, dir.path()).with(&settings);
     let files = "ulimit -n $(ulimit -Hn) && exec \"$@\"";
     let mut process = program.through(&["sh", "-c", files, "sh"]).start_serving().await;
-    fill(&program).await;
+    fill(&program, if bounds.is_full { FILLED } else { FILLED / 10 }).await;
     let honest = Honest::come(&program);
     let (began, before) = (Instant::now(), process.processor());
     pass(bounds.well * 2).await;
