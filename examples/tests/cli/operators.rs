@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::programs::{json, run};
+use crate::programs::{Running, json, run, syncctl};
 use crate::server::Server;
 
 /// A collection with one item, and the tombstones of versions 2, 3 and 4.
@@ -118,4 +118,45 @@ fn deletes_are_purged_and_an_epoch_begun() {
     assert_ne!(before["epoch"], after["epoch"]);
     assert_eq!((&before["version"], &before["digest"]), (&after["version"], &after["digest"]));
     assert_eq!(run(&server, &["rotate-epoch", "none", "--yes"]).code, Some(3));
+}
+
+/// Two that follow are two clients, a replica that comes back is the one that it was, and what is
+/// only looked at leaves nobody behind.
+#[test]
+fn followers_are_the_clients_that_they_say_they_are() {
+    let server = server();
+    let ids = || -> Vec<String> {
+        let seen = json(&server, &["clients"]);
+        seen.iter().map(|client| client["client_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let watch = |more: &[&str]| {
+        let args = [&["watch", "g/1", "--json"], more].concat();
+        let watch = Running::start(syncctl(&server, &args));
+        watch.wait_for("the end of what is there", |told| told["event"] == "complete");
+        watch
+    };
+    let (one, two) = (watch(&["--client-id", "one"]), watch(&["--client-id", "two"]));
+    let nobody = watch(&[]);
+    assert_eq!(ids(), ["one", "two"]);
+
+    let files = tempfile::tempdir().unwrap();
+    let copy = |file: &str, more: &[&str]| {
+        let store = files.path().join(file);
+        let args = ["replica", "g/1", "--once", "--store", store.to_str().unwrap()];
+        json(&server, &[&args, more].concat());
+    };
+    copy("a.redb", &[]);
+    let made = ids().into_iter().find(|id| id.starts_with("syncctl-")).unwrap();
+    copy("a.redb", &[]);
+    assert_eq!(ids(), ["one", &made, "two"], "it came back as another");
+    copy("b.redb", &[]);
+    assert_eq!(ids().len(), 4, "the copy in another file is another client");
+    copy("a.redb", &["--client-id", "three"]);
+    assert!(ids().contains(&"three".to_owned()));
+    copy("a.redb", &[]);
+    assert_eq!(ids().len(), 5, "a name for once does not replace the one that is kept");
+    for watch in [one, two, nobody] {
+        watch.terminate();
+        assert_eq!(watch.code(), Some(0));
+    }
 }

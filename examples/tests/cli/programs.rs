@@ -33,7 +33,7 @@ pub(crate) struct Running {
 pub(crate) fn syncctl(server: &Server, args: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(args).env("SYNCCTL_SERVER", server.uri());
-    command.env_remove("SYNCCTL_TOKEN").stdin(Stdio::null());
+    command.env_remove("SYNCCTL_TOKEN").env_remove("SYNCCTL_CLIENT_ID").stdin(Stdio::null());
     command
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use sync_client::types::{CollectionName, Key, ListOrder, SortKey, Version};
+use sync_proto::limits::ID_LEN_MAX;
 
 use crate::admin::{Inspect, Purge, RotateEpoch};
 use crate::clients::{Ack, Clients};
@@ -77,6 +78,11 @@ pub(crate) struct Connection {
     /// The name that the server's certificate must bear. Default: that in the address.
     #[arg(long, global = true, value_name = "NAME", env = "SYNCCTL_SERVER_NAME")]
     pub(crate) server_name: Option<String>,
+    /// What the server calls this client in "clients" and "explain"; at most 128 bytes. Give each one
+    /// that follows its own. Default: "replica": made at random and kept in the file of the copy;
+    /// others: none, and the server does not list them.
+    #[arg(long, global = true, value_name = "ID", env = "SYNCCTL_CLIENT_ID", value_parser = client_id)]
+    pub(crate) client_id: Option<String>,
     /// Longest wait for one answer, e.g. 10, 500ms, 2m. "replica --once": for the whole catch-up.
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
@@ -431,6 +437,16 @@ impl From<Order> for ListOrder {
 
 pub(crate) fn collection(text: &str) -> Result<CollectionName, String> {
     CollectionName::new(text).map_err(|error| error.reason)
+}
+
+pub(crate) fn client_id(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("client_id must not be empty".to_owned()),
+        len if len > ID_LEN_MAX => {
+            Err(format!("client_id has {len} bytes, the limit is {ID_LEN_MAX}"))
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn sort_key(text: &str) -> Result<SortKey, String> {

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use sync_client::types::{Acked, ClientInfo, ClientPosition, CollectionName, Cursor, Version};
 
-use crate::args::{collection, version};
+use crate::args::{client_id, collection, version};
 use crate::exit::{Exit, Failure};
 use crate::output::{number, table};
 use crate::text::moment;
@@ -23,7 +23,7 @@ pub(crate) struct Ack {
     #[arg(value_parser = collection)]
     pub(crate) collection: CollectionName,
     /// Which client.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = client_id)]
     pub(crate) client_id: String,
     /// Up to this version. Not given: up to the head.
     #[arg(long, value_name = "N", value_parser = version)]

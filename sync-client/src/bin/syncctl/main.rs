@@ -90,8 +90,10 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         .build()
         .map_err(Failure::io("starting"))?;
     let ended = runtime.block_on(async {
-        // Each run by itself: the server slows a client down that loads the same again and again.
-        let client = client(&cli.connection, &format!("syncctl-{}", std::process::id()))?;
+        // Without a name it is nobody that the server remembers when the command has ended, and it
+        // is judged by its connection, so each run by itself.
+        let named = cli.connection.client_id.as_deref().unwrap_or_default();
+        let client = client(&cli.connection, named)?;
         let output = Output::new(cli.json);
         let mut context = Context { client, connection: cli.connection, output };
         let ended = carry_out(&mut context, cli.command).await;

@@ -40,3 +40,20 @@ fn a_put_needs_exactly_one_content() {
     assert!(parse(&["v", "--stdin"]).is_err());
     assert!(parse(&["v", "--if-absent", "--if-version", "1"]).is_err());
 }
+
+#[test]
+fn a_client_id_is_checked_wherever_it_is_given() {
+    let parse = |args: &[&str]| {
+        let cli = Cli::try_parse_from([&["syncctl"], args].concat());
+        cli.map(|cli| cli.connection.client_id).map_err(|refused| refused.to_string())
+    };
+    let (longest, longer) = ("i".repeat(ID_LEN_MAX), "i".repeat(ID_LEN_MAX + 1));
+    assert_eq!(parse(&["watch", "c", "--client-id", &longest]), Ok(Some(longest.clone())));
+    assert_eq!(parse(&["--client-id", "a", "watch", "c"]), Ok(Some("a".to_owned())));
+    for command in ["watch", "ack"] {
+        let refused = parse(&[command, "c", "--client-id", &longer]).unwrap_err();
+        assert!(refused.contains("client_id has 129 bytes, the limit is 128"), "{refused}");
+        let refused = parse(&[command, "c", "--client-id", ""]).unwrap_err();
+        assert!(refused.contains("client_id must not be empty"), "{refused}");
+    }
+}
