@@ -16,7 +16,7 @@ use crate::collection::Collection;
 use crate::driver::{Driver, Plan};
 use crate::error::ReplicaError;
 use crate::session::{Config, Stats};
-use crate::store::ReplicaStore;
+use crate::store::{ReplicaStore, client_name};
 use crate::view::View;
 use crate::views::Views;
 
@@ -35,6 +35,10 @@ pub struct ReplicaBuilder {
     collections: Vec<(CollectionName, Scope)>,
     config: Config,
 }
+
+/// Whose note in the store is the name of a replica that was given none. A collection of this name is
+/// not disturbed: replicas make no other notes.
+const NOTES_OWNER: &str = "deltasync/replica";
 
 // === impl Replica ===
 
@@ -128,10 +132,10 @@ impl ReplicaBuilder {
 
     /// Opens the copies, and reads where each stands: this may wait for the disk. Nothing is sent
     /// before the driver runs.
-    pub fn build(self) -> Result<(Replica, Driver), ReplicaError> {
+    pub fn build(mut self) -> Result<(Replica, Driver), ReplicaError> {
         let by_name = Arc::new(Views::new(self.store.clone()));
         let mut views = BTreeMap::new();
-        for (name, scope) in self.collections {
+        for (name, scope) in std::mem::take(&mut self.collections) {
             let checked = decode_scope(encode_scope(&scope));
             let scope = checked.map_err(|refused| ReplicaError::Scope(name.clone(), refused))?;
             let view = by_name.open(&name, scope)?;
@@ -140,6 +144,9 @@ impl ReplicaBuilder {
         let count = views.len();
         if count == 0 || count > SUBSCRIBE_TARGETS_MAX {
             return Err(ReplicaError::Count { count, max: SUBSCRIBE_TARGETS_MAX });
+        }
+        if self.config.client_id.is_empty() {
+            self.config.client_id = self.own_name();
         }
         let replica = Replica { views: Arc::new(views), stats: Arc::default() };
         let driver = Driver::new(
@@ -150,6 +157,17 @@ impl ReplicaBuilder {
             Plan::Replica(self.config, replica.views.clone()),
         );
         Ok((replica, driver))
+    }
+
+    /// Without a name the server would judge it by its connection, and could not make it wait when it
+    /// loads the same again and again. A store that cannot keep the name is no reason not to serve
+    /// what is in it.
+    fn own_name(&self) -> String {
+        let owner = CollectionName::new(NOTES_OWNER).expect("it is a name");
+        client_name(&*self.store, &owner).unwrap_or_else(|error| {
+            tracing::debug!(%error, "the replica's name is not kept");
+            format!("{:032x}", rand::random::<u128>())
+        })
     }
 }
 

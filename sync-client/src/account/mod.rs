@@ -48,9 +48,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use rand::RngExt as _;
 use sync_proto::types::{CollectionName, Scope, Subject};
 use tokio::sync::watch;
 
@@ -62,7 +60,7 @@ use crate::collection::Collection;
 use crate::driver::{Driver, Errands, Plan, holdings};
 use crate::error::WaitError;
 use crate::session::{Config, Stats, Status};
-use crate::store::{Notes, ReplicaStore, StoreError};
+use crate::store::{ReplicaStore, StoreError, client_name};
 use crate::views::Views;
 
 pub(crate) mod board;
@@ -249,7 +247,7 @@ impl AccountBuilder {
     pub fn build(mut self) -> Result<(Account, Driver), StoreError> {
         let inbox = self.config.subject.inbox();
         if self.config.session.client_id.is_empty() {
-            self.config.session.client_id = device_name(&*self.store, &inbox)?;
+            self.config.session.client_id = client_name(&*self.store, &inbox)?;
         }
         let held = holdings(&*self.store, &self.config)?;
         // The list as the driver will have it when it begins.
@@ -279,19 +277,4 @@ impl fmt::Debug for AccountBuilder {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
-}
-
-/// The name of this device, made when it is needed first and kept with the account's notes.
-fn device_name(store: &dyn ReplicaStore, inbox: &CollectionName) -> Result<String, StoreError> {
-    let notes = store.notes(inbox)?;
-    let kept = notes.iter().find(|(key, _)| key.is_empty());
-    let kept = kept.and_then(|(_, name)| std::str::from_utf8(name).ok());
-    if let Some(kept) = kept.filter(|name| !name.is_empty()) {
-        return Ok(kept.to_owned());
-    }
-    let made = format!("{:032x}", rand::rng().random::<u128>());
-    let mut notes = Notes::none(inbox.clone());
-    notes.edits.push((Bytes::new(), Some(Bytes::from(made.clone()))));
-    store.note(&notes)?;
-    Ok(made)
 }

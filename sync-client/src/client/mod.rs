@@ -275,7 +275,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Names the device, for acknowledgements and for operators. At most 128 bytes.
+    /// Names the device, for acknowledgements and for operators. At most 128 bytes. Replicas and
+    /// accounts make a name at random when not said, and keep it in their store.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = client_id.into();

@@ -21,6 +21,7 @@ pub use disk::DiskStore;
 pub use memory::MemoryStore;
 pub use mend::{Fate, Staged, Sums};
 pub use notes::Notes;
+pub(crate) use notes::client_name;
 pub(crate) use plan::own_key;
 pub use rescope::Rescoped;
 

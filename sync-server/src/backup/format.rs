@@ -402,4 +402,6 @@ fn end(fields: &mut Fields) -> Option<([u64; 3], [u8; 32])> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

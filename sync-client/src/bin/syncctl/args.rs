@@ -79,8 +79,8 @@ pub(crate) struct Connection {
     #[arg(long, global = true, value_name = "NAME", env = "SYNCCTL_SERVER_NAME")]
     pub(crate) server_name: Option<String>,
     /// What the server calls this client in "clients" and "explain"; at most 128 bytes. Give each one
-    /// that follows its own. Default: "replica": made at random and kept in the file of the copy;
-    /// others: none, and the server does not list them.
+    /// that follows its own. Default: made at random for whoever follows, by "replica" kept in the
+    /// file of the copy; for other commands none.
     #[arg(long, global = true, value_name = "ID", env = "SYNCCTL_CLIENT_ID", value_parser = client_id)]
     pub(crate) client_id: Option<String>,
     /// Longest wait for one answer, e.g. 10, 500ms, 2m. "replica --once": for the whole catch-up.

@@ -90,8 +90,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         .build()
         .map_err(Failure::io("starting"))?;
     let ended = runtime.block_on(async {
-        // Without a name it is nobody that the server remembers when the command has ended, and it
-        // is judged by its connection, so each run by itself.
+        // Whoever follows makes a name for itself. Other commands have none: the server need not
+        // remember them when they have ended.
         let named = cli.connection.client_id.as_deref().unwrap_or_default();
         let client = client(&cli.connection, named)?;
         let output = Output::new(cli.json);

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use indicatif::HumanBytes;
-use rand::RngExt as _;
 use serde::Serialize;
 use serde_json::json;
-use sync_client::store::Notes;
 use sync_client::types::CollectionName;
-use sync_client::{DiskStore, Raw, ReplicaStore as _, Status};
+use sync_client::{DiskStore, Raw, Status};
 use tokio::time::MissedTickBehavior;
 
+use crate::Context;
 use crate::args;
 use crate::exit::{Exit, Failure};
 use crate::follow::{Begin, Change, Following, News, StatusFields};
@@ -21,15 +19,9 @@ use crate::output::{Colour, Output, number, table};
 use crate::progress::Loads;
 use crate::read::collections_below;
 use crate::text::hex;
-use crate::{Context, client};
 
 /// How often changes are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-/// Whose note in the file of the copy tells the client's id, and its key there. A collection of
-/// this name is not disturbed: replicas make no notes.
-const NOTES_OWNER: &str = "syncctl";
-const CLIENT_ID_KEY: &[u8] = b"client id";
 
 /// What has happened to a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -84,12 +76,7 @@ pub(crate) async fn replica(
         return Err(Failure::NotFound("no collection begins with that".into()));
     }
     let store = DiskStore::open(&replica.store)?;
-    let client_id = match &context.connection.client_id {
-        Some(given) => given.clone(),
-        None => kept_client_id(&store)?,
-    };
-    let client = client(&context.connection, &client_id)?;
-    let following = Following::begin(&client, store, &names, Begin::WithStored).await?;
+    let following = Following::begin(&context.client, store, &names, Begin::WithStored).await?;
     let mut keeping = Keeping {
         following,
         loads: Loads::new(&context.output, &names),
@@ -103,21 +90,6 @@ pub(crate) async fn replica(
     };
     keeping.following.end().await?;
     kept
-}
-
-/// The client's id that is kept in the file: the same replica is the same client after a restart.
-/// Made at random when there is none.
-fn kept_client_id(store: &DiskStore) -> Result<String, Failure> {
-    let owner = CollectionName::new(NOTES_OWNER)?;
-    let kept = store.notes(&owner)?.into_iter().find(|(key, _)| key == CLIENT_ID_KEY);
-    let kept = kept.and_then(|(_, id)| String::from_utf8(id.into()).ok());
-    if let Some(kept) = kept.filter(|id| !id.is_empty()) {
-        return Ok(kept);
-    }
-    let id = format!("syncctl-{:016x}", rand::rng().random::<u64>());
-    let edits = vec![(Bytes::from_static(CLIENT_ID_KEY), Some(Bytes::from(id.clone())))];
-    store.note(&Notes { owner, edits, only_at: None })?;
-    Ok(id)
 }
 
 // === impl Keeping ===

@@ -267,6 +267,9 @@ impl http_body::Body for Answer {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use http_body_util::Full;
 

@@ -91,7 +91,7 @@ impl HighWater {
 // === impl Mark ===
 
 impl Mark {
-    fn encode(self) -> [u8; SLOT_BYTES] {
+    pub(super) fn encode(self) -> [u8; SLOT_BYTES] {
         let mut slot = [0; SLOT_BYTES];
         slot[..4].copy_from_slice(&MAGIC);
         slot[8..24].copy_from_slice(&self.store.to_be_bytes());
@@ -101,7 +101,7 @@ impl Mark {
         slot
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mark = Self {
             store: u128::from_be_bytes(bytes.get(8..24)?.try_into().ok()?),
             sequence: u64::from_be_bytes(bytes.get(24..SLOT_BYTES)?.try_into().ok()?),
@@ -112,6 +112,8 @@ impl Mark {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const STORE: u128 = 7;
@@ -158,5 +160,32 @@ mod tests {
         assert!(HighWater::open(&path).unwrap().is_none());
         std::fs::write(&path, []).unwrap();
         assert!(HighWater::open(&path).unwrap().is_none());
+    }
+
+    proptest! {
+        /// A slot is what was written; wherever it is cut or a bit is another one, it is none.
+        #[test]
+        fn a_mark_comes_back_or_is_none(store in any::<u128>(), sequence in any::<u64>()) {
+            let mark = Mark { store, sequence };
+            let slot = mark.encode();
+            // The slot ends where it ends, whatever lies behind it in the file.
+            prop_assert_eq!(Mark::decode(&[&slot[..], b"behind"].concat()), Some(mark));
+            for end in 0..SLOT_BYTES {
+                prop_assert_eq!(Mark::decode(&slot[..end]), None);
+            }
+            for bit in 0..SLOT_BYTES * 8 {
+                let mut flipped = slot;
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                prop_assert_eq!(Mark::decode(&flipped), None);
+            }
+        }
+
+        /// Foreign bytes are a mark in its one form, or none.
+        #[test]
+        fn foreign_bytes_are_no_mark(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            if let Some(mark) = Mark::decode(&bytes) {
+                prop_assert_eq!(&mark.encode()[..], &bytes[..SLOT_BYTES]);
+            }
+        }
     }
 }

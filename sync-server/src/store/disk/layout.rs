@@ -324,3 +324,6 @@ fn be_u32(bytes: &[u8]) -> Option<u32> {
 fn be_u64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests;
