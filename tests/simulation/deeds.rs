@@ -239,7 +239,7 @@ impl World {
         let mut epochs = StdRng::seed_from_u64(self.dice.random());
         let now = self.clock();
         let mut server = Server::open(store, self.kept);
-        let all = server.ledger.list_collections("", None, usize::MAX, |_| true);
+        let all = server.ledger.list_collections("", &[String::new()], None, usize::MAX, |_| true);
         for (name, _) in all {
             server.rotate_epoch(&name, now, &mut epochs);
         }

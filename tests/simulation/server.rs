@@ -92,7 +92,9 @@ impl Server {
 
     /// Heads of what authorities write.
     pub(crate) fn heads(&self) -> BTreeMap<CollectionName, Head> {
-        let all = self.ledger.list_collections("", None, usize::MAX, |name| !name.is_inbox());
+        let all = self
+            .ledger
+            .list_collections("", &[String::new()], None, usize::MAX, |name| !name.is_inbox());
         all.into_iter().collect()
     }
 

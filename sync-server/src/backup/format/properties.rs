@@ -55,10 +55,8 @@ fn policy() -> impl Strategy<Value = Policy> {
             tombstone_age_max: age.map(|seconds| Duration::from_secs(seconds.into())),
             tombstones_max,
             bytes_max,
-            diffusion: diffusion.map(|write| match write {
-                true => Diffusion::Write,
-                false => Diffusion::Read,
-            }),
+            diffusion: diffusion
+                .map(|write| if write { Diffusion::Write } else { Diffusion::Read }),
         },
     )
 }

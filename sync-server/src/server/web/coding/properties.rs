@@ -81,7 +81,8 @@ proptest! {
         prop_assert_eq!(frame[0], TRAILERS);
         let length = u32::from_be_bytes(frame[1..5].try_into().unwrap()) as usize;
         prop_assert_eq!(length, frame.len() - 5);
-        let lines: String = values.iter().map(|value| format!("grpc-message: {value}\r\n")).collect();
+        let line = |value: &String| ["grpc-message: ", value, "\r\n"].concat();
+        let lines = values.iter().map(line).collect::<Vec<_>>().concat();
         prop_assert_eq!(&frame[5..], lines.as_bytes());
     }
 }
