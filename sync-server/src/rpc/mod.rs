@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use rand::RngExt as _;
 use sync_proto::limits::PAGE_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -119,6 +120,15 @@ pub struct StreamSettings {
 struct Asking {
     account: Arc<Account>,
     held: Held,
+}
+
+// === impl StreamSettings ===
+
+impl StreamSettings {
+    /// How old one stream gets: not all that began together end together.
+    fn age(&self) -> std::time::Duration {
+        self.age_max.mul_f64(rand::rng().random_range(1.0 - AGE_SPREAD..1.0 + AGE_SPREAD))
+    }
 }
 
 // === impl Asking ===

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
-use rand::RngExt as _;
 use sync_proto::types::{
     AcceptedTarget, CollectionName, Event, GoodbyeReason, Plan, Subscribe, Target, Timestamp,
 };
@@ -20,12 +19,12 @@ use tonic::Status;
 use tracing::Instrument as _;
 
 use self::end::End;
+use super::Context;
 use super::clients::OpenStream;
 use super::loads::hold_up;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
 use super::withholding::withhold;
-use super::{AGE_SPREAD, Context};
 use crate::auth::{Caller, RulesSeen};
 use crate::budget::{Account, Claim};
 use crate::core::loads::Who;
@@ -162,10 +161,7 @@ pub(super) fn start<S: Store>(
     }
     first.insert(0, Event::Accepted(accepted, asked.heartbeat));
     // Streams that began together should not all end together.
-    let age = context
-        .streams
-        .age_max
-        .mul_f64(rand::rng().random_range(1.0 - AGE_SPREAD..1.0 + AGE_SPREAD));
+    let age = context.streams.age();
     let stream = Box::new(Stream {
         context: Arc::clone(context),
         caller: caller.clone(),
