@@ -1,4 +1,4 @@
-//! The limits of the protocol, by name. A server may be configured below them, never above:
+//! The limits of the protocol, by name. They are no settings, clients of every language rely on them:
 //! together they keep every message under the 4 MiB that gRPC clients accept by default.
 
 /// Longest collection name, in bytes of UTF-8.
