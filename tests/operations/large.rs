@@ -47,7 +47,8 @@ async fn empty(wire: &Wire, items: u64) {
     }
 }
 
-/// One small commit after the other, and how long each took, until `work` is done.
+/// One small commit after the other, and how long each took, until `work` is done; the last one began
+/// before that.
 async fn commits_beside<T>(wire: &Wire, work: impl Future<Output = T>) -> (T, Vec<Duration>) {
     let mut work = std::pin::pin!(timeout(LONG, work));
     let mut took = Vec::new();
@@ -55,7 +56,11 @@ async fn commits_beside<T>(wire: &Wire, work: impl Future<Output = T>) -> (T, Ve
         let began = Instant::now();
         let commit = std::pin::pin!(wire.commit(vec![put("small", "k", took.len().to_string())]));
         match select(work, commit).await {
-            Either::Left((done, _)) => return (done.expect("it ends within half an hour"), took),
+            Either::Left((done, commit)) => {
+                commit.await;
+                took.push(began.elapsed());
+                return (done.expect("it ends within half an hour"), took);
+            }
             Either::Right((_, rest)) => work = rest,
         }
         took.push(began.elapsed());
