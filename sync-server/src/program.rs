@@ -121,22 +121,14 @@ async fn listen_and_serve<S: Store>(
     config: &Config,
 ) -> Result<(), Ended> {
     let (listener, address) = bind(config.listen).await?;
-    let admin = match config.admin_listen {
-        Some(wanted) => {
-            let (admin, address) = bind(wanted).await?;
-            tracing::info!(%address, "serving operators");
-            Some(admin)
-        }
-        None => None,
-    };
-    let page = match config.metrics_listen {
-        Some(wanted) => {
-            let (page, address) = bind(wanted).await?;
-            tracing::info!(%address, path = "/metrics", "showing metrics");
-            Some(page)
-        }
-        None => None,
-    };
+    let admin = bind_if_asked(config.admin_listen).await?;
+    if let Some((_, address)) = &admin {
+        tracing::info!(%address, "serving operators");
+    }
+    let page = bind_if_asked(config.metrics_listen).await?;
+    if let Some((_, address)) = &page {
+        tracing::info!(%address, path = "/metrics", "showing metrics");
+    }
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let watching = tokio_util::task::TaskTracker::new();
@@ -144,8 +136,10 @@ async fn listen_and_serve<S: Store>(
         stop_signal().await;
         signals.cancel();
     });
-    warn_of_danger(config, address);
+    warn_of_danger(config);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
+    let only_listener = |(listener, _)| listener;
+    let (admin, page) = (admin.map(only_listener), page.map(only_listener));
     let listeners = Listeners { calls: listener, admin, page };
     serve_measured(listeners, ledger, config, metrics, stop).await.map_err(|error| {
         let exit = match &error {
@@ -162,7 +156,7 @@ async fn listen_and_serve<S: Store>(
 }
 
 /// Says loudly what is only good for development, or of no use.
-fn warn_of_danger(config: &Config, address: SocketAddr) {
+fn warn_of_danger(config: &Config) {
     if config.grpc_web && config.grpc_web_origins.is_empty() {
         tracing::warn!("grpc_web is on, but no page may call: grpc_web_origins is empty");
     }
@@ -171,12 +165,23 @@ fn warn_of_danger(config: &Config, address: SocketAddr) {
             "no tokens and no policy are configured: everybody who connects may do everything"
         );
     }
-    if config.tls_cert_file.is_none() && !address.ip().is_loopback() {
+    let in_plain = config.listens().filter(|_| config.tls_cert_file.is_none());
+    for (setting, address) in in_plain.filter(|(_, address)| !address.ip().is_loopback()) {
         tracing::warn!(
+            setting,
             %address,
             "PLAINTEXT ANYWHERE: traffic is not encrypted, and the address is not loopback: \
              everybody on the way can read tokens and contents"
         );
+    }
+}
+
+async fn bind_if_asked(
+    wanted: Option<SocketAddr>,
+) -> Result<Option<(TcpListener, SocketAddr)>, Ended> {
+    match wanted {
+        Some(wanted) => bind(wanted).await.map(Some),
+        None => Ok(None),
     }
 }
 

@@ -145,7 +145,7 @@ pub const ALL: &[Described] = &[
     ),
     gauge("deltasync_streams", "Live subscription streams."),
     gauge("deltasync_targets", "Targets on live subscription streams."),
-    gauge("deltasync_connections", "Open connections."),
+    gauge("deltasync_connections", "Open connections; not those where only operators come in."),
     gauge("deltasync_requests_held_bytes", "Claimed for requests that arrive or are worked on."),
     gauge("deltasync_replies_held_bytes", "Claimed for answers that are made or not taken."),
     gauge("deltasync_loads_held_bytes", "Claimed for answers to first loads and reconciliations."),

@@ -30,6 +30,8 @@ fn plain_text_stays_on_this_machine() {
     let text = refused(&anywhere(false));
     assert!(text.contains("tls_cert_file") && text.contains("plaintext_anywhere"), "{text}");
     Security::load(&anywhere(true)).unwrap();
+    let operators = config(|config| config.admin_listen = "0.0.0.0:7412".parse().ok());
+    assert!(refused(&operators).starts_with("admin_listen: 0.0.0.0:7412 "));
     Security::load(&config(|config| config.listen = "[::1]:0".parse().unwrap())).unwrap();
 }
 

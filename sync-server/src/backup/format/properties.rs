@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use sync_proto::digest::Digest;
 use sync_proto::types::{Diffusion, Head, Policy};
 
+use super::tests::{file, read};
 use super::*;
 use crate::store::rows::RowKind;
 
@@ -93,29 +94,10 @@ fn block() -> impl Strategy<Value = Block> {
     ]
 }
 
-fn written(blocks: &[Block]) -> Vec<u8> {
-    let mut encoder = Encoder::default();
-    let mut file = encoder.header(Timestamp::from_millis(1)).to_vec();
-    for block in blocks {
-        file.extend(encoder.block(block));
-    }
-    file.extend(encoder.end());
-    file
-}
-
-fn read(file: &[u8]) -> Result<Vec<Block>, BackupError> {
-    let mut decoder = Decoder::open(file)?;
-    let mut blocks = Vec::new();
-    while let Some(block) = decoder.next_block()? {
-        blocks.push(block);
-    }
-    Ok(blocks)
-}
-
 proptest! {
     #[test]
     fn any_backup_comes_back_as_it_went(blocks in prop::collection::vec(block(), 0..6)) {
-        prop_assert_eq!(read(&written(&blocks)).unwrap(), blocks);
+        prop_assert_eq!(read(&file(&blocks)).unwrap(), blocks);
     }
 
     /// G5, G11: wherever it is cut, and whichever bit is another one.
@@ -125,7 +107,7 @@ proptest! {
         at in any::<prop::sample::Index>(),
         bit in 0..8_u8,
     ) {
-        let file = written(&blocks);
+        let file = file(&blocks);
         let at = at.index(file.len());
         prop_assert!(read(&file[..at]).is_err(), "cut at {at}");
         let mut flipped = file;

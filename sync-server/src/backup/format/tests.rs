@@ -56,17 +56,19 @@ fn blocks() -> Vec<Block> {
     ]
 }
 
-fn file() -> Vec<u8> {
+/// A backup of these blocks.
+pub(super) fn file(blocks: &[Block]) -> Vec<u8> {
     let mut encoder = Encoder::default();
     let mut file = encoder.header(Timestamp::from_millis(1)).to_vec();
-    for block in blocks() {
-        file.extend(encoder.block(&block));
+    for block in blocks {
+        file.extend(encoder.block(block));
     }
     file.extend(encoder.end());
     file
 }
 
-fn read(file: &[u8]) -> Result<Vec<Block>, BackupError> {
+/// What a backup holds.
+pub(super) fn read(file: &[u8]) -> Result<Vec<Block>, BackupError> {
     let mut decoder = Decoder::open(file)?;
     let mut blocks = Vec::new();
     while let Some(block) = decoder.next_block()? {
@@ -79,7 +81,7 @@ fn read(file: &[u8]) -> Result<Vec<Block>, BackupError> {
 
 #[test]
 fn a_backup_comes_back_as_it_went() {
-    assert_eq!(read(&file()).unwrap(), blocks());
+    assert_eq!(read(&file(&blocks())).unwrap(), blocks());
     let empty = [Encoder::default().header(Timestamp::from_millis(1))].concat();
     assert!(matches!(read(&empty), Err(BackupError::Truncated { .. })));
 }
@@ -115,7 +117,7 @@ fn a_backup_of_format_1_is_read() {
 /// G5, G11: wherever it ends too early, it is refused as such.
 #[test]
 fn every_truncation_is_refused() {
-    let file = file();
+    let file = file(&blocks());
     for end in 0..file.len() {
         let error = read(&file[..end]).unwrap_err();
         let expected = if end == 0 {
@@ -132,7 +134,7 @@ fn every_truncation_is_refused() {
 /// G5, G11: whichever bit is another one.
 #[test]
 fn every_flipped_bit_is_refused() {
-    let file = file();
+    let file = file(&blocks());
     for bit in 0..file.len() * 8 {
         let mut flipped = file.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -165,7 +167,7 @@ fn parts_that_were_moved_or_lost_are_refused() {
 #[test]
 fn what_is_no_backup_or_a_newer_one_is_told_apart() {
     assert!(matches!(read(b"{\"a\": \"json file of some length\"}"), Err(BackupError::NotABackup)));
-    let mut newer = file();
+    let mut newer = file(&blocks());
     newer[8..12].copy_from_slice(&(FORMAT + 1).to_be_bytes());
     let crc = crc32fast::hash(&newer[..HEADER_BYTES - CRC_BYTES]).to_be_bytes();
     newer[HEADER_BYTES - CRC_BYTES..HEADER_BYTES].copy_from_slice(&crc);
@@ -173,7 +175,7 @@ fn what_is_no_backup_or_a_newer_one_is_told_apart() {
     let BackupError::NewerFormat { found, known } = refused else { panic!("{refused}") };
     assert_eq!((found, known), (FORMAT + 1, FORMAT));
     // A part that claims to be endless is not read into memory.
-    let mut endless = file();
+    let mut endless = file(&blocks());
     endless[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&u32::MAX.to_be_bytes());
     assert!(matches!(read(&endless), Err(BackupError::Damaged { .. })));
 }
