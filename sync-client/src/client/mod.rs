@@ -118,7 +118,7 @@ impl SyncClient {
         self.shared.credentials.set(token)
     }
 
-    /// The name of this device; empty = anonymous.
+    /// The name of this device; empty = not said, see [`ClientBuilder::client_id`].
     #[must_use]
     pub fn client_id(&self) -> &str {
         &self.shared.settings.client_id
