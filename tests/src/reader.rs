@@ -140,7 +140,7 @@ impl PlainReader {
                 self.target.cursor = Some(head.cursor());
                 self.end_load();
                 self.compare(head.digest, head.items);
-                true
+                self.target.cursor.is_some()
             }
             Outcome::Delta(delta) => {
                 if let Some(at) = self.target.cursor {
@@ -218,6 +218,7 @@ impl PlainReader {
         self.check_place(delta);
         if delta.initial && delta.from.version == Version::ZERO {
             self.loading = Some(Copy::default());
+            self.doubtful = false;
         }
         self.doubtful |= delta.unverified;
         let mut seen = BTreeSet::new();
@@ -353,7 +354,6 @@ impl PlainReader {
     fn end_load(&mut self) {
         if let Some(loaded) = self.loading.take() {
             self.copy = loaded;
-            self.doubtful = false;
         }
     }
 

@@ -261,8 +261,13 @@ impl Files {
 
 /// Runs `work` of sled's; a panic in it becomes the place in the code. It is not printed as if
 /// the program had crashed, and its message, which often has rows in it, goes nowhere: for as
-/// long as `work` runs, the panic hook leaves this thread out.
+/// long as `work` runs, the panic hook leaves this thread out. A thread that panics already, and lets
+/// go of the store by that, may not touch the hook: it would end the process.
 pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    if thread::panicking() {
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        return result.map_err(|_| "while the thread panics".to_owned());
+    }
     let _alone = HOOK.lock();
     let before: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = panic::take_hook().into();
     let others = before.clone();

@@ -240,6 +240,19 @@ fn damaged_files_of_sled_end_in_an_error() {
     }
 }
 
+/// A thread that panics lets go of its store: that is the thread's end, not that of the process.
+#[test]
+fn a_thread_that_panics_may_hold_a_store() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    let panics = std::thread::spawn(move || {
+        let _held = store;
+        panic!("as a test that fails");
+    });
+    assert!(panics.join().is_err());
+    drop(open(&dir));
+}
+
 #[test]
 fn a_panic_of_sled_while_opening_is_an_error() {
     let dir = TempDir::new().unwrap();
