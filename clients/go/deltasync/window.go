@@ -183,7 +183,7 @@ func (w *Window) take(
 func (w *Window) goesOn(ctx context.Context, message *v1.SubscribeResponse) (bool, error) {
 	if w.cursor == nil {
 		targets := message.GetAccepted().GetTargets()
-		created := len(targets) > 0 && targets[0].Plan != v1.Plan_PLAN_ABSENT
+		created := len(targets) > 0 && targets[0].Head != nil
 		return !created && message.GetNotice() == nil, nil
 	}
 	switch message := message.Message.(type) {

@@ -113,7 +113,7 @@ class Window:
         """Whether the stretch can be continued."""
         if self.cursor is None:
             created = kind == "notice" or (
-                kind == "accepted" and message.accepted.targets[0].plan != sync.PLAN_ABSENT)
+                kind == "accepted" and message.accepted.targets[0].HasField("head"))
             return not created
         if kind == "accepted":
             plan = message.accepted.targets[0].plan

@@ -141,9 +141,10 @@ export class Window {
 
   /** Whether the stretch can be continued. */
   private async goesOn({ message }: SubscribeResponse): Promise<boolean> {
-    const plan = message.case === "accepted" ? message.value.targets[0]?.plan : undefined;
+    const target = message.case === "accepted" ? message.value.targets[0] : undefined;
+    const plan = target?.plan;
     if (this.cursor === undefined) {
-      return message.case !== "notice" && (plan === undefined || plan === Plan.ABSENT);
+      return message.case !== "notice" && target?.head === undefined; // else it was created
     }
     switch (message.case) {
       case "accepted":
