@@ -24,6 +24,9 @@ use crate::world::World;
 /// The longest that an ack is under way.
 pub(crate) const LATE_MAX: Duration = Duration::from_secs(60);
 
+/// How often storage fails at an ack.
+pub(crate) const ACK_FAULTS: f64 = 0.04;
+
 /// A consumer and its sink.
 #[derive(Debug)]
 pub(crate) struct Consumer {
@@ -190,6 +193,9 @@ impl World {
     /// An ack arrives; while the server is down it is lost.
     pub(crate) fn ack_arrives(&mut self, ack: LateAck) {
         let now = self.clock();
+        if self.is_stormy() {
+            self.plan_a_fault(ACK_FAULTS);
+        }
         let Some(server) = &mut self.server else { return };
         let LateAck { consumer, collection, cursor, server_life } = ack;
         let client = self.consumers[consumer].key.clone();
@@ -197,7 +203,9 @@ impl World {
         let claims = vec![Claim { collection: collection.clone(), cursor, sent }];
         let request = Request::Ack(Claims { client: client.clone(), claims });
         let mut mint = || unreachable!("an ack creates nothing");
-        let group = server.ledger.commit(&[request], now, &mut mint).expect("no fault is planned");
+        let done = server.ledger.commit(&[request], now, &mut mint);
+        let Some(group) = self.carried_out("an ack", done, None) else { return };
+        let server = self.server.as_ref().expect("it has just answered");
         let held = server.ledger.held(&client, &collection).expect("reads never fail");
         let held = held.map(|held| held.cursor);
         let ambiguous = self.history.is_ambiguous(&collection, cursor.epoch);

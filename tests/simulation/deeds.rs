@@ -6,15 +6,19 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use sync_proto::types::{CollectionName, Commit, Epoch, Key, Mutation, Op, SortKey, Value};
 use sync_server::core::request::Request;
+use sync_server::store::StoreError;
 use sync_server::store::memory::{Fault as StoreFault, Faults};
 
 use crate::consumers::Consumer;
 use crate::inboxes::{SUBJECTS, subject};
-use crate::server::Server;
+use crate::model::Model;
 use crate::world::World;
 
-/// Backups that are kept.
-const BACKUPS_MAX: usize = 3;
+/// Copies of the data directory that are kept.
+const OLDER_MAX: usize = 3;
+
+/// How often storage is to fail at one of the next few steps; most deeds have fewer of them.
+const FAULTS: f64 = 0.15;
 
 impl World {
     /// Something that somebody does.
@@ -30,7 +34,8 @@ impl World {
             81..85 => self.kill_a_device(),
             85..88 => self.delete_a_collection(),
             88..90 => self.rotate_an_epoch(),
-            90..92 => self.back_up(),
+            90..91 => self.begin_a_backup(),
+            91..92 => self.copy_the_directory(),
             92..93 => self.restore(),
             93..94 => self.roll_back(),
             94..96 => self.damage_a_copy(),
@@ -38,20 +43,14 @@ impl World {
             // The server's clock jumps, forward and back.
             _ => self.clock_skew_ms = self.dice.random_range(0..600_000),
         }
+        self.go_on_backing_up();
     }
 
     fn write(&mut self) {
-        let Some(server) = &self.server else { return self.start_server() };
-        // T08, X13: a write that storage does not carry out, or of which nobody knows.
-        if self.dice.random_bool(0.06) {
-            let fault =
-                if self.dice.random_bool(0.5) { StoreFault::Before } else { StoreFault::After };
-            if self.dice.random_bool(0.5) {
-                server.ledger.store().fail_next_apply(fault);
-            } else {
-                server.ledger.store().fail_next_sync(fault);
-            }
+        if self.server.is_none() {
+            return self.start_server();
         }
+        self.plan_a_fault(FAULTS);
         let commits: Vec<Vec<Mutation>> =
             (0..self.dice.random_range(1..=3)).map(|_| self.mutations()).collect();
         self.commit(&commits);
@@ -86,30 +85,26 @@ impl World {
         let mut epochs = StdRng::seed_from_u64(self.dice.random());
         let mut mint = || Epoch::new(epochs.random::<u64>() | 1).expect("not zero");
         let Some(server) = self.server.as_mut() else { return };
-        match server.commit(&requests, now, &mut mint) {
-            Ok(group) => {
-                for (answer, accepted) in group.answers.iter().zip(accepted) {
-                    assert_eq!(answer.is_ok(), accepted, "{answer:?}");
-                    for committed in answer.iter().flat_map(|answer| &answer.collections) {
-                        after.agree(committed);
-                    }
-                }
-                for name in group.moved.iter().filter(|name| !name.is_inbox()) {
-                    self.history.announce(name, &after.collections[name]);
-                }
-                self.model = after;
-                server.ledger.store().set_faults(Faults::default());
-                server.check_inboxes(&self.model.follows);
-                self.note(&format!("commit {:?}", group.moved));
-                self.pump();
-            }
-            Err(error) => {
-                self.note(&format!("commit fails: {error}"));
-                self.maybe = Some(after);
-                let keeping = self.dice.random_range(0..=1);
-                self.crash_server(keeping);
+        let done = server.commit(&requests, now, &mut mint);
+        let Some(group) = self.carried_out("a commit", done, Some(after.clone())) else { return };
+        for (answer, accepted) in group.answers.iter().zip(accepted) {
+            assert_eq!(answer.is_ok(), accepted, "{answer:?}");
+            for committed in answer.iter().flat_map(|answer| &answer.collections) {
+                after.agree(committed);
             }
         }
+        for name in group.moved.iter().filter(|name| !name.is_inbox()) {
+            self.history.announce(name, &after.collections[name]);
+        }
+        self.model = after;
+        self.check_inboxes();
+        self.note(&format!("commit {:?}", group.moved));
+        self.pump();
+    }
+
+    fn check_inboxes(&self) {
+        let server = self.server.as_ref().expect("it has just answered");
+        server.check_inboxes(&self.model.follows);
     }
 
     fn mutations(&mut self) -> Vec<Mutation> {
@@ -159,23 +154,30 @@ impl World {
     /// The work for followers beside commits: sweeps, and switches of those that are calm.
     fn tend(&mut self) {
         let now = self.clock();
+        self.plan_a_fault(FAULTS);
         let Some(server) = &mut self.server else { return };
-        for _ in 0..self.dice.random_range(1..4) {
-            server.ledger.tend_audiences(now).expect("the store does not fail here");
-        }
+        let times = self.dice.random_range(1..4);
+        let done = (0..times).try_for_each(|_| server.ledger.tend_audiences(now).map(drop));
         server.announce_the_rest();
-        server.check_inboxes(&self.model.follows);
+        if self.carried_out("tending", done, None).is_none() {
+            return;
+        }
+        self.check_inboxes();
         self.note("tend audiences");
         self.pump();
     }
 
     fn purge(&mut self) {
         let now = self.clock();
+        self.plan_a_fault(FAULTS);
         let Some(server) = &self.server else { return };
-        for _ in 0..self.dice.random_range(1..20) {
-            let mut go_on = || self.dice.random_bool(0.7);
-            server.ledger.purge_step(now, &mut go_on).expect("the store does not fail here");
+        let times = self.dice.random_range(1..20);
+        let mut go_on = || self.dice.random_bool(0.7);
+        let done = (0..times).try_for_each(|_| server.ledger.purge_step(now, &mut go_on).map(drop));
+        if self.carried_out("a purge", done, None).is_none() {
+            return;
         }
+        let server = self.server.as_ref().expect("it has just answered");
         for consumer in &mut self.consumers {
             consumer.look_at_all(server, &self.names);
         }
@@ -185,13 +187,20 @@ impl World {
     fn delete_a_collection(&mut self) {
         let name = self.names.choose(&mut self.dice).expect("not empty").clone();
         let now = self.clock();
+        self.plan_a_fault(FAULTS);
         let Some(server) = &mut self.server else { return };
-        let deleted =
-            server.ledger.delete_collection(&name, None, now).expect("no fault is planned");
-        assert_eq!(deleted.is_ok(), self.model.collections.remove(&name).is_some());
+        let done = server.ledger.delete_collection(&name, None, now);
+        let mut after = self.model.clone();
+        let existed = after.collections.remove(&name).is_some();
+        let Some(deleted) = self.carried_out("a deletion", done, Some(after.clone())) else {
+            return;
+        };
+        assert_eq!(deleted.is_ok(), existed);
+        self.model = after;
+        let server = self.server.as_mut().expect("it has just answered");
         server.announce(std::slice::from_ref(&name));
         server.announce_the_rest();
-        server.check_inboxes(&self.model.follows);
+        self.check_inboxes();
         self.note(&format!("delete {name}"));
         self.pump();
     }
@@ -201,52 +210,74 @@ impl World {
         let name = self.names.choose(&mut self.dice).expect("not empty").clone();
         let mut epochs = StdRng::seed_from_u64(self.dice.random());
         let now = self.clock();
+        self.plan_a_fault(FAULTS);
         let Some(server) = &mut self.server else { return };
-        let Some(collection) = self.model.collections.get_mut(&name) else { return };
-        collection.epoch = Some(server.rotate_epoch(&name, now, &mut epochs));
+        let mut after = self.model.clone();
+        let Some(collection) = after.collections.get_mut(&name) else { return };
+        // Only the server knows which one comes.
+        collection.epoch = None;
+        let done = server.rotate_epoch(&name, now, &mut epochs);
+        let Some(epoch) = self.carried_out("a rotation", done, Some(after)) else { return };
+        let collection = self.model.collections.get_mut(&name).expect("looked at above");
+        collection.epoch = Some(epoch);
         self.history.announce(&name, collection);
+        let server = self.server.as_mut().expect("it has just answered");
         server.announce(std::slice::from_ref(&name));
         server.announce_the_rest();
-        server.check_inboxes(&self.model.follows);
+        self.check_inboxes();
         self.note(&format!("rotate the epoch of {name}"));
         self.pump();
     }
 
-    /// Between two groups, what is applied is durable.
-    fn back_up(&mut self) {
+    /// Somebody copies the data directory. Between two groups, what is applied is durable.
+    fn copy_the_directory(&mut self) {
         let Some(server) = &self.server else { return };
-        let backup = (server.ledger.store().fork(), self.model.clone());
-        if self.backups.len() == BACKUPS_MAX {
-            let oldest = self.dice.random_range(0..BACKUPS_MAX);
-            self.backups.swap_remove(oldest);
+        let copy = (server.ledger.store().fork(), self.model.clone());
+        if self.older.len() == OLDER_MAX {
+            let oldest = self.dice.random_range(0..OLDER_MAX);
+            self.older.swap_remove(oldest);
         }
-        self.backups.push(backup);
-        self.note("back up");
+        self.older.push(copy);
+        self.note("copy the directory");
     }
 
-    /// The server comes back as it was at some backup: everything since is lost, and no number
-    /// that was given since may be taken for one that is given from now on.
-    fn restore(&mut self) {
-        let Some((store, model)) = self.backups.choose(&mut self.dice) else { return };
-        let (store, mut model) = (store.fork(), model.clone());
-        self.crash_server(usize::MAX);
-        self.consumers.iter_mut().for_each(Consumer::server_went_back);
-        self.maybe = None;
-        for collection in model.collections.values_mut() {
-            collection.epoch = None;
+    /// T08, X13: a write that storage does not carry out, or of which nobody knows: one of the next.
+    pub(crate) fn plan_a_fault(&mut self, chance: f64) {
+        let Some(server) = &self.server else { return };
+        if !self.dice.random_bool(chance) {
+            return;
         }
-        self.model = model;
-        let mut epochs = StdRng::seed_from_u64(self.dice.random());
-        let now = self.clock();
-        let mut server = Server::open(store, self.kept);
-        let all = server.ledger.list_collections("", &[String::new()], None, usize::MAX, |_| true);
-        for (name, _) in all {
-            server.rotate_epoch(&name, now, &mut epochs);
+        let (store, dice) = (server.ledger.store(), &mut self.dice);
+        let fault = if dice.random_bool(0.5) { StoreFault::Before } else { StoreFault::After };
+        let skipped = dice.random_range(0..3);
+        if dice.random_bool(0.5) {
+            store.fail_apply_after(skipped, fault);
+        } else {
+            store.fail_sync_after(skipped, fault);
         }
-        self.disk = Some(server.ledger.store().fork());
-        self.note("restore a backup");
-        if self.dice.random_bool(0.5) {
-            self.start_server();
+    }
+
+    /// What was done. Where storage failed the server dies, as its process does; `after` is what may
+    /// be true then.
+    pub(crate) fn carried_out<T>(
+        &mut self,
+        what: &str,
+        done: Result<T, StoreError>,
+        after: Option<Model>,
+    ) -> Option<T> {
+        match done {
+            Ok(done) => {
+                let server = self.server.as_ref().expect("it has just answered");
+                server.ledger.store().set_faults(Faults::default());
+                Some(done)
+            }
+            Err(error) => {
+                self.note(&format!("storage fails at {what}: {error}"));
+                self.maybe = after;
+                let keeping = self.dice.random_range(0..=1);
+                self.crash_server(keeping);
+                None
+            }
         }
     }
 
@@ -254,7 +285,7 @@ impl World {
     /// server cannot know, and will give numbers again that it gave before. Copies find out by
     /// `AHEAD_OF_HEAD`, or by their digest once the head has passed them.
     fn roll_back(&mut self) {
-        let Some((store, model)) = self.backups.choose(&mut self.dice) else { return };
+        let Some((store, model)) = self.older.choose(&mut self.dice) else { return };
         let (store, model) = (store.fork(), model.clone());
         self.crash_server(usize::MAX);
         self.consumers.iter_mut().for_each(Consumer::server_went_back);

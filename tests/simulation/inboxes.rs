@@ -17,7 +17,7 @@ use sync_server::core::acks::{AckRefusal, Claim, Claims};
 use sync_server::core::plan::Refusal;
 use sync_server::core::request::Request;
 
-use crate::consumers::LATE_MAX;
+use crate::consumers::{ACK_FAULTS, LATE_MAX};
 use crate::device::Device;
 use crate::machine::Account;
 use crate::network::{DeviceId, Packet};
@@ -170,12 +170,17 @@ impl World {
         let client = device.client().expect("only accounts acknowledge");
         let inbox = device.machine.as_account().expect("only accounts acknowledge").subject.inbox();
         let now = self.clock();
+        if self.is_stormy() {
+            self.plan_a_fault(ACK_FAULTS);
+        }
         let Some(server) = &mut self.server else { return Err(AckFault::Passing) };
         let sent = server.clients.newest_sent(&client, &inbox);
         let claims = vec![Claim { collection: inbox.clone(), cursor, sent }];
         let request = Request::Ack(Claims { client: client.clone(), claims });
         let mut mint = || unreachable!("an ack creates nothing");
-        let group = server.ledger.commit(&[request], now, &mut mint).expect("no fault is planned");
+        let done = server.ledger.commit(&[request], now, &mut mint);
+        let group = self.carried_out("an ack", done, None).ok_or(AckFault::Passing)?;
+        let server = self.server.as_ref().expect("it has just answered");
         let answer = match &group.answers[0] {
             Ok(_) => {
                 let held = server.ledger.held(&client, &inbox).expect("reads never fail");

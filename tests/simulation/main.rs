@@ -8,6 +8,7 @@
 //! `DELTASYNC_SEEDS=n` runs n seeds (default 700), from `DELTASYNC_SEEDS_FROM` on, so that a long
 //! search can be cut into parts; `DELTASYNC_SEED=s` replays one and tells what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
 
+mod backups;
 mod consumers;
 mod copies;
 mod deeds;
@@ -30,8 +31,10 @@ const SEEDS_DEFAULT: u64 = 700;
 /// A long search says how far it is.
 const TOLD_EVERY: u64 = 5_000;
 
-/// Seeds that once failed.
-const REGRESSIONS: [u64; 7] = [3368, 4408, 6817, 8958, 33_970, 65_552, 79_303];
+/// Seeds that failed as these histories are made now. What was found by others, made before, is kept
+/// by tests of its own: `session/tests/repaired.rs`, `account/desk/tests/taken.rs` and
+/// `engine/following/tests.rs`.
+const REGRESSIONS: [u64; 0] = [];
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))

@@ -77,6 +77,12 @@ impl Model {
         true
     }
 
+    /// The same contents where only the server knows the epochs.
+    pub(crate) fn in_another_life(mut self) -> Self {
+        self.collections.values_mut().for_each(|collection| collection.epoch = None);
+        self
+    }
+
     fn has(&self, name: &CollectionName, key: &Key) -> bool {
         self.collections.get(name).is_some_and(|collection| collection.items.contains_key(key))
     }

@@ -197,12 +197,11 @@ impl Server {
         name: &CollectionName,
         now: Timestamp,
         dice: &mut StdRng,
-    ) -> Epoch {
+    ) -> Result<Epoch, StoreError> {
         let mut mint = || Epoch::new(dice.random::<u64>() | 1).expect("not zero");
         let asked = Administration::RotateEpoch;
-        let done = self.ledger.administer(name, &asked, now, &mut mint, &mut || true);
-        match done.expect("no fault is planned") {
-            Ok(Administered::Rotated(head)) => head.epoch,
+        match self.ledger.administer(name, &asked, now, &mut mint, &mut || true)? {
+            Ok(Administered::Rotated(head)) => Ok(head.epoch),
             other => panic!("{name} was not rotated: {other:?}"),
         }
     }

@@ -11,7 +11,7 @@ use sync_proto::types::{CollectionName, Polled, Timestamp};
 use sync_server::core::diffusion::Limits;
 use sync_server::store::memory::{Faults, MemoryStore};
 
-use crate::REGRESSIONS;
+use crate::backups::Backups;
 use crate::consumers::Consumer;
 use crate::device::{Device, Died};
 use crate::inboxes::subject;
@@ -19,9 +19,9 @@ use crate::model::{History, Model};
 use crate::network::{DeviceId, Network, Packet, Weather};
 use crate::server::{Kept, Server};
 
-/// How long things happen.
+/// How long things happen, in all storms of a history together.
 const EVENTFUL: Duration = Duration::from_secs(120);
-/// How long after that everything must have converged: the safety pull is every 15 minutes.
+/// How long after a storm everything must have converged: the safety pull is every 15 minutes.
 const QUIET: Duration = Duration::from_secs(2 * 60 * 60);
 /// Nothing real takes more steps within one moment.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
@@ -35,6 +35,12 @@ pub(crate) struct World {
     began: Instant,
     now: Duration,
     next_deed: Duration,
+    /// Storms that are still to come, what the network is like in them, how long each lasts, and when
+    /// this one ends or the last one ended.
+    storms: u32,
+    storm: Weather,
+    storm_lasts: Duration,
+    storm_ends: Duration,
     /// Steps since time last moved: a session that never sleeps is a bug.
     steps_at_once: u32,
     pub(crate) clock_skew_ms: u64,
@@ -49,8 +55,9 @@ pub(crate) struct World {
     pub(crate) server_life: u64,
     pub(crate) names: Vec<CollectionName>,
     pub(crate) model: Model,
-    /// Earlier states, and what was true then.
-    pub(crate) backups: Vec<(MemoryStore, Model)>,
+    /// Copies of the data directory, and what was true then.
+    pub(crate) older: Vec<(MemoryStore, Model)>,
+    pub(crate) backups: Backups,
     /// What is also possible after a crash: the last group, if it reached the disk.
     pub(crate) maybe: Option<Model>,
     pub(crate) history: History,
@@ -73,12 +80,12 @@ impl World {
             fan_out_per_s_max: *[1, 2_000].choose(&mut dice).expect("not empty"),
             dwell: Duration::from_secs(dice.random_range(0..4)),
         };
-        // Not by a throw: the histories that are kept would be others. They are run as they were.
-        let crowded = seed.is_multiple_of(2) && !REGRESSIONS.contains(&seed);
+        let crowded = dice.random_bool(0.5);
+        let storms = dice.random_range(1..=3);
         let kept = Kept { tombstones_max, page_changes_max, diffusion, crowded };
         let bad = dice.random_bool(0.7);
         let chance = |dice: &mut StdRng, most| if bad { dice.random_range(0.0..most) } else { 0.0 };
-        let weather = Weather {
+        let storm = Weather {
             lose: chance(&mut dice, 0.2),
             repeat: chance(&mut dice, 0.2),
             reorder: chance(&mut dice, 0.3),
@@ -86,7 +93,7 @@ impl World {
         };
         let server = Server::open(MemoryStore::new(), kept);
         Self {
-            network: Network::new(weather),
+            network: Network::new(storm),
             consumers: (0..4).map(Consumer::new).collect(),
             server_life: 0,
             dice,
@@ -94,6 +101,10 @@ impl World {
             began,
             now: Duration::ZERO,
             next_deed: Duration::ZERO,
+            storms: storms - 1,
+            storm,
+            storm_lasts: EVENTFUL / storms,
+            storm_ends: EVENTFUL / storms,
             steps_at_once: 0,
             clock_skew_ms: 0,
             server: Some(server),
@@ -102,7 +113,8 @@ impl World {
             devices,
             names,
             model: Model::default(),
-            backups: Vec::new(),
+            older: Vec::new(),
+            backups: Backups::default(),
             maybe: None,
             history: History::default(),
             trace: 0,
@@ -114,15 +126,29 @@ impl World {
         for index in 0..self.devices.len() {
             self.act(index);
         }
-        while self.now < EVENTFUL {
-            self.advance(true);
+        loop {
+            while self.is_stormy() {
+                self.advance(true);
+            }
+            self.calm_down();
+            self.come_to_rest();
+            if self.storms == 0 {
+                return self.trace;
+            }
+            self.begin_a_storm();
         }
-        self.calm_down();
-        while self.now < EVENTFUL + QUIET {
+    }
+
+    pub(crate) fn is_stormy(&self) -> bool {
+        self.now < self.storm_ends
+    }
+
+    /// G1, G9: after every storm everything becomes equal, and says so.
+    fn come_to_rest(&mut self) {
+        while self.now < self.storm_ends + QUIET {
             self.advance(false);
             if self.is_quiet() {
-                self.check_the_end();
-                return self.trace;
+                return self.check_the_end();
             }
         }
         self.check_the_end();
@@ -184,7 +210,7 @@ impl World {
 
     /// Gives streams their turns; while things happen, some have to wait.
     pub(crate) fn pump(&mut self) {
-        let eager = if self.now < EVENTFUL { 0.9 } else { 1.0 };
+        let eager = if self.is_stormy() { 0.9 } else { 1.0 };
         let Some(server) = &mut self.server else { return };
         let streams: Vec<(DeviceId, StreamId)> = server.streams.keys().copied().collect();
         for of in streams {
@@ -201,6 +227,7 @@ impl World {
     pub(crate) fn crash_server(&mut self, keeping: usize) {
         let Some(server) = self.server.take() else { return };
         self.disk = Some(server.ledger.store().crash_keeping(keeping));
+        self.backups.break_off();
         for (device, stream) in server.streams.into_keys() {
             // Half of them find out at once, half only by the silence.
             if self.dice.random_bool(0.5) {
@@ -329,7 +356,7 @@ impl World {
 
     fn receive(&mut self, index: usize, inputs: Vec<Input>) {
         let now = self.began + self.now;
-        let mortal = self.now < EVENTFUL;
+        let mortal = self.is_stormy();
         let dice = &mut self.dice;
         let mut survives = || !mortal || !dice.random_bool(0.003);
         let device = &mut self.devices[index];
@@ -356,6 +383,14 @@ impl World {
             }
             Err(Died) => self.restart(index),
         }
+    }
+
+    fn begin_a_storm(&mut self) {
+        self.storm_ends = self.now + self.storm_lasts;
+        self.storms -= 1;
+        self.next_deed = self.now;
+        self.network.weather = self.storm;
+        self.note("a storm begins");
     }
 
     /// The storm is over: the server is up and the network is good.

@@ -75,15 +75,25 @@ impl MemoryStore {
 
     /// Plans a failure of the next [`Store::apply`].
     pub fn fail_next_apply(&self, fault: Fault) {
+        self.fail_apply_after(0, fault);
+    }
+
+    /// Plans a failure of an [`Store::apply`], after `skipped` that do not fail.
+    pub fn fail_apply_after(&self, skipped: u64, fault: Fault) {
         let mut state = self.state.write();
-        let next = state.applies + 1;
+        let next = state.applies + 1 + skipped;
         state.faults.apply.insert(next, fault);
     }
 
     /// Plans a failure of the next [`Store::sync`].
     pub fn fail_next_sync(&self, fault: Fault) {
+        self.fail_sync_after(0, fault);
+    }
+
+    /// Plans a failure of a [`Store::sync`], after `skipped` that do not fail.
+    pub fn fail_sync_after(&self, skipped: u64, fault: Fault) {
         let mut state = self.state.write();
-        let next = state.syncs + 1;
+        let next = state.syncs + 1 + skipped;
         state.faults.sync.insert(next, fault);
     }
 
