@@ -32,8 +32,8 @@ const SEEDS_DEFAULT: u64 = 700;
 const TOLD_EVERY: u64 = 5_000;
 
 /// Seeds that failed as these histories are made now. What was found by others, made before, is kept
-/// by tests of its own: `session/tests/repaired.rs`, `account/desk/tests/taken.rs` and
-/// `engine/following/tests.rs`.
+/// by tests of its own: in `session/tests` and `account/desk/tests` of the client, and in
+/// `engine/following/tests.rs` of the server.
 const REGRESSIONS: [u64; 0] = [];
 
 fn from_environment(name: &str) -> Option<u64> {

@@ -29,6 +29,9 @@ use crate::core::read::{ReadPlan, decide, reset};
 use crate::core::route::LookLimits;
 use crate::store::{Store, StoreError};
 
+#[cfg(test)]
+mod tests;
+
 /// The targets of one subscription, and how far each has come.
 #[derive(Debug)]
 pub struct Following {

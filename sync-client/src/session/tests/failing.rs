@@ -150,6 +150,27 @@ fn x2_a_safety_pull_finds_what_no_push_told() {
     assert_eq!((talk.at(), talk.stats().gaps), (Some(cursor(15)), 0));
 }
 
+/// X2: a catch-up whose pages a stream has lost goes on by the pull for safety, to its end (seed 8958
+/// of an earlier simulation).
+#[test]
+fn a_catch_up_that_its_stream_lost_is_pulled_to_the_end() {
+    let store = MemoryStore::new();
+    let step = Step::BeginLoad { changes: (1..=10).map(item).collect(), to: cursor(10) };
+    store.write(&name(), &Write { expected: None, step }).unwrap();
+    let mut talk = Talk::new(&[name()], store);
+    talk.accept(Plan::CatchUp, Some(head(62)));
+    while talk.pulls.is_empty() {
+        talk.pass(Duration::from_secs(14));
+        talk.event(Event::Bookmark(Vec::new(), Timestamp::default()));
+    }
+    for at in [10, 12, 14] {
+        talk.answer(vec![Outcome::Delta(page(at, at + 2, 62))]);
+        assert_eq!(talk.pulls.len(), 1, "the stream is not waited for once more");
+    }
+    talk.answer(vec![Outcome::Delta(delta(16, 62))]);
+    assert_eq!((talk.at(), &talk.status[&name()]), (Some(cursor(62)), &Status::Live));
+}
+
 #[test]
 fn copies_are_checked_soon_and_then_every_half_a_day_to_a_day_and_a_half() {
     let mut talk = Talk::live(10);

@@ -290,6 +290,30 @@ fn t01_below_the_floor_the_digest_decides() {
     }
 }
 
+/// G5: a copy that was left between two pages may lack deletes, as nobody knows what the last process
+/// was told. To be told to go on below the floor, and then to be served from above it, proves nothing
+/// (seeds 6817 and 8958 of an earlier simulation).
+#[test]
+fn a_doubt_outlives_a_restart_and_a_reset() {
+    let store = MemoryStore::new();
+    let begins = Step::BeginLoad { changes: (1..=190).map(item).collect(), to: cursor(190) };
+    store.write(&name(), &Write { expected: None, step: begins }).unwrap();
+    let changes = (191..=200).map(item).collect();
+    let page = Step::Page { changes, to: cursor(190).between_pages(version(200)) };
+    store.write(&name(), &Write { expected: Some(cursor(190)), step: page }).unwrap();
+    let mut talk = Talk::new(&[name()], store);
+    let reason = ResetReason::BelowFloor;
+    let floor = Head { floor: version(203), ..big(head(205)) };
+    let reset = Reset { reason, head: floor, estimated_changes: 205, estimated_bytes: 0 };
+    talk.accept(Plan::Reset(reset), None);
+    assert_eq!(talk.chosen[0].how, RepairHow::Delta);
+    talk.answer(vec![Outcome::Delta(Delta { digest: None, ..delta(200, 205) })]);
+    assert!(talk.status[&name()] != Status::Live && !talk.session.is_settled());
+    assert_eq!(talk.stats().unverified_proven, 0);
+    talk.answer(vec![Outcome::Aligned(head(205))]);
+    assert_eq!((talk.at(), talk.stats().unverified_proven), (Some(cursor(205)), 1));
+}
+
 #[test]
 fn repairs_of_many_collections_take_turns() {
     let names: Vec<CollectionName> =
