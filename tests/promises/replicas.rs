@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
-use sync_client::{DiskStore, MemoryStore};
-use sync_proto::types::{Commit, Version};
+use sync_client::{DiskStore, MemoryStore, RepairReason};
+use sync_proto::types::{Commit, ResetReason, Version};
 use sync_tests::compose::{delete, name, put, version};
 use sync_tests::device::{Consumer, Device};
 use sync_tests::process::Program;
@@ -253,6 +253,50 @@ async fn a_device_ahead_of_a_restored_server_goes_back_with_it() {
     assert_eq!(device.contents("list").len(), 1);
     device.stop().await;
     restored.stop().await;
+}
+
+/// G6, G9: a data directory was copied and both copies run, with the same epochs and the same numbers
+/// for other contents. A device that is taken from one to the other finds out: where the head is below
+/// its cursor by that, elsewhere by the digest, and even where both stand at the very same number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_runs_twice_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+    let server = TestServer::on_disk(&one, |_| {}).await;
+    server.wire().commit((0..40).map(|n| put("list", format!("item {n}"), "same")).collect()).await;
+    server.stop().await;
+    copy_dir(&one, &other);
+    let (one, other) =
+        (TestServer::on_disk(&one, |_| {}).await, TestServer::on_disk(&other, |_| {}).await);
+    let write = async |server: &TestServer, to: u64, text: &str| {
+        while server.wire().head(&name("list")).await.unwrap().version < version(to) {
+            server.wire().commit(vec![put("list", "last", text), delete("list", text)]).await;
+            server.wire().commit(vec![put("list", text, "here only")]).await;
+        }
+    };
+    let path = dir.path().join("copy.redb");
+    let visit = async |server: &TestServer, reason: RepairReason| {
+        let device = Device::start(&server.uri(), DiskStore::open(&path).unwrap(), &["list"]);
+        until_true("the device to notice", async || {
+            device.replica.stats().repairs.contains_key(&reason)
+        })
+        .await;
+        device.converge(server.wire(), "list").await;
+        device.stop().await;
+    };
+    write(&one, 5, "one").await;
+    write(&other, 3, "other").await;
+    let device = Device::start(&one.uri(), DiskStore::open(&path).unwrap(), &["list"]);
+    device.converge(one.wire(), "list").await;
+    device.stop().await;
+    visit(&other, RepairReason::Reset(ResetReason::AheadOfHead)).await;
+    visit(&one, RepairReason::DigestMismatch).await;
+    write(&other, 5, "other").await;
+    let at = async |server: &TestServer| server.wire().head(&name("list")).await.unwrap().cursor();
+    assert_eq!(at(&one).await, at(&other).await, "the trap: the very same cursor");
+    visit(&other, RepairReason::DigestMismatch).await;
+    one.stop().await;
+    other.stop().await;
 }
 
 /// G1, G7: many collections on one stream, some of them absent at first: each converges, and a
