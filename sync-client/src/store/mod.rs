@@ -272,6 +272,9 @@ pub enum StoreError {
     /// Another process has the store open.
     #[error("the local store is in use by another process")]
     InUse,
+    /// Its disk takes no writes, or this process may not write it; what is in it can be read.
+    #[error("the local store may only be read: its file, or the disk that it is on, is read-only")]
+    ReadOnly,
     /// The store was written by a newer program.
     #[error("the store has format {found}, this program knows up to {known}: run a newer one")]
     NewerFormat {

@@ -1,7 +1,8 @@
 //! The file of a store: opened, set aside when it is damaged, opened again after a failure. A copy
 //! can be fetched again, so a file that cannot be trusted costs a load and nothing else; it is
-//! kept beside the new one, for whoever wants to look.
+//! kept beside the new one, for whoever wants to look. One that may not be written shows what is in it.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,20 +11,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use redb::{Database, DatabaseError, StorageError};
+use redb::{
+    Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _,
+    StorageError, WriteTransaction,
+};
 
 use super::failed;
-use super::layout::prepare;
+use super::layout::{prepare, see_format};
 use crate::store::StoreError;
 
 /// An open file, or one that could not be opened again yet.
 pub(super) struct File {
     /// `None` = a database of the application, which alone can open it.
     path: Option<PathBuf>,
-    database: RwLock<Option<Arc<Database>>>,
+    database: RwLock<Option<Opened>>,
     trouble: Mutex<Option<Trouble>>,
     /// How often rows were lost.
     lives: AtomicU64,
+}
+
+/// What may be done with the file.
+#[derive(Clone)]
+enum Opened {
+    Everything(Arc<Database>),
+    /// Its disk takes no writes, or this process may not write it.
+    Reading(Arc<ReadOnlyDatabase>),
 }
 
 /// Why the file has to be opened again.
@@ -36,6 +48,7 @@ struct Trouble {
 
 /// Between two attempts to open the file again: each may read all of it.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
+const OPENING: &str = "opening the local store";
 /// What a damaged file is called then. One is kept: damage that repeats must not fill the disk.
 const DAMAGED: &str = "damaged";
 /// What the engine found in the file, as opposed to in a row.
@@ -46,17 +59,17 @@ pub(super) const THE_FILE: &str = "the file";
 impl File {
     pub(super) fn of(database: Arc<Database>) -> Result<Self, StoreError> {
         prepare(&database)?;
-        Ok(Self::new(None, database))
+        Ok(Self::new(None, Opened::Everything(database)))
     }
 
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let (database, lost) = open_or_begin(path)?;
-        let file = Self::new(Some(path.to_owned()), Arc::new(database));
+        let file = Self::new(Some(path.to_owned()), database);
         file.lives.store(u64::from(lost), Ordering::Relaxed);
         Ok(file)
     }
 
-    fn new(path: Option<PathBuf>, database: Arc<Database>) -> Self {
+    fn new(path: Option<PathBuf>, database: Opened) -> Self {
         let (trouble, lives) = (Mutex::new(None), AtomicU64::new(0));
         Self { path, database: RwLock::new(Some(database)), trouble, lives }
     }
@@ -66,9 +79,35 @@ impl File {
         self.lives.load(Ordering::Relaxed)
     }
 
+    pub(super) fn begin_read(&self, doing: &'static str) -> Result<ReadTransaction, StoreError> {
+        let begun = match self.database()? {
+            Opened::Everything(database) => database.begin_read(),
+            Opened::Reading(database) => database.begin_read(),
+        };
+        begun.map_err(failed(doing))
+    }
+
+    /// Of a file that may only be read, tries whether that is still so.
+    pub(super) fn begin_write(&self, doing: &'static str) -> Result<WriteTransaction, StoreError> {
+        let mut database = self.database()?;
+        if matches!(database, Opened::Reading(_)) && self.may_be_written() {
+            let not_before = Instant::now();
+            *self.trouble.lock() = Some(Trouble { damaged: false, not_before });
+            database = self.database()?;
+        }
+        match database {
+            Opened::Everything(database) => database.begin_write().map_err(failed(doing)),
+            Opened::Reading(_) => Err(StoreError::ReadOnly),
+        }
+    }
+
+    fn may_be_written(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| OpenOptions::new().write(true).open(path).is_ok())
+    }
+
     /// The database; opened again first, if that is needed. The engine refuses everything after
     /// a failure, so that is the only way on.
-    pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
+    fn database(&self) -> Result<Opened, StoreError> {
         if self.trouble.lock().is_some() {
             self.reopen()?;
         }
@@ -110,7 +149,7 @@ impl File {
         let (database, _) = open_or_begin(path)?;
         // At the least, what did not wait for the disk is lost.
         self.lives.fetch_add(1, Ordering::Relaxed);
-        *self.database.write() = Some(Arc::new(database));
+        *self.database.write() = Some(database);
         *trouble = None;
         tracing::info!("the local store was opened again");
         Ok(())
@@ -118,7 +157,7 @@ impl File {
 }
 
 /// Opens the file, or creates it; a damaged one is set aside first, and `true` returned.
-fn open_or_begin(path: &Path) -> Result<(Database, bool), StoreError> {
+fn open_or_begin(path: &Path) -> Result<(Opened, bool), StoreError> {
     match open(path) {
         Err(StoreError::Damaged { place }) => {
             tracing::error!(place, "the local store is damaged: it is set aside, and begun anew");
@@ -129,24 +168,41 @@ fn open_or_begin(path: &Path) -> Result<(Database, bool), StoreError> {
     }
 }
 
-fn open(path: &Path) -> Result<Database, StoreError> {
+fn open(path: &Path) -> Result<Opened, StoreError> {
     // The engine was seen to panic on damage.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = match Database::create(path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse),
+            Err(DatabaseError::Storage(StorageError::Io(error))) if is_refusal(&error) => {
+                let refused = DatabaseError::Storage(StorageError::Io(error));
+                return open_to_read(path)?.ok_or_else(|| failed(OPENING)(refused));
+            }
             Err(DatabaseError::Storage(StorageError::Io(error))) if is_damage(&error) => {
                 return Err(StoreError::Damaged { place: THE_FILE });
             }
             Err(DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted) => {
                 return Err(StoreError::Damaged { place: THE_FILE });
             }
-            Err(other) => return Err(failed("opening the local store")(other)),
+            Err(other) => return Err(failed(OPENING)(other)),
         };
         prepare(&database)?;
-        Ok(database)
+        Ok(Opened::Everything(Arc::new(database)))
     }));
     opened.unwrap_or(Err(StoreError::Damaged { place: THE_FILE }))
+}
+
+/// `None` = there is no file, or one that was not closed: to put that right is to write.
+fn open_to_read(path: &Path) -> Result<Option<Opened>, StoreError> {
+    let Ok(database) = ReadOnlyDatabase::open(path) else { return Ok(None) };
+    see_format(&database)?;
+    tracing::warn!("the local store may only be read: what is in it is shown, and stays as it is");
+    Ok(Some(Opened::Reading(Arc::new(database))))
+}
+
+/// Somebody does not want this file to be written.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// What the disk brought is not what was written.

@@ -22,7 +22,10 @@
 //! ```
 
 use bytes::Bytes;
-use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadOnlyDatabase, ReadableDatabase as _, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 use sync_proto::convert::{decode_scope, encode_scope};
 use sync_proto::digest::Digest;
 use sync_proto::limits::KEY_LEN_MAX;
@@ -102,6 +105,22 @@ pub(super) fn prepare(database: &Database) -> Result<(), StoreError> {
         }
     }
     write.commit().map_err(failed(doing))
+}
+
+/// Makes sure of the same where nothing can be written.
+pub(super) fn see_format(database: &ReadOnlyDatabase) -> Result<(), StoreError> {
+    let doing = "opening the local store";
+    let read = database.begin_read().map_err(failed(doing))?;
+    read.open_table(COPIES).map_err(failed(doing))?;
+    read.open_table(ROWS).map_err(failed(doing))?;
+    read.open_table(ORDER).map_err(failed(doing))?;
+    read.open_table(NOTES).map_err(failed(doing))?;
+    let numbers = read.open_table(NUMBERS).map_err(failed(doing))?;
+    let found = numbers.get(FORMAT_NUMBER).map_err(failed(doing))?.map_or(0, |n| n.value());
+    match u32::try_from(found).unwrap_or(u32::MAX) {
+        FORMAT => Ok(()),
+        found => Err(StoreError::NewerFormat { found, known: FORMAT }),
+    }
 }
 
 /// The first generation that no row is of. Those that are never given are damage, which is swept.

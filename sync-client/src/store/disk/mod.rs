@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
+use redb::{Database, Durability, WriteTransaction};
 use sync_proto::digest::Segment;
 use sync_proto::types::{CollectionName, Key, Scope};
 
@@ -81,7 +81,9 @@ struct DiskSnapshot {
 impl DiskStore {
     /// Opens the file, or creates it. One that is damaged is set aside under its name with
     /// `.damaged` behind it, in the place of an earlier one, and a new one begun: its copies are
-    /// loaded again. After a failure of the disk the file is opened again when it is next needed.
+    /// loaded again. After a failure of the disk the file is opened again when it is next needed. One
+    /// that may not be written is opened all the same, if it was closed in good order: what is in it
+    /// is shown, writes are refused ([`StoreError::ReadOnly`]) until it may.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Ok(Self::on(File::open(path.as_ref())?))
     }
@@ -108,7 +110,7 @@ impl DiskStore {
         collection: &CollectionName,
     ) -> Result<(DiskSnapshot, Scope), StoreError> {
         let doing = "reading the local store";
-        let read = self.shared.file.database()?.begin_read().map_err(failed(doing))?;
+        let read = self.shared.file.begin_read(doing)?;
         let copies = read.open_table(COPIES).map_err(failed(doing))?;
         let found = copies.get(collection.as_str()).map_err(failed(doing))?;
         let record = found.and_then(|bytes| CopyRecord::decode_or_none(bytes.value()));
@@ -119,7 +121,7 @@ impl DiskStore {
 
     fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
         let doing = "writing the local store";
-        let mut write = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
+        let mut write = self.shared.file.begin_write(doing)?;
         let mut pace = self.shared.pace.lock();
         pace.writes += 1;
         if pace.writes < DURABLE_WRITES && pace.durable_at.elapsed() < DURABLE_EVERY {
@@ -196,7 +198,7 @@ impl DiskStore {
         }
         // Waits for the disk: writes that go by this part must never meet rows of the one before.
         let doing = "writing the local store";
-        let transaction = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
+        let transaction = self.shared.file.begin_write(doing)?;
         let mut tables = Tables::open(&transaction)?;
         let (mut record, of) = tables.copy(collection)?;
         if is_same(&record, &of, scope) {
@@ -320,7 +322,7 @@ impl ReplicaStore for DiskStore {
     fn flush(&self) -> Result<(), StoreError> {
         let doing = "flushing the local store";
         self.shared.file.watch(|| {
-            let transaction = self.shared.file.database()?.begin_write().map_err(failed(doing))?;
+            let transaction = self.shared.file.begin_write(doing)?;
             transaction.commit().map_err(failed(doing))
         })
     }

@@ -1,7 +1,7 @@
 //! The notes in a replica's file.
 
 use bytes::Bytes;
-use redb::{ReadableDatabase as _, WriteTransaction};
+use redb::WriteTransaction;
 use sync_proto::types::CollectionName;
 
 use super::layout::{NOTES, note_place, note_range};
@@ -18,7 +18,7 @@ impl DiskStore {
         &self,
         owner: &CollectionName,
     ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let read = self.shared.file.database()?.begin_read().map_err(failed(READING))?;
+        let read = self.shared.file.begin_read(READING)?;
         let notes = read.open_table(NOTES).map_err(failed(READING))?;
         let range = note_range(owner);
         let found = notes.range::<&[u8]>(&range.start[..]..&range.end[..]);
