@@ -23,8 +23,11 @@ use crate::offline::run;
 const ITEMS: u64 = 20_000;
 /// Items of one commit.
 const BATCH: u64 = 5_000;
-/// Commits that say what a commit takes when nothing else happens.
-const QUIET_COMMITS: usize = 200;
+/// Commits that say what a commit takes when nothing else happens: of a large store as many as are
+/// made beside its purge, because the disk has slow moments of its own.
+const QUIET_COMMITS: [u64; 2] = [200, 20_000];
+/// No purge holds a commit up for longer. Judged of optimised programs.
+const HELD_UP_MAX: Duration = Duration::from_millis(50);
 /// What takes longest at a million items takes a few minutes on a busy machine.
 const LONG: Duration = Duration::from_secs(30 * 60);
 
@@ -71,7 +74,7 @@ async fn commits_beside<T>(wire: &Wire, work: impl Future<Output = T>) -> (T, Ve
 fn told(what: &str, took: &mut [Duration]) -> String {
     took.sort_unstable();
     let (middle, slowest) = (took[took.len() / 2], took[took.len() - 1]);
-    let late = took.iter().filter(|took| **took > Duration::from_millis(50)).count();
+    let late = took.iter().filter(|took| **took > HELD_UP_MAX).count();
     format!(
         "{what}: {} commits, median {middle:.1?}, slowest {slowest:.1?}, {late} above 50 ms",
         took.len()
@@ -107,14 +110,12 @@ async fn a_large_store_is_kept_beside_commits() {
     let mut process = program.start_serving().await;
     let wire = program.wire();
     fill(&wire, items).await;
-    let quiet =
-        async {
-            while wire.head(&name("small")).await.is_none_or(|head| {
-                head.version.get() < u64::try_from(QUIET_COMMITS).expect("small")
-            }) {
-                tokio::task::yield_now().await;
-            }
-        };
+    let commits = (items / 50).clamp(QUIET_COMMITS[0], QUIET_COMMITS[1]);
+    let quiet = async {
+        while wire.head(&name("small")).await.is_none_or(|head| head.version.get() < commits) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
     let ((), mut took) = commits_beside(&wire, quiet).await;
     report(&told("nothing beside", &mut took));
 
@@ -131,6 +132,9 @@ async fn a_large_store_is_kept_beside_commits() {
     assert_eq!(wire.head(&name("large")).await.unwrap().tombstones, 0);
     let lasted = began.elapsed();
     report(&told(&format!("purge of {items} tombstones, {lasted:.1?}"), &mut took));
+    let late = took.iter().filter(|took| **took > HELD_UP_MAX).count();
+    // A disk that is shared has slow moments whoever writes to it: see what nothing beside took.
+    assert!(cfg!(debug_assertions) || late * 1_000 <= took.len(), "{late} of {}", took.len());
     process.terminate();
     assert_eq!(process.ended().await.code(), Some(0), "{}", process.log());
     let (compacted, lasted) = done(&["compact", "--json"], dir.path());

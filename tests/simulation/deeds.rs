@@ -175,6 +175,7 @@ impl World {
         let mut go_on = || self.dice.random_bool(0.7);
         let done = (0..times).try_for_each(|_| server.ledger.purge_step(now, &mut go_on).map(drop));
         if self.carried_out("a purge", done, None).is_none() {
+            self.forgot_perhaps = true;
             return;
         }
         let server = self.server.as_ref().expect("it has just answered");

@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) devices: Vec<Device>,
     pub(crate) network: Network,
     pub(crate) consumers: Vec<Consumer>,
+    /// A purge that failed may have forgotten acks, or not.
+    pub(crate) forgot_perhaps: bool,
     /// Counts the starts of the server.
     pub(crate) server_life: u64,
     pub(crate) names: Vec<CollectionName>,
@@ -95,6 +97,7 @@ impl World {
         Self {
             network: Network::new(storm),
             consumers: (0..4).map(Consumer::new).collect(),
+            forgot_perhaps: false,
             server_life: 0,
             dice,
             tell,
@@ -267,6 +270,11 @@ impl World {
             self.history.announce(name, collection);
         }
         server.check_inboxes(&self.model.follows);
+        if std::mem::take(&mut self.forgot_perhaps) {
+            for consumer in &mut self.consumers {
+                consumer.look_at_all(&server, &self.names);
+            }
+        }
         self.server = Some(server);
         self.server_life += 1;
         self.note("the server starts");
