@@ -93,6 +93,8 @@ fn a_client_arrives_as_it_was() {
         subject: "alice".to_owned(),
         last_seen: Timestamp::from_millis(123_456),
         streams: 2,
+        streams_lagging: 1,
+        streams_parked: 1,
         positions: vec![at(name("a"), Some(cursor), None), at(name("b"), None, Some(cursor))],
         more_positions: true,
     };

@@ -21,6 +21,42 @@ async fn explain(wire: &Wire, client_id: &str, collection: &str) -> Result<Expla
     Ok(Explanation::try_from(reply.into_inner()).unwrap())
 }
 
+/// G8: a client that has stopped reading is told from one that has everything it asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_is_told_as_such() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "a", "1"), put("other", "a", "1")]).await;
+    let open = async |client_id: &str, collection: &str| {
+        let head = wire.head(&name(collection)).await.unwrap();
+        let subscribe = Subscribe {
+            targets: vec![after(collection, head.cursor())],
+            heartbeat: Duration::from_secs(60),
+            client_id: client_id.to_owned(),
+        };
+        let mut events = server.new_connection().try_subscribe(subscribe).await.unwrap();
+        events.accepted().await;
+        events
+    };
+    let mut stalled = open("stalled", "list").await;
+    let _elsewhere = open("elsewhere", "other").await;
+    // Beyond every window of the transport.
+    for number in 0..60 {
+        wire.commit(vec![put("list", format!("{}", number % 10), [7; 200_000])]).await;
+    }
+    let states = async |client_id: &str| {
+        let explained = explain(wire, client_id, "").await.unwrap();
+        let client = explained.clients.into_iter().next().unwrap();
+        (client.streams, client.streams_lagging, client.streams_parked)
+    };
+    until_true("the server to see that it stalls", async || states("stalled").await == (1, 0, 1))
+        .await;
+    assert_eq!(states("elsewhere").await, (1, 0, 0));
+    while !matches!(stalled.next().await, Event::CaughtUp(..)) {}
+    until_true("it to be live again", async || states("stalled").await == (1, 0, 0)).await;
+    server.stop().await;
+}
+
 /// G6, G8: which cursor a client showed, what was decided and why, by pull and by stream, how much
 /// was sent, what it acknowledged and how far it is behind.
 #[tokio::test(flavor = "multi_thread")]

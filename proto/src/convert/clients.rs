@@ -13,6 +13,8 @@ impl From<ClientInfo> for v1::ClientInfo {
             positions: client.positions.into_iter().map(Into::into).collect(),
             subject: client.subject,
             more_positions: client.more_positions,
+            streams_lagging: client.streams_lagging,
+            streams_parked: client.streams_parked,
         }
     }
 }
@@ -27,6 +29,8 @@ impl TryFrom<v1::ClientInfo> for ClientInfo {
             subject: client.subject,
             last_seen: timestamp(client.last_seen),
             streams: client.streams,
+            streams_lagging: client.streams_lagging,
+            streams_parked: client.streams_parked,
             positions: positions.collect::<Result<_, _>>()?,
             more_positions: client.more_positions,
         })

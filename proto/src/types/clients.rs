@@ -13,6 +13,10 @@ pub struct ClientInfo {
     pub last_seen: Timestamp,
     /// Its live streams.
     pub streams: u32,
+    /// Those of them that are being caught up.
+    pub streams_lagging: u32,
+    /// Those of them that have something to say and no room for it.
+    pub streams_parked: u32,
     /// Where it stands, by name of the collection.
     pub positions: Vec<ClientPosition>,
     /// There are more of them.

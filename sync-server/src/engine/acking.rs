@@ -111,7 +111,17 @@ impl<S: Store> Ledger<S> {
         let positions = places.into_iter().take(CLIENT_POSITIONS_MAX).map(position).collect();
         let ClientKey { client_id, subject } = key;
         let last_seen = seen.max(acked_last);
-        Ok(ClientInfo { client_id, subject, last_seen, streams, positions, more_positions })
+        Ok(ClientInfo {
+            client_id,
+            subject,
+            last_seen,
+            streams,
+            // How they get on is known where they are served.
+            streams_lagging: 0,
+            streams_parked: 0,
+            positions,
+            more_positions,
+        })
     }
 
     /// Where a client stands that was sent this, and that this is held for.

@@ -135,6 +135,7 @@ pub enum RepairReader {
 
 /// How a subscriber gets on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum SubscriberState {
     /// It has been sent everything.
     Live,

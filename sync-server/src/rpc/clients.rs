@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -23,7 +25,7 @@ use crate::core::acks::{Claim, Claims};
 use crate::core::clients::{self, Clients};
 use crate::core::decisions::{Answer, Decided, Decisions, Pushed};
 use crate::engine::ledger::Ledger;
-use crate::metrics::RepairReader;
+use crate::metrics::{RepairReader, SubscriberState};
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
@@ -44,8 +46,14 @@ pub struct ClientRegistry {
     books: Mutex<HashMap<ClientKey, Vec<Arc<Book>>>>,
 }
 
-/// What a stream said since somebody asked: one entry for each of its targets at most.
-type Book = Mutex<BTreeMap<CollectionName, Pushed>>;
+/// What a stream notes.
+#[derive(Debug, Default)]
+struct Book {
+    /// What it said since somebody asked: one entry for each of its targets at most.
+    said: Mutex<BTreeMap<CollectionName, Pushed>>,
+    /// How it gets on: a [`SubscriberState`].
+    state: AtomicU8,
+}
 
 /// A live stream of a client.
 #[derive(Debug)]
@@ -177,8 +185,20 @@ impl ClientRegistry {
         }
     }
 
+    /// How the streams of a client get on, besides where it stands.
+    pub(super) fn with_streams(&self, key: &ClientKey, client: ClientInfo) -> ClientInfo {
+        let books = self.books.lock();
+        let of = books.get(key).map(Vec::as_slice).unwrap_or_default();
+        let count = |state| {
+            let such = of.iter().filter(|book| book.state.load(Relaxed) == state as u8);
+            u32::try_from(such.count()).unwrap_or(u32::MAX)
+        };
+        let streams_lagging = count(SubscriberState::Lagging);
+        ClientInfo { streams_lagging, streams_parked: count(SubscriberState::Parked), ..client }
+    }
+
     fn read_book(&self, key: &ClientKey, book: &Book) {
-        let said = mem::take(&mut *book.lock());
+        let said = mem::take(&mut *book.said.lock());
         let cursors = said.iter().map(|(name, pushed)| (name.clone(), pushed.reached));
         self.clients.lock().sent(key, cursors, Timestamp::now());
         self.decisions.lock().pushed(key, said);
@@ -194,6 +214,11 @@ impl OpenStream {
             (target.collection.clone(), explaining::of_target(*shown, target))
         });
         self.clients.decided(&self.key, decided);
+    }
+
+    /// How the stream gets on now.
+    pub(super) fn is(&self, state: SubscriberState) {
+        self.book.state.store(state as u8, Relaxed);
     }
 
     /// An event is about to be sent.
@@ -227,7 +252,7 @@ impl OpenStream {
 
     fn sent(&self, sent: impl IntoIterator<Item = (CollectionName, Cursor, u64)>) {
         let now = Timestamp::now();
-        let mut book = self.book.lock();
+        let mut book = self.book.said.lock();
         for (name, reached, bytes) in sent {
             let before = book.get(&name).map_or(0, |pushed| pushed.bytes);
             book.insert(name, Pushed { reached, bytes: before + bytes, at: now });
@@ -294,7 +319,8 @@ fn describe<S: Store>(
     let mut bytes = 0;
     for key in keys {
         let known = registry.clients.lock().known(&key, CLIENT_POSITIONS_MAX + 1);
-        let client = ledger.client(key, known)?;
+        let client = ledger.client(key.clone(), known)?;
+        let client = registry.with_streams(&key, client);
         bytes += size(&client);
         if page.len() == most || (bytes > PAGE_BYTES_MAX && !page.is_empty()) {
             return Ok((page, true));

@@ -126,11 +126,13 @@ fn describe<S: Store>(
     collection: Option<&CollectionName>,
 ) -> Result<ClientInfo, StoreError> {
     let known = registry.clients.lock().known(&key, CLIENT_POSITIONS_MAX + 1);
-    let Some(name) = collection else { return ledger.client(key, known) };
+    let Some(name) = collection else {
+        return Ok(registry.with_streams(&key, ledger.client(key.clone(), known)?));
+    };
     let sent = registry.clients.lock().newest_sent(&key, name);
     let held = ledger.held(&key, name)?;
     let known_here = sent.is_some() || held.is_some();
     let position = known_here.then(|| ledger.position(name.clone(), sent, held));
-    let client = ledger.client(key, known)?;
+    let client = registry.with_streams(&key, ledger.client(key.clone(), known)?);
     Ok(ClientInfo { positions: position.into_iter().collect(), more_positions: false, ..client })
 }

@@ -294,11 +294,15 @@ impl<S: Store> Stream<S> {
     /// has not taken is still coalesced; and news are taken also while targets are due, so that a
     /// target that is far behind does not hide the others.
     async fn wake(&mut self, beats: bool, halves: &Halves) -> Wake {
-        self.presence.is(match (halves.following.is_due(), halves.following.is_behind()) {
+        let state = match (halves.following.is_due(), halves.following.is_behind()) {
             (true, _) => SubscriberState::Parked,
             (false, true) => SubscriberState::Lagging,
             (false, false) => SubscriberState::Live,
-        });
+        };
+        self.presence.is(state);
+        if let Some(client) = &self.client {
+            client.is(state);
+        }
         if halves.following.is_due() {
             self.waiting_since.get_or_insert_with(Instant::now);
         }

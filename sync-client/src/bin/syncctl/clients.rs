@@ -38,6 +38,8 @@ pub(crate) struct ClientFields<'a> {
     subject: &'a str,
     last_seen: String,
     streams: u32,
+    streams_lagging: u32,
+    streams_parked: u32,
     positions: Vec<PositionFields<'a>>,
     more_positions: bool,
 }
@@ -95,6 +97,8 @@ impl<'a> From<&'a ClientInfo> for ClientFields<'a> {
             subject: &client.subject,
             last_seen: moment(client.last_seen),
             streams: client.streams,
+            streams_lagging: client.streams_lagging,
+            streams_parked: client.streams_parked,
             positions: client.positions.iter().map(position).collect(),
             more_positions: client.more_positions,
         }

@@ -125,11 +125,16 @@ pub(crate) async fn explain(context: &mut Context, asked: &Explain) -> Result<Ex
 
 fn show_client(context: &mut Context, client: &ClientInfo) -> Result<(), Failure> {
     let of = if client.subject.is_empty() { "" } else { " of " };
-    let streams = match client.streams {
+    let mut streams = match client.streams {
         0 => "no stream".to_owned(),
         1 => "1 stream".to_owned(),
         many => format!("{many} streams"),
     };
+    for (count, how) in [(client.streams_lagging, "lagging"), (client.streams_parked, "parked")] {
+        if count > 0 {
+            streams += &format!(", {count} {how}");
+        }
+    }
     let line = format!(
         "client {}{of}{}: last seen {}, {streams}",
         client.client_id,
@@ -225,7 +230,6 @@ fn verdict(client: &ClientInfo, at: &ClientPosition, last: Option<&Decision>) ->
         return say(Colour::Red, refused);
     }
     let since = moment(client.last_seen);
-    let connected = client.streams > 0;
     match (at.behind, at.sent) {
         (0, _) => say(Colour::Green, "in step".to_owned()),
         (behind, Some(sent)) if sent == head && at.acked.is_some() => say(
@@ -235,11 +239,23 @@ fn verdict(client: &ClientInfo, at: &ClientPosition, last: Option<&Decision>) ->
                  either it is still applying them, or it cannot; look at its own status"
             ),
         ),
-        (behind, _) if connected => say(
+        (behind, _) if client.streams_parked > 0 => say(
+            Colour::Red,
+            format!(
+                "{behind} versions behind, and {} of its {} streams takes nothing: what was sent is \
+                 still on the way, so the client has stopped reading, or its line is too slow",
+                client.streams_parked, client.streams
+            ),
+        ),
+        (behind, _) if client.streams_lagging > 0 => say(
+            Colour::Yellow,
+            format!("{behind} versions behind, and being caught up: look again in a moment"),
+        ),
+        (behind, _) if client.streams > 0 => say(
             Colour::Yellow,
             format!(
-                "{behind} versions behind with a stream open: it takes what it is sent slowly, or \
-                 does not follow this collection; see what was reached above, and again in a moment"
+                "{behind} versions behind with a stream that has everything it asked for: it does \
+                 not follow this collection, or has just been sent the rest"
             ),
         ),
         (behind, _) => say(

@@ -14,6 +14,8 @@ fn client(streams: u32) -> ClientInfo {
         subject: "alice".to_owned(),
         last_seen: Timestamp::from_millis(1_000),
         streams,
+        streams_lagging: 0,
+        streams_parked: 0,
         positions: Vec::new(),
         more_positions: false,
     }
@@ -58,6 +60,20 @@ fn every_way_of_being_behind_has_its_own_words() {
         (client(1), position(9, Some(4), Some(9)), None, Colour::Yellow, "it was sent everything"),
         (client(1), behind.clone(), None, Colour::Yellow, "6 versions behind with a stream"),
         (client(0), behind.clone(), None, Colour::Yellow, "6 versions behind and not connected"),
+        (
+            ClientInfo { streams_lagging: 1, ..client(2) },
+            behind.clone(),
+            None,
+            Colour::Yellow,
+            "6 versions behind, and being caught up",
+        ),
+        (
+            ClientInfo { streams_lagging: 1, streams_parked: 1, ..client(2) },
+            behind.clone(),
+            None,
+            Colour::Red,
+            "6 versions behind, and 1 of its 2 streams takes nothing",
+        ),
         (
             client(0),
             behind.clone(),

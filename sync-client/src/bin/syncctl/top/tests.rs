@@ -33,6 +33,8 @@ fn client(id: &str, behind: &[u64]) -> ClientInfo {
         subject: String::new(),
         last_seen: Timestamp::default(),
         streams: 1,
+        streams_lagging: 0,
+        streams_parked: 0,
         positions: behind.iter().enumerate().map(at).collect(),
         more_positions: false,
     }
