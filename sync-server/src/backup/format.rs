@@ -355,7 +355,7 @@ fn rows(fields: &mut Fields) -> Option<Block> {
         let (version, time) = (fields.version()?, Timestamp::from_millis(fields.u64()?));
         let length = u16::from_be_bytes(fields.array()?);
         let key = Key::new(fields.take(length.into())?).ok()?;
-        let log = LogRow::parse(&mut Fields(long(fields)?))?;
+        let log = long(fields, LogRow::parse)?;
         rows.push(BackupRow { version, time, key, log });
     }
     Some(Block::Rows { id, generation, rows })
@@ -365,12 +365,9 @@ fn heads(format: u32, fields: &mut Fields) -> Option<Vec<BackupHead>> {
     let mut heads = Vec::new();
     while !fields.0.is_empty() {
         let (id, generation) = (fields.id()?, fields.u32()?);
-        let mut meta = Meta::parse(&mut Fields(long(fields)?))?;
-        meta.policy = if format == 1 {
-            fields.numbers_of_policy()?
-        } else {
-            Fields(long(fields)?).policy()?
-        };
+        let mut meta = long(fields, Meta::parse)?;
+        meta.policy =
+            if format == 1 { fields.numbers_of_policy()? } else { long(fields, Fields::policy)? };
         heads.push(BackupHead { id, generation, meta });
     }
     Some(heads)
@@ -379,7 +376,7 @@ fn heads(format: u32, fields: &mut Fields) -> Option<Vec<BackupHead>> {
 fn ends(fields: &mut Fields) -> Option<Vec<BackupEnd>> {
     let mut ends = Vec::new();
     while !fields.0.is_empty() {
-        let name = Fields(long(fields)?).name()?;
+        let name = long(fields, Fields::name)?;
         ends.push(BackupEnd {
             name,
             epoch: Epoch::new(fields.u64()?)?,
@@ -389,10 +386,13 @@ fn ends(fields: &mut Fields) -> Option<Vec<BackupEnd>> {
     Some(ends)
 }
 
-/// What `put_long` wrote.
-fn long(fields: &mut Fields) -> Option<Bytes> {
+/// What `put_long` wrote, of which nothing may be left: what is not understood is damage, as it is in
+/// a row of the store.
+fn long<T>(fields: &mut Fields, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
     let length = usize::try_from(fields.u32()?).ok()?;
-    fields.take(length)
+    let mut within = Fields(fields.take(length)?);
+    let read = read(&mut within)?;
+    within.0.is_empty().then_some(read)
 }
 
 fn end(fields: &mut Fields) -> Option<([u64; 3], [u8; 32])> {

@@ -114,6 +114,28 @@ fn a_backup_of_format_1_is_read() {
     assert_eq!(read(&file).unwrap(), expected);
 }
 
+/// G5: a part that says more than is understood is refused, as it is in the store.
+#[test]
+fn bytes_behind_a_policy_are_refused() {
+    let Some(Block::Heads(heads)) = blocks().into_iter().nth(2) else { panic!("heads come third") };
+    let head = heads.last().unwrap();
+    let policy = encode_policy(&head.meta.policy);
+    for (behind, refused) in [(&b""[..], false), (b"x", true)] {
+        let mut payload = BytesMut::new();
+        payload.put_u64(head.id.0);
+        payload.put_u32(head.generation);
+        put_long(&mut payload, &head.meta.encode());
+        put_long(&mut payload, &[&policy[..], behind].concat());
+        let mut encoder = Encoder::default();
+        let mut file = encoder.header(Timestamp::from_millis(1)).to_vec();
+        encoder.collections = 1;
+        file.extend(encoder.seal(HEADS, &payload));
+        file.extend(encoder.end());
+        let found = read(&file);
+        assert_eq!(matches!(found, Err(BackupError::Damaged { .. })), refused, "{found:?}");
+    }
+}
+
 /// G5, G11: wherever it ends too early, it is refused as such.
 #[test]
 fn every_truncation_is_refused() {
