@@ -60,8 +60,8 @@ damage DAMAGES="200":
 attacks SECS="15":
     DELTASYNC_ATTACK_SECS={{ SECS }} cargo test --release --workspace --locked --test proof attacks -- --nocapture
 
-# Fuzz what parses foreign bytes: requests responses page_tokens store_rows whole_stores
-# disk_layout replica_rows (cargo install cargo-fuzz).
+# Fuzz what parses foreign bytes: requests web access responses page_tokens store_rows whole_stores
+# disk_layout journal backups replica_rows notes (cargo install cargo-fuzz).
 fuzz TARGET SECONDS="600":
     RUSTC_BOOTSTRAP=1 cargo fuzz run -s none {{ TARGET }} -- -max_total_time={{ SECONDS }}
 

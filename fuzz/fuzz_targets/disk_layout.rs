@@ -1,7 +1,8 @@
-//! The bytes under sled's keys: the ledger row, rows whole and in chunks, stuffed keys. The file
-//! that knows them is included as it is, so nothing of it has to be public.
+//! The bytes under sled's keys: the ledger row, rows whole and in chunks, stuffed keys; and the mark
+//! of how far a store was. The files that know them are included as they are, so nothing of them has
+//! to be public. Checksums are also put right: no fuzzer finds one.
 #![no_main]
-#![allow(dead_code, reason = "the included file also writes, and decides")]
+#![allow(dead_code, reason = "the included files also write, and decide")]
 
 use libfuzzer_sys::fuzz_target;
 
@@ -14,10 +15,28 @@ mod store {
         mod high_water;
         mod layout;
 
+        /// The store's number and the sequence.
+        const MARK_BODY_BYTES: usize = 16 + 8;
+
         pub(crate) fn read(bytes: &[u8]) {
+            use high_water::Mark;
             use layout::{Ledger, Stored, chunk_of_key, row_key, user_key};
             if let Some(ledger) = Ledger::decode(bytes) {
                 assert_eq!(ledger.encode(), bytes);
+            }
+            if let Some(body) = bytes.get(4..Ledger::BYTES) {
+                let sealed = [&crc32fast::hash(body).to_be_bytes()[..], body].concat();
+                let ledger = Ledger::decode(&sealed).expect("it has its length and checksum");
+                assert_eq!(ledger.encode(), sealed);
+            }
+            if let Some(body) = bytes.get(..MARK_BODY_BYTES) {
+                let crc = crc32fast::hash(body).to_be_bytes();
+                let sealed = [&b"dshw"[..], &crc, body].concat();
+                let mark = Mark::decode(&sealed).expect("it has its length and checksum");
+                assert_eq!(mark.encode()[..], sealed);
+            }
+            if let Some(mark) = Mark::decode(bytes) {
+                assert!(bytes.starts_with(&mark.encode()), "a mark has one form");
             }
             if let Some(Stored::Chunked { len, .. }) = Stored::decode(bytes) {
                 let chunks = u64::from(layout::chunks(len));
