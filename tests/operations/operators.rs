@@ -41,8 +41,8 @@ async fn a_client_that_takes_nothing_is_told_as_such() {
     let mut stalled = open("stalled", "list").await;
     let _elsewhere = open("elsewhere", "other").await;
     // Beyond every window of the transport.
-    for number in 0..60 {
-        wire.commit(vec![put("list", format!("{}", number % 10), [7; 200_000])]).await;
+    for number in 0..60u8 {
+        wire.commit(vec![put("list", format!("{}", number % 10), [number; 200_000])]).await;
     }
     let states = async |client_id: &str| {
         let explained = explain(wire, client_id, "").await.unwrap();
