@@ -1,9 +1,10 @@
 //! Guarded servers: their policies, and the tokens that go with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use sync_proto::types::{Mutation, Op, Subject};
+use sync_server::config::Config;
 use sync_tests::compose::name;
 use sync_tests::data::hex;
 use sync_tests::server::TestServer;
@@ -44,10 +45,29 @@ pub(crate) fn follows(collection: &str, subject: &str) -> Mutation {
 impl Guarded {
     /// A server with this policy.
     pub(crate) async fn start(policy: &str) -> Self {
+        Self::start_with(policy, |_, _| {}).await
+    }
+
+    /// A server with this policy that believes what these keys sign, too.
+    pub(crate) async fn believing(policy: &str, keys: &str) -> Self {
+        Self::start_with(policy, |config, dir| {
+            let file = dir.join("keys.json");
+            std::fs::write(&file, keys).unwrap();
+            config.jwt_audience = Some("deltasync".to_owned());
+            config.jwt_keys_file = Some(file);
+        })
+        .await
+    }
+
+    async fn start_with(policy: &str, change: impl FnOnce(&mut Config, &Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.toml");
         std::fs::write(&path, policy).unwrap();
-        let server = TestServer::with(|config| config.policy_file = Some(path)).await;
+        let server = TestServer::with(|config| {
+            config.policy_file = Some(path);
+            change(config, dir.path());
+        })
+        .await;
         Self { server, dir }
     }
 

@@ -7,6 +7,7 @@ use sync_tests::compose::put;
 use tonic::Code;
 
 use crate::guard::{Guarded, follows, token, tokens};
+use crate::issuer::{Signer, claims, in_seconds, set};
 use crate::raw_calls::{Answer, call, calls};
 
 /// What a call takes, said a second time and independently of the server's own table.
@@ -182,6 +183,27 @@ fn everybody() -> Vec<(&'static str, Who)> {
     ]
 }
 
+/// The same with signed tokens, good and bad.
+fn everybody_signed(issuer: &Signer) -> Vec<(&'static str, Who)> {
+    let shows = |token: String| Who { token: Some(token), ..Who::default() };
+    let known = |name| Who { known: true, ..shows(issuer.sign(&claims(name))) };
+    let mut late = claims("operator");
+    late["exp"] = in_seconds(-600).into();
+    let mut for_others = claims("operator");
+    for_others["aud"] = "somebody else".into();
+    vec![
+        ("signed by a stranger", shows(Signer::elliptic("key").sign(&claims("operator")))),
+        ("signed for too short a time", shows(issuer.sign(&late))),
+        ("signed for another service", shows(issuer.sign(&for_others))),
+        ("mallory, signed", shows(issuer.sign(&claims("mallory")))),
+        ("idle, signed", known("idle")),
+        ("reader, signed", Who { may: &[Needs::Read], ..known("reader") }),
+        ("writer, signed", Who { may: &[Needs::Write], ..known("writer") }),
+        ("keeper, signed", Who { may: &[Needs::Keep], ..known("keeper") }),
+        ("operator, signed", Who { may: &[Needs::Keep, Needs::Whole], ..known("operator") }),
+    ]
+}
+
 /// Whether this call of this caller is to be let through.
 fn allowed(path: &str, who: &Who, covered: bool) -> bool {
     let covered = covered && !path.ends_with("/ListFollows");
@@ -234,9 +256,9 @@ fn about(answer: &Answer, name: &str, other: &str) -> Answer {
 }
 
 /// What all calls of one caller are answered, held against what they should be.
-async fn check(name: &str, who: &Who, findings: &mut Vec<String>) {
+async fn check(name: &str, who: &Who, keys: &str, findings: &mut Vec<String>) {
     let names = ["idle", "follower", "reader", "writer", "keeper", "operator", "owner", "mallory"];
-    let guarded = Guarded::start(&(POLICY.to_owned() + &tokens(&names))).await;
+    let guarded = Guarded::believing(&(POLICY.to_owned() + &tokens(&names)), keys).await;
     let owner = guarded.wire("owner");
     for collection in ["ours/here", "oursister", "theirs/aa"] {
         owner.commit(vec![put(collection, "k", "v")]).await;
@@ -293,8 +315,9 @@ async fn check(name: &str, who: &Who, findings: &mut Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_is_judged() {
     let mut findings = Vec::new();
-    for (name, who) in everybody() {
-        check(name, &who, &mut findings).await;
+    let issuer = Signer::elliptic("key");
+    for (name, who) in everybody().into_iter().chain(everybody_signed(&issuer)) {
+        check(name, &who, &set(&[&issuer]), &mut findings).await;
     }
     assert!(findings.is_empty(), "{} findings: {:#.3000}", findings.len(), findings.join("\n"));
 }
