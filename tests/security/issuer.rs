@@ -13,10 +13,13 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::TaskTracker;
+
+use crate::authority::Pair as Certificate;
 
 /// A key that signs, under an id.
 pub(crate) struct Signer {
@@ -38,6 +41,11 @@ pub(crate) struct Shown {
     pub(crate) asked: Arc<AtomicUsize>,
     _serving: AbortOnDropHandle<()>,
 }
+
+/// What is asked and answered over.
+trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
 
 /// Seconds since 1970, so many from now.
 pub(crate) fn in_seconds(seconds: i64) -> i64 {
@@ -112,6 +120,15 @@ impl Signer {
 impl Shown {
     /// Shows this to everybody who asks, over HTTP.
     pub(crate) async fn start(answer: Option<String>) -> Self {
+        Self::start_with(answer, None).await
+    }
+
+    /// The same over HTTPS, with this certificate.
+    pub(crate) async fn start_over_tls(answer: Option<String>, pair: &Certificate) -> Self {
+        Self::start_with(answer, Some(pair.acceptor())).await
+    }
+
+    async fn start_with(answer: Option<String>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::new(AtomicUsize::new(0)));
@@ -119,8 +136,15 @@ impl Shown {
         let serving = async move {
             let mut open = Vec::new();
             loop {
-                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let Ok((stream, _)) = listener.accept().await else { return };
                 asks.fetch_add(1, Ordering::Relaxed);
+                let mut stream: Box<dyn Line> = match &tls {
+                    None => Box::new(stream),
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => Box::new(stream),
+                        Err(_) => continue,
+                    },
+                };
                 let mut request = [0; 1_024];
                 if stream.read(&mut request).await.is_err() {
                     continue;
@@ -134,6 +158,7 @@ impl Shown {
                 let reply = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
                 // Whoever does not read it has lost nothing.
                 drop(stream.write_all(reply.as_bytes()).await);
+                drop(stream.shutdown().await);
             }
         };
         let serving = AbortOnDropHandle::new(TaskTracker::new().spawn(serving));
@@ -142,6 +167,10 @@ impl Shown {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}/keys", self.address)
+    }
+
+    pub(crate) fn url_over_tls(&self) -> String {
+        format!("https://localhost:{}/keys", self.address.port())
     }
 
     pub(crate) fn shows(&self, answer: Option<String>) {

@@ -15,6 +15,7 @@ use sync_tests::wire::Wire;
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
+use crate::authority::Authority;
 use crate::guard::{follows, token, tokens};
 use crate::issuer::{Shown, Signer, claims, in_seconds, set};
 
@@ -209,4 +210,33 @@ async fn keys_are_fetched_in_the_background() {
     .await;
     assert_eq!(refusal(&with_old).await, Code::Ok);
     within("the end", server.stop()).await;
+}
+
+/// G10: over TLS, keys are believed of an issuer for whom the file of authorities vouches, and of nobody
+/// else; the file is read anew each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_fetched_from_those_who_are_vouched_for() {
+    let (vouches, knows_nobody) = (Authority::new(), Authority::new());
+    let signer = Signer::elliptic("key");
+    let shown = Shown::start_over_tls(Some(set(&[&signer])), &vouches.server()).await;
+    let url = shown.url_over_tls();
+    let (server, dir) = knowing("", |config, dir| {
+        let authorities = dir.join("authorities.pem");
+        std::fs::write(&authorities, &knows_nobody.pem).unwrap();
+        config.jwt_keys_file = None;
+        config.jwt_keys_url = Some(url);
+        config.jwt_keys_ca_file = Some(authorities);
+    })
+    .await;
+    let alice = server.wire().showing(&signer.sign(&claims("alice")));
+    let asked = || shown.asked.load(Ordering::Relaxed);
+    // Each refusal is a reason to look again.
+    until_true("a few attempts", async || {
+        assert_eq!(refusal(&alice).await, Code::Unavailable, "nobody vouches for the issuer");
+        asked() > 1
+    })
+    .await;
+    std::fs::write(dir.path().join("authorities.pem"), &vouches.pem).unwrap();
+    until_true("the keys", async || refusal(&alice).await == Code::Ok).await;
+    server.stop().await;
 }
