@@ -13,6 +13,7 @@ use sync_tests::compose::{delete, name, put};
 use sync_tests::process::Program;
 use sync_tests::report::report;
 use sync_tests::seed::number;
+use sync_tests::wait::pass;
 use sync_tests::wire::Wire;
 use tokio::time::timeout;
 
@@ -113,7 +114,7 @@ async fn a_large_store_is_kept_beside_commits() {
     let commits = (items / 50).clamp(QUIET_COMMITS[0], QUIET_COMMITS[1]);
     let quiet = async {
         while wire.head(&name("small")).await.is_none_or(|head| head.version.get() < commits) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            pass(Duration::from_millis(100)).await;
         }
     };
     let ((), mut took) = commits_beside(&wire, quiet).await;

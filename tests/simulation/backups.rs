@@ -76,7 +76,9 @@ impl World {
                 self.backups.keep(take(&mut file), &mut self.dice);
                 return self.note(&format!("a backup of {size} bytes is complete"));
             };
-            pieces.iter().for_each(|piece| file.bytes.extend_from_slice(piece));
+            for piece in pieces {
+                file.bytes.extend_from_slice(&piece);
+            }
         }
         self.backups.under_way = Some((backup, file));
     }

@@ -21,7 +21,8 @@ mod server;
 mod windows;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use world::World;
 
@@ -40,37 +41,40 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
+/// Runs the histories of many seeds, those first that failed once; or that of the environment alone.
+fn search(what: &str, kept: &[u64], default: u64, history: impl Fn(u64) + Sync) {
+    if let Some(seed) = from_environment("DELTASYNC_SEED") {
+        return history(seed);
+    }
+    let seeds = from_environment("DELTASYNC_SEEDS").unwrap_or(default);
+    let first = from_environment("DELTASYNC_SEEDS_FROM").unwrap_or(1);
+    let next = AtomicUsize::new(0);
+    let all: Vec<u64> = kept.iter().copied().chain(first..first + seeds).collect();
+    let run_some = || {
+        while let Some(seed) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if seed.is_multiple_of(TOLD_EVERY) {
+                eprintln!("{what}: seed {seed} is reached; all before have passed, or are running");
+            }
+            if let Err(cause) = catch_unwind(AssertUnwindSafe(|| history(*seed))) {
+                eprintln!("{what}: seed {seed} failed; replay it with DELTASYNC_SEED={seed}");
+                resume_unwind(cause);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(run_some);
+        scope.spawn(run_some);
+    });
+}
+
 /// G1, G2, G3, G4, G5, G6, G7, G9: whatever happens on the way, every copy that a reader sees is
 /// a state that the server once announced, no version goes back, and in the end replica, server
 /// and model are equal.
 #[test]
 fn replicas_converge_whatever_happens() {
-    if let Some(seed) = from_environment("DELTASYNC_SEED") {
-        World::new(seed, true).run();
-        return;
-    }
-    let seeds = from_environment("DELTASYNC_SEEDS").unwrap_or(SEEDS_DEFAULT);
-    let first = from_environment("DELTASYNC_SEEDS_FROM").unwrap_or(1);
-    let next = AtomicU64::new(0);
-    let all: Vec<u64> = REGRESSIONS.into_iter().chain(first..first + seeds).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(seed) = usize::try_from(next.fetch_add(1, Ordering::Relaxed))
-                    .ok()
-                    .and_then(|i| all.get(i))
-                {
-                    if seed.is_multiple_of(TOLD_EVERY) {
-                        eprintln!("seed {seed} is reached; all before have passed, or are running");
-                    }
-                    let world = std::panic::AssertUnwindSafe(|| World::new(*seed, false).run());
-                    if let Err(cause) = std::panic::catch_unwind(world) {
-                        eprintln!("seed {seed} failed; replay it with DELTASYNC_SEED={seed}");
-                        std::panic::resume_unwind(cause);
-                    }
-                }
-            });
-        }
+    let tell = from_environment("DELTASYNC_SEED").is_some();
+    search("replicas", &REGRESSIONS, SEEDS_DEFAULT, |seed| {
+        World::new(seed, tell).run();
     });
 }
 

@@ -60,21 +60,14 @@ struct World {
 /// after a quiet time it is complete at the head, with its contents.
 #[test]
 fn windows_are_the_list_whatever_happens() {
-    let first = crate::from_environment("DELTASYNC_SEEDS_FROM").unwrap_or(0);
-    let count = crate::from_environment("DELTASYNC_SEEDS").unwrap_or(SEEDS_DEFAULT);
-    let seeds = match crate::from_environment("DELTASYNC_SEED") {
-        Some(seed) => vec![seed],
-        None => KEPT.into_iter().chain(first..first + count).collect(),
-    };
-    for seed in seeds {
-        eprintln!("DELTASYNC_SEED={seed}");
+    crate::search("windows", &KEPT, SEEDS_DEFAULT, |seed| {
         let mut world = World::new(seed);
         for _ in 0..STEPS {
             world.step();
             world.check();
         }
         world.come_to_rest();
-    }
+    });
 }
 
 fn open(store: MemoryStore) -> Ledger<MemoryStore> {

@@ -97,7 +97,7 @@ pub(super) async fn explain<S: Store>(
         let asked = collection.as_ref();
         let decisions = registry.decisions.lock().tell(&client_id, asked, DECISIONS_TOLD_MAX);
         let keys = keys(ledger, &registry, &client_id)?;
-        let clients = keys.into_iter().map(|key| describe(ledger, &registry, key, asked));
+        let clients = keys.iter().map(|key| describe(ledger, &registry, key, asked));
         Ok(Explanation { clients: clients.collect::<Result<_, StoreError>>()?, decisions })
     });
     let explained = explained.await?.map_err(|error: StoreError| status::storage(&error))?;
@@ -122,17 +122,15 @@ fn keys<S: Store>(
 fn describe<S: Store>(
     ledger: &Ledger<S>,
     registry: &ClientRegistry,
-    key: ClientKey,
+    key: &ClientKey,
     collection: Option<&CollectionName>,
 ) -> Result<ClientInfo, StoreError> {
-    let known = registry.clients.lock().known(&key, CLIENT_POSITIONS_MAX + 1);
-    let Some(name) = collection else {
-        return Ok(registry.with_streams(&key, ledger.client(key.clone(), known)?));
-    };
-    let sent = registry.clients.lock().newest_sent(&key, name);
-    let held = ledger.held(&key, name)?;
+    let known = registry.clients.lock().known(key, CLIENT_POSITIONS_MAX + 1);
+    let client = registry.with_streams(key, ledger.client(key.clone(), known)?);
+    let Some(name) = collection else { return Ok(client) };
+    let sent = registry.clients.lock().newest_sent(key, name);
+    let held = ledger.held(key, name)?;
     let known_here = sent.is_some() || held.is_some();
     let position = known_here.then(|| ledger.position(name.clone(), sent, held));
-    let client = registry.with_streams(&key, ledger.client(key.clone(), known)?);
     Ok(ClientInfo { positions: position.into_iter().collect(), more_positions: false, ..client })
 }

@@ -125,21 +125,20 @@ pub(crate) async fn explain(context: &mut Context, asked: &Explain) -> Result<Ex
 
 fn show_client(context: &mut Context, client: &ClientInfo) -> Result<(), Failure> {
     let of = if client.subject.is_empty() { "" } else { " of " };
-    let mut streams = match client.streams {
+    let streams = match client.streams {
         0 => "no stream".to_owned(),
         1 => "1 stream".to_owned(),
         many => format!("{many} streams"),
     };
-    for (count, how) in [(client.streams_lagging, "lagging"), (client.streams_parked, "parked")] {
-        if count > 0 {
-            streams += &format!(", {count} {how}");
-        }
-    }
+    let such = |count: u32, how| (count > 0).then(|| format!("{count} {how}"));
+    let ways = [such(client.streams_lagging, "lagging"), such(client.streams_parked, "parked")];
+    let streams: Vec<String> = [Some(streams)].into_iter().chain(ways).flatten().collect();
     let line = format!(
-        "client {}{of}{}: last seen {}, {streams}",
+        "client {}{of}{}: last seen {}, {}",
         client.client_id,
         client.subject,
-        moment(client.last_seen)
+        moment(client.last_seen),
+        streams.join(", ")
     );
     context.output.line(&line)?;
     if client.positions.is_empty() {
