@@ -71,13 +71,16 @@ async fn commits_beside<T>(wire: &Wire, work: impl Future<Output = T>) -> (T, Ve
     }
 }
 
-/// What commits took: how many, the middle, the slowest.
+/// What commits took: how many, the middle, the slowest, and when that began.
 fn told(what: &str, took: &mut [Duration]) -> String {
+    let slowest = (0..took.len()).max_by_key(|commit| took[*commit]).unwrap();
+    let at: Duration = took[..slowest].iter().sum();
     took.sort_unstable();
     let (middle, slowest) = (took[took.len() / 2], took[took.len() - 1]);
     let late = took.iter().filter(|took| **took > HELD_UP_MAX).count();
     format!(
-        "{what}: {} commits, median {middle:.1?}, slowest {slowest:.1?}, {late} above 50 ms",
+        "{what}: {} commits, median {middle:.1?}, slowest {slowest:.1?} after {at:.1?}, \
+         {late} above 50 ms",
         took.len()
     )
 }
@@ -90,8 +93,11 @@ async fn purge(wire: &Wire) -> v1::PurgeResponse {
 
 async fn back_up(wire: &Wire, file: &Path) -> usize {
     let bytes = backup::take(wire).await.unwrap();
-    std::fs::write(file, &bytes).unwrap();
-    bytes.len()
+    let size = bytes.len();
+    // Elsewhere: who commits beside it must not wait for this.
+    let file = file.to_owned();
+    tokio::task::spawn_blocking(move || std::fs::write(file, bytes)).await.unwrap().unwrap();
+    size
 }
 
 fn done(args: &[&str], dir: &Path) -> (Value, Duration) {
