@@ -45,8 +45,7 @@ impl Backups {
 
     fn keep(&mut self, file: File, dice: &mut StdRng) {
         if self.complete.len() == BACKUPS_MAX {
-            let oldest = dice.random_range(0..BACKUPS_MAX);
-            self.complete.swap_remove(oldest);
+            self.complete.swap_remove(dice.random_range(0..BACKUPS_MAX));
         }
         self.complete.push(file);
     }

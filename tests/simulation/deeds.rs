@@ -235,8 +235,7 @@ impl World {
         let Some(server) = &self.server else { return };
         let copy = (server.ledger.store().fork(), self.model.clone());
         if self.older.len() == OLDER_MAX {
-            let oldest = self.dice.random_range(0..OLDER_MAX);
-            self.older.swap_remove(oldest);
+            self.older.swap_remove(self.dice.random_range(0..OLDER_MAX));
         }
         self.older.push(copy);
         self.note("copy the directory");

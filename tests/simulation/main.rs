@@ -6,7 +6,8 @@
 //! their inboxes and acknowledge them. Virtual time, seeded dice: a seed is a history.
 //!
 //! `DELTASYNC_SEEDS=n` runs n seeds (default 700), from `DELTASYNC_SEEDS_FROM` on, so that a long
-//! search can be cut into parts; `DELTASYNC_SEED=s` replays one and tells what happens in it; with `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
+//! search can be cut into parts; `DELTASYNC_SEED=s` replays one and tells what happens in it; with
+//! `DELTASYNC_DEVICE=d` also what the session of that device hears and does.
 
 mod backups;
 mod consumers;

@@ -154,10 +154,7 @@ fn x2_a_safety_pull_finds_what_no_push_told() {
 /// of an earlier simulation).
 #[test]
 fn a_catch_up_that_its_stream_lost_is_pulled_to_the_end() {
-    let store = MemoryStore::new();
-    let step = Step::BeginLoad { changes: (1..=10).map(item).collect(), to: cursor(10) };
-    store.write(&name(), &Write { expected: None, step }).unwrap();
-    let mut talk = Talk::new(&[name()], store);
+    let mut talk = Talk::new(&[name()], store_at(10));
     talk.accept(Plan::CatchUp, Some(head(62)));
     while talk.pulls.is_empty() {
         talk.pass(Duration::from_secs(14));

@@ -31,14 +31,6 @@ fn damaged() -> Talk {
     talk
 }
 
-/// The server's collection at `at`, item by item, as rows of a store.
-fn theirs(at: u64) -> MemoryStore {
-    let store = MemoryStore::new();
-    let step = Step::BeginLoad { changes: (1..=at).map(item).collect(), to: cursor(at) };
-    store.write(&name(), &Write { expected: None, step }).unwrap();
-    store
-}
-
 fn entry(row: &Row) -> LeafEntry {
     LeafEntry {
         key: row.key.clone(),
@@ -123,7 +115,7 @@ fn x1_a_copy_is_repaired_by_what_differs() {
     assert_eq!(talk.status[&name()], Status::Repairing { reason, how });
     assert!(talk.pulls.is_empty(), "nothing is loaded");
     let before = talk.store.snapshot(&name()).unwrap().rows(None, 500).unwrap();
-    let (server, mut got) = (theirs(200), Vec::new());
+    let (server, mut got) = (store_at(200), Vec::new());
     while let Some(task) = talk.step(&server, big(head(200))) {
         if let Task::Fetch(keys) = task {
             got.extend(keys);
@@ -146,7 +138,7 @@ fn x1_a_copy_is_repaired_by_what_differs() {
 #[test]
 fn rounds_that_see_newer_versions_are_followed_by_a_pull_from_the_first() {
     let mut talk = damaged();
-    let (old, new) = (theirs(200), theirs(203));
+    let (old, new) = (store_at(200), store_at(203));
     talk.step(&old, big(head(200)));
     talk.step(&old, big(head(200)));
     while talk.step(&new, big(head(203))).is_some() {}
@@ -168,7 +160,7 @@ fn an_epoch_with_the_same_content_costs_no_item() {
     let reason = ResetReason::EpochChanged;
     let reset = Reset { reason, head, estimated_changes: 200, estimated_bytes: 0 };
     talk.event(Event::Reset(name(), reset));
-    let server = theirs(200);
+    let server = store_at(200);
     let steps: Vec<Task> = std::iter::from_fn(|| talk.step(&server, head)).collect();
     assert_eq!(steps, [Task::Sum, Task::Round(Round::Groups)]);
     let moved = Cursor { epoch: other, ..cursor(200) };
@@ -183,7 +175,7 @@ fn an_epoch_with_the_same_content_costs_no_item() {
 #[test]
 fn a_server_that_does_not_compare_is_asked_once() {
     let mut talk = damaged();
-    let server = theirs(200);
+    let server = store_at(200);
     talk.step(&server, head(200));
     talk.fail(MendFault::Unknown);
     assert_eq!(talk.shown(), None, "a load instead");
@@ -198,7 +190,7 @@ fn a_server_that_does_not_compare_is_asked_once() {
 #[test]
 fn rounds_begin_again_when_the_server_says_so_but_not_for_ever() {
     let mut talk = damaged();
-    let server = theirs(200);
+    let server = store_at(200);
     for _ in 0..3 {
         talk.step(&server, head(200));
         talk.fail(MendFault::Moved);
@@ -213,7 +205,7 @@ fn rounds_begin_again_when_the_server_says_so_but_not_for_ever() {
 #[test]
 fn a_round_that_fails_is_asked_again_and_nothing_before_it() {
     let mut talk = damaged();
-    let server = theirs(200);
+    let server = store_at(200);
     talk.step(&server, big(head(200)));
     talk.step(&server, big(head(200)));
     let asked = talk.tasks[0].1.clone();
@@ -230,7 +222,7 @@ fn a_round_that_fails_is_asked_again_and_nothing_before_it() {
 #[test]
 fn answers_to_a_repair_that_was_given_up_change_nothing() {
     let mut talk = damaged();
-    let server = theirs(200);
+    let server = store_at(200);
     talk.step(&server, head(200));
     let (id, _) = talk.tasks.remove(0);
     talk.event(Event::Absent(name()));
@@ -295,9 +287,7 @@ fn t01_below_the_floor_the_digest_decides() {
 /// (seeds 6817 and 8958 of an earlier simulation).
 #[test]
 fn a_doubt_outlives_a_restart_and_a_reset() {
-    let store = MemoryStore::new();
-    let begins = Step::BeginLoad { changes: (1..=190).map(item).collect(), to: cursor(190) };
-    store.write(&name(), &Write { expected: None, step: begins }).unwrap();
+    let store = store_at(190);
     let changes = (191..=200).map(item).collect();
     let page = Step::Page { changes, to: cursor(190).between_pages(version(200)) };
     store.write(&name(), &Write { expected: Some(cursor(190)), step: page }).unwrap();

@@ -98,6 +98,14 @@ fn reset(reason: ResetReason) -> Reset {
     Reset { reason, head, estimated_changes: 3, estimated_bytes: 0 }
 }
 
+/// A store with a copy that stands at `at`.
+fn store_at(at: u64) -> MemoryStore {
+    let store = MemoryStore::new();
+    let step = Step::BeginLoad { changes: (1..=at).map(item).collect(), to: cursor(at) };
+    store.write(&name(), &Write { expected: None, step }).unwrap();
+    store
+}
+
 // === impl Talk ===
 
 impl Talk {
@@ -123,11 +131,7 @@ impl Talk {
 
     /// A copy that stands at `at`, live on the stream.
     fn live(at: u64) -> Self {
-        let store = MemoryStore::new();
-        let changes = (1..=at).map(item).collect();
-        let step = Step::BeginLoad { changes, to: cursor(at) };
-        store.write(&name(), &Write { expected: None, step }).unwrap();
-        let mut talk = Self::new(&[name()], store);
+        let mut talk = Self::new(&[name()], store_at(at));
         talk.accept(Plan::Live, Some(head(at)));
         assert_eq!(talk.status[&name()], Status::Live);
         talk

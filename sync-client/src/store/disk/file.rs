@@ -192,10 +192,18 @@ fn open(path: &Path) -> Result<Opened, StoreError> {
     opened.unwrap_or(Err(StoreError::Damaged { place: THE_FILE }))
 }
 
-/// `None` = there is no file, or one that was not closed: to put that right is to write.
+/// `None` = there is no file, or one that was not closed, or is damaged: to put that right is to write,
+/// and nobody sets a file aside that he may not write.
 fn open_to_read(path: &Path) -> Result<Option<Opened>, StoreError> {
-    let Ok(database) = ReadOnlyDatabase::open(path) else { return Ok(None) };
-    see_format(&database)?;
+    let opened = catch_unwind(|| {
+        let database = ReadOnlyDatabase::open(path).ok()?;
+        Some(see_format(&database).map(|()| database))
+    });
+    let database = match opened {
+        Ok(Some(Ok(database))) => database,
+        Ok(Some(Err(newer @ StoreError::NewerFormat { .. }))) => return Err(newer),
+        Ok(Some(Err(_)) | None) | Err(_) => return Ok(None),
+    };
     tracing::warn!("the local store may only be read: what is in it is shown, and stays as it is");
     Ok(Some(Opened::Reading(Arc::new(database))))
 }

@@ -116,10 +116,11 @@ pub(super) fn see_format(database: &ReadOnlyDatabase) -> Result<(), StoreError> 
     read.open_table(ORDER).map_err(failed(doing))?;
     read.open_table(NOTES).map_err(failed(doing))?;
     let numbers = read.open_table(NUMBERS).map_err(failed(doing))?;
-    let found = numbers.get(FORMAT_NUMBER).map_err(failed(doing))?.map_or(0, |n| n.value());
-    match u32::try_from(found).unwrap_or(u32::MAX) {
-        FORMAT => Ok(()),
-        found => Err(StoreError::NewerFormat { found, known: FORMAT }),
+    let found = numbers.get(FORMAT_NUMBER).map_err(failed(doing))?.map(|n| n.value());
+    match found.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
+        Some(FORMAT) => Ok(()),
+        Some(found) => Err(StoreError::NewerFormat { found, known: FORMAT }),
+        None => Err(StoreError::Damaged { place: "the format number" }),
     }
 }
 
