@@ -8,6 +8,7 @@
 //! `docs/ARCHITECTURE.md` follows a write, a pull and a push through these parts.
 
 pub mod admission;
+mod allocator;
 pub mod auth;
 pub mod backup;
 pub mod budget;

@@ -12,6 +12,7 @@ use clap::Parser as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::allocator;
 use crate::cli::{Cli, Command};
 use crate::config::{Config, LogFormat};
 use crate::engine::ledger::Ledger;
@@ -63,6 +64,7 @@ pub(crate) enum Exit {
 /// Runs the program with the arguments and environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    allocator::tidy_often();
     let cli = Cli::parse();
     let json = cli.command.as_ref().is_some_and(Command::json);
     let config = match cli.load() {
