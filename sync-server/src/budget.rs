@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::Either;
@@ -47,6 +47,8 @@ struct Shared {
     setting: &'static str,
     total: usize,
     free: Arc<Semaphore>,
+    /// Claims that wait for room, that of their connection included.
+    waiting: AtomicUsize,
     /// Holders that depend on their peer, by number.
     holders: Mutex<BTreeMap<u64, Arc<Holder>>>,
     next: AtomicU64,
@@ -94,6 +96,9 @@ struct Holder {
     cut: CancellationToken,
 }
 
+/// One of those that wait, counted until this is dropped.
+pub(crate) struct Waits<'a>(&'a AtomicUsize);
+
 /// There is no room, and there was none within the time that was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: the server holds as much for its peers as it may ({total} bytes); retry later")]
@@ -122,6 +127,7 @@ impl Budget {
             setting,
             total,
             free: Arc::new(Semaphore::new(total)),
+            waiting: AtomicUsize::default(),
             holders: Mutex::default(),
             next: AtomicU64::default(),
             began: Instant::now(),
@@ -151,6 +157,12 @@ impl Budget {
     #[must_use]
     pub fn held(&self) -> usize {
         self.shared.total - self.shared.free.available_permits()
+    }
+
+    /// Claims that wait for room.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -218,6 +230,7 @@ impl Lane {
     /// Waits for room, as long as it takes. First come, first served.
     pub async fn claim(&self, bytes: usize) -> Claim {
         let permits = self.permits(bytes);
+        let _waits = Waits::begin(&self.shared.waiting);
         let own = acquire(&self.free, permits).await;
         let mut whole = std::pin::pin!(acquire(&self.shared.free, permits));
         loop {
@@ -241,6 +254,7 @@ impl Lane {
     /// Waits for room: for that of the connection as long as it takes, which is its own doing,
     /// for that of the whole at most `within`.
     pub async fn claim_within(&self, bytes: usize, within: Duration) -> Result<Claim, Exhausted> {
+        let _waits = Waits::begin(&self.shared.waiting);
         let own = acquire(&self.free, self.permits(bytes)).await;
         self.claim_rest(own, within).await
     }
@@ -253,6 +267,7 @@ impl Lane {
         other: impl Future<Output = T>,
         within: Duration,
     ) -> Result<Either<Claim, T>, Exhausted> {
+        let _waits = Waits::begin(&self.shared.waiting);
         let own = acquire(&self.free, self.permits(bytes)).await;
         tokio::select! {
             biased;
@@ -359,6 +374,22 @@ impl Claim {
             *holder.behind.lock() = None;
             holder.awaited.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+// === impl Waits ===
+
+impl<'a> Waits<'a> {
+    /// From now on until it is dropped one more waits.
+    pub(crate) fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

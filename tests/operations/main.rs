@@ -10,6 +10,7 @@ mod large;
 mod metrics;
 mod offline;
 mod operators;
+mod rolling;
 mod traces;
 
 /// The server program, built for these tests.

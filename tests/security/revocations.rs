@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use sync_proto::types::{Event, Goodbye, GoodbyeReason, Outcome, Plan, Subscribe};
 use sync_proto::v1;
 use sync_tests::compose::{commit, put, scratch};
+use sync_tests::report::report;
 use sync_tests::stream::Events;
 use sync_tests::wait::{until_true, within};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
 
@@ -17,6 +19,13 @@ use crate::guard::{Guarded, follows, tokens};
 /// From the exchange of a policy to the last word of whatever it ends. The promise is a second;
 /// the machine of a test may be busy with twenty others.
 const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// What is promised, judged by the middle of so many.
+const PROMISED: Duration = Duration::from_secs(1);
+const REVOCATIONS: usize = 7;
+
+/// A few heartbeats in which nothing must be said.
+const SILENCE: Duration = Duration::from_millis(400);
 
 const EVERYBODY: [&str; 3] = ["root", "alice", "bob"];
 
@@ -71,6 +80,49 @@ async fn a_target_ends_with_its_right_and_the_others_go_on() {
     assert!(matches!(events.next().await, Event::Bookmark(positions, _) if positions.len() == 1));
     assert!(matches!(alice.pull_one(scratch("gone")).await, Outcome::Denied));
     drop(events);
+    guarded.server.stop().await;
+}
+
+/// G10: from the exchange of a policy to the last word takes less than a second, while the collection
+/// moves all the time; not once is anything of it said after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_takes_less_than_a_second() {
+    let (open, shut) =
+        (policy(&reads("alice", &["kept", "gone"])), policy(&reads("alice", &["kept"])));
+    let guarded = Guarded::start(&shut).await;
+    let (root, alice) = (guarded.wire("root"), guarded.wire("alice"));
+    root.commit(vec![put("kept", "a", "1")]).await;
+    let stop = CancellationToken::new();
+    let (ended, writer) = (stop.clone(), guarded.wire("root"));
+    let writing = TaskTracker::new().spawn(async move {
+        while !ended.is_cancelled() {
+            writer.commit(vec![put("gone", "a", "1")]).await;
+        }
+    });
+    let mut took = Vec::new();
+    for _ in 0..REVOCATIONS {
+        guarded.exchange(&open);
+        until_true("the right", async || {
+            matches!(alice.pull_one(scratch("gone")).await, Outcome::Delta(_))
+        })
+        .await;
+        let mut events = alice.subscribe(vec![scratch("kept"), scratch("gone")]).await;
+        while !matches!(events.next().await, Event::CaughtUp(name, _) if name.as_str() == "gone") {}
+        let begun = Instant::now();
+        guarded.exchange(&shut);
+        while !matches!(events.next().await, Event::Revoked(name) if name.as_str() == "gone") {}
+        took.push(begun.elapsed());
+        let after = news(&mut events, "gone");
+        let silent = tokio::time::timeout(SILENCE, after).await;
+        assert!(silent.is_err(), "{silent:?} after the last word");
+    }
+    stop.cancel();
+    within("the writer to end", writing).await.unwrap();
+    took.sort_unstable();
+    report(&format!("{REVOCATIONS} revocations: {took:.1?}"));
+    // The machine of a test may be busy with twenty others for a while, not all the time.
+    assert!(took[REVOCATIONS / 2] < PROMISED, "{took:?}");
+    assert!(took[REVOCATIONS - 1] < AT_ONCE, "{took:?}");
     guarded.server.stop().await;
 }
 

@@ -1,5 +1,7 @@
 //! Claims, lanes and who is cut.
 
+use futures::FutureExt as _;
+
 use super::*;
 
 const BRIEF: Duration = Duration::from_millis(50);
@@ -42,6 +44,31 @@ async fn a_wait_for_the_whole_ends() {
     assert!(refused.to_string().contains("400 bytes"), "{refused}");
     drop(held.pop());
     lanes[4].claim_within(100, BRIEF).await.unwrap();
+}
+
+/// Whoever waits is counted, for the own part as for the whole, and no longer than that.
+#[tokio::test]
+async fn who_waits_is_counted() {
+    let budget = budget();
+    let lanes = [(); 5].map(|()| budget.lane(CancellationToken::new()));
+    let mut held = Vec::new();
+    for lane in &lanes[..4] {
+        held.push(lane.claim(100).await);
+    }
+    assert_eq!(budget.waiting(), 0);
+    let mut own = Box::pin(lanes[0].claim(1));
+    let mut whole = Box::pin(lanes[4].claim_within(1, LONG));
+    let mut given_up = Box::pin(lanes[4].claim_within_or(1, std::future::pending::<()>(), LONG));
+    assert!((&mut own).now_or_never().is_none());
+    assert!((&mut whole).now_or_never().is_none());
+    assert!((&mut given_up).now_or_never().is_none());
+    assert_eq!(budget.waiting(), 3);
+    drop(given_up);
+    assert_eq!(budget.waiting(), 2);
+    drop(held);
+    own.await;
+    whole.await.unwrap();
+    assert_eq!((budget.waiting(), budget.held()), (0, 0));
 }
 
 /// G8: what is held in two forms is counted in both, from the claim until it is given back.

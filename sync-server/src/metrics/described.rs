@@ -150,6 +150,10 @@ pub const ALL: &[Described] = &[
     gauge("deltasync_replies_held_bytes", "Claimed for answers that are made or not taken."),
     gauge("deltasync_loads_held_bytes", "Claimed for answers to first loads and reconciliations."),
     gauge("deltasync_pages_held_bytes", "Claimed for messages of subscriptions not taken."),
+    gauge(
+        "deltasync_waiting",
+        "Who waits for room or for a turn, by what for: calls, requests, replies, loads, pages, reads.",
+    ),
     gauge("deltasync_followed_collections", "Names that are followed, by diffusion: write, read."),
     counter("deltasync_inbox_entries_total", "Entries of inboxes that were written."),
     counter(

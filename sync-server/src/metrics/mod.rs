@@ -23,6 +23,7 @@ pub mod described;
 mod labels;
 pub mod page;
 mod traffic;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use self::labels::{
     SubscriberState,
 };
 pub use self::traffic::Presence;
+pub use self::waiting::Waiting;
 
 /// What is looked at when somebody asks, all at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Sample {
     pub loads_bytes: u64,
     /// Bytes that are claimed for messages of subscriptions.
     pub pages_bytes: u64,
+    /// Who waits.
+    pub waiting: Waiting,
     pub page_hits: u64,
     pub page_misses: u64,
     pub spread: SpreadTotals,
@@ -126,6 +130,7 @@ struct Handles {
     replies_bytes: Gauge,
     loads_bytes: Gauge,
     pages_bytes: Gauge,
+    waiting: waiting::Gauges,
 }
 
 /// One counter for each value of a label.
@@ -298,6 +303,7 @@ impl Handles {
         self.replies_bytes.set(as_f64(sample.replies_bytes));
         self.loads_bytes.set(as_f64(sample.loads_bytes));
         self.pages_bytes.set(as_f64(sample.pages_bytes));
+        self.waiting.take(&sample.waiting);
         self.page_hits.absolute(sample.page_hits);
         self.page_misses.absolute(sample.page_misses);
         let spread = &sample.spread;
@@ -395,6 +401,7 @@ impl Handles {
             replies_bytes: gauge(recorder, "deltasync_replies_held_bytes"),
             loads_bytes: gauge(recorder, "deltasync_loads_held_bytes"),
             pages_bytes: gauge(recorder, "deltasync_pages_held_bytes"),
+            waiting: waiting::Gauges::new(recorder),
         }
     }
 }

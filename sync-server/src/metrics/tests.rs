@@ -60,7 +60,8 @@ fn what_happens_is_counted() {
     drop(metrics.subscriber());
     let (store_bytes, live_bytes, floor_distance) = (300, 100, Some((4, 9)));
     let sample = Sample { store_bytes, live_bytes, floor_distance, ..Sample::default() };
-    let sample = Sample { page_hits: 5, unsynced_files: 1, ..sample };
+    let waiting = Waiting { loads: 3, ..Waiting::default() };
+    let sample = Sample { waiting, page_hits: 5, unsynced_files: 1, ..sample };
     let page = metrics.render(&sample);
     for line in [
         "deltasync_mutations_total 7",
@@ -88,6 +89,8 @@ fn what_happens_is_counted() {
         "deltasync_store_amplification 3",
         "deltasync_floor_distance_versions{of=\"least\"} 4",
         "deltasync_disk_free_bytes NaN",
+        "deltasync_waiting{for=\"loads\"} 3",
+        "deltasync_waiting{for=\"reads\"} 0",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
     }

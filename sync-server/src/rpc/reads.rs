@@ -5,12 +5,15 @@
 //! workers as cores besides, which no read can take. Further reads go to threads for what blocks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{self, JoinError};
 use tokio_util::task::TaskTracker;
+
+use crate::budget::Waits;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ pub struct Reads {
     /// waits behind reads.
     turns: Arc<Semaphore>,
     lent: Arc<Semaphore>,
+    waiting: AtomicUsize,
     tasks: TaskTracker,
 }
 
@@ -52,7 +56,12 @@ impl Reads {
     pub fn of_this_runtime(tasks: TaskTracker) -> Self {
         let spare = Handle::current().metrics().num_workers().saturating_sub(cores());
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { turns: semaphore(READS_MAX), lent: semaphore(spare), tasks }
+        Self {
+            turns: semaphore(READS_MAX),
+            lent: semaphore(spare),
+            waiting: AtomicUsize::default(),
+            tasks,
+        }
     }
 
     /// Reads that run now.
@@ -61,13 +70,22 @@ impl Reads {
         READS_MAX - self.turns.available_permits()
     }
 
+    /// Reads that wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Runs a read when it is its turn. One that is cancelled before costs no read; one that has
     /// begun ends, whoever waits for it. `Err`: it panicked.
     pub async fn run<R: Send + 'static>(
         &self,
         read: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, JoinError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = {
+            let _waits = Waits::begin(&self.waiting);
+            Arc::clone(&self.turns).acquire_owned().await
+        };
         let turn = turn.expect("the semaphore is never closed");
         let reading = move || {
             // Held until the read has ended, also when nobody waits for it any more.

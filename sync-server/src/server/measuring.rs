@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connections::Bounds;
 use crate::budget::Budget;
-use crate::metrics::{Sample, page};
+use crate::metrics::{Sample, Waiting, page};
 use crate::rpc::Context;
 use crate::store::Store;
 
@@ -52,6 +52,19 @@ impl Shown {
 // === impl Watched ===
 
 impl<S: Store> Watched<S> {
+    fn waiting(&self) -> Waiting {
+        let budgets = &self.bounds.budgets;
+        let sum = |of: &[&Budget]| of.iter().map(|budget| budget.waiting() as u64).sum();
+        Waiting {
+            calls: budgets.waiting_calls.held() as u64,
+            requests: sum(&[&budgets.requests]),
+            replies: sum(&[&budgets.replies, &budgets.tells, &budgets.briefs]),
+            loads: sum(&[&budgets.loads]),
+            pages: sum(&[&budgets.pages, &budgets.shared_pages]),
+            reads: self.context.reads.waiting() as u64,
+        }
+    }
+
     fn sample(&self) -> Sample {
         let ledger = &self.context.ledger;
         let (usage, totals) = (ledger.store().usage(), ledger.totals());
@@ -79,6 +92,7 @@ impl<S: Store> Watched<S> {
             replies_bytes: replies.map(Budget::held).iter().sum::<usize>() as u64,
             loads_bytes: budgets.loads.held() as u64,
             pages_bytes: (budgets.pages.held() + budgets.shared_pages.held()) as u64,
+            waiting: self.waiting(),
             page_hits,
             page_misses,
             spread: ledger.spread_totals(),

@@ -58,8 +58,11 @@ fn reads_that_hang_hold_up_nobody() {
             timeout(SOON, task).await.expect("a task runs").unwrap();
         }
         // One that waits for its turn and is given up costs nothing.
-        let late = timeout(Duration::from_millis(50), reads.run(|| panic!("it had no turn")));
-        assert!(late.await.is_err());
+        let mut late = Box::pin(reads.run(|| panic!("it had no turn")));
+        assert!(timeout(Duration::from_millis(50), &mut late).await.is_err());
+        assert_eq!(reads.waiting(), 1);
+        drop(late);
+        assert_eq!(reads.waiting(), 0);
         drop(ends);
         let all = timeout(SOON, reads.turns.acquire_many(u32::try_from(READS_MAX).unwrap()));
         drop(all.await.expect("every read ends").unwrap());
