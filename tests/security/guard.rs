@@ -11,6 +11,8 @@ use sync_tests::server::TestServer;
 use sync_tests::wire::Wire;
 use tempfile::TempDir;
 
+use crate::authority::Authority;
+
 /// Who shows which token: each subject's is its name with this behind it.
 const SECRET: &str = "-0123456789-secret";
 
@@ -55,6 +57,19 @@ impl Guarded {
             std::fs::write(&file, keys).unwrap();
             config.jwt_audience = Some("deltasync".to_owned());
             config.jwt_keys_file = Some(file);
+        })
+        .await
+    }
+
+    /// The same, and believes this authority as to who clients are; it shows a certificate of it, too.
+    pub(crate) async fn vouched_for(policy: &str, authority: &Authority) -> Self {
+        Self::start_with(policy, |config, dir| {
+            authority.server().write(dir, "server");
+            std::fs::write(dir.join("clients.crt"), &authority.pem).unwrap();
+            config.tls_cert_file = Some(dir.join("server.crt"));
+            config.tls_key_file = Some(dir.join("server.key"));
+            config.tls_client_ca_file = Some(dir.join("clients.crt"));
+            config.tls_client_required = false;
         })
         .await
     }

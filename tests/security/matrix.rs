@@ -1,11 +1,15 @@
 //! Every call of the protocol's descriptor × every kind of caller × every kind of collection. A new
 //! call without a line in `needs` and in `request` fails here.
 
+use futures::future::join_all;
 use prost::Message as _;
 use sync_proto::v1;
 use sync_tests::compose::put;
+use sync_tests::wire::Wire;
 use tonic::Code;
+use tonic::transport::Channel;
 
+use crate::authority::{Authority, Client, Pair};
 use crate::guard::{Guarded, follows, token, tokens};
 use crate::issuer::{Signer, claims, in_seconds, set};
 use crate::raw_calls::{Answer, call, calls};
@@ -26,6 +30,8 @@ enum Needs {
 struct Who {
     /// `None`: shows nothing.
     token: Option<String>,
+    /// Shown by its connection, to a server that asks for one.
+    certificate: Option<Pair>,
     known: bool,
     may: &'static [Needs],
 }
@@ -204,6 +210,26 @@ fn everybody_signed(issuer: &Signer) -> Vec<(&'static str, Who)> {
     ]
 }
 
+/// The same with certificates, good and bad.
+fn everybody_certified(authority: &Authority) -> Vec<(&'static str, Who)> {
+    let shows = |common, names: &[&str]| Who {
+        certificate: Some(authority.issue(common, names)),
+        ..Who::default()
+    };
+    let known = |name| Who { known: true, ..shows("operator", &[name]) };
+    vec![
+        ("a common name, certified", shows("operator", &[])),
+        ("mallory, certified", shows("operator", &["mallory"])),
+        ("idle, certified", known("idle")),
+        ("a longer name, certified", known("operator.example")),
+        ("a URI, certified", known("spiffe://operator")),
+        ("reader, certified", Who { may: &[Needs::Read], ..known("reader") }),
+        ("writer, certified", Who { may: &[Needs::Write], ..known("writer") }),
+        ("keeper, certified", Who { may: &[Needs::Keep], ..known("keeper") }),
+        ("operator, certified", Who { may: &[Needs::Keep, Needs::Whole], ..known("operator") }),
+    ]
+}
+
 /// Whether this call of this caller is to be let through.
 fn allowed(path: &str, who: &Who, covered: bool) -> bool {
     let covered = covered && !path.ends_with("/ListFollows");
@@ -255,16 +281,40 @@ fn about(answer: &Answer, name: &str, other: &str) -> Answer {
     Answer { text, details, messages, ..answer.clone() }
 }
 
+/// Whom servers of this test believe.
+struct Believed {
+    issuer: Signer,
+    authority: Authority,
+}
+
+impl Believed {
+    /// A server, the connection of a caller to it, and that of its owner.
+    async fn server_for(&self, who: &Who) -> (Guarded, Channel, Wire) {
+        let names =
+            ["idle", "follower", "reader", "writer", "keeper", "operator", "owner", "mallory"];
+        let policy = POLICY.to_owned() + &tokens(&names);
+        let Some(pair) = &who.certificate else {
+            let guarded = Guarded::believing(&policy, &set(&[&self.issuer])).await;
+            let (channel, owner) = (guarded.server.wire().channel(), guarded.wire("owner"));
+            return (guarded, channel, owner);
+        };
+        let guarded = Guarded::vouched_for(&policy, &self.authority).await;
+        let connect = async |shown| {
+            Client::new(&self.authority, shown).wire(guarded.server.address()).await.unwrap()
+        };
+        let (channel, owner) = (connect(Some(pair)).await.channel(), connect(None).await);
+        (guarded, channel, owner.showing(&token("owner")))
+    }
+}
+
 /// What all calls of one caller are answered, held against what they should be.
-async fn check(name: &str, who: &Who, keys: &str, findings: &mut Vec<String>) {
-    let names = ["idle", "follower", "reader", "writer", "keeper", "operator", "owner", "mallory"];
-    let guarded = Guarded::believing(&(POLICY.to_owned() + &tokens(&names)), keys).await;
-    let owner = guarded.wire("owner");
+async fn check(name: &str, who: &Who, believed: &Believed) -> Vec<String> {
+    let mut findings = Vec::new();
+    let (guarded, channel, owner) = believed.server_for(who).await;
     for collection in ["ours/here", "oursister", "theirs/aa"] {
         owner.commit(vec![put(collection, "k", "v")]).await;
     }
     owner.commit(vec![follows("theirs/aa", "bob")]).await;
-    let channel = guarded.server.wire().channel();
     for path in calls() {
         let mut of_foreign: Option<(&str, Answer)> = None;
         for (collection, covered) in NAMES {
@@ -308,17 +358,18 @@ async fn check(name: &str, who: &Who, keys: &str, findings: &mut Vec<String>) {
         }
     }
     guarded.server.stop().await;
+    findings
 }
 
 /// G10: every call of every kind of caller on every kind of collection is let through or not, as
 /// the rights say; and of what is not covered, what exists and what does not are answered alike.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_is_judged() {
-    let mut findings = Vec::new();
-    let issuer = Signer::elliptic("key");
-    for (name, who) in everybody().into_iter().chain(everybody_signed(&issuer)) {
-        check(name, &who, &set(&[&issuer]), &mut findings).await;
-    }
+    let believed = Believed { issuer: Signer::elliptic("key"), authority: Authority::new() };
+    let with_tokens = everybody().into_iter().chain(everybody_signed(&believed.issuer));
+    let callers: Vec<_> = with_tokens.chain(everybody_certified(&believed.authority)).collect();
+    let checks = callers.iter().map(|(name, who)| check(name, who, &believed));
+    let findings = join_all(checks).await.concat();
     assert!(findings.is_empty(), "{} findings: {:#.3000}", findings.len(), findings.join("\n"));
 }
 
