@@ -9,6 +9,7 @@ mod draining;
 mod large;
 mod metrics;
 mod offline;
+mod older;
 mod operators;
 mod rolling;
 mod traces;
