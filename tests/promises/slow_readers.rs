@@ -90,15 +90,16 @@ fn note(event: &Event, signs: &mut Vec<&str>) {
 async fn small_news_wait_for_no_pages() {
     let server = TestServer::with(|config| config.pages_mib = 16).await;
     let wire = server.wire();
+    wire.commit(vec![put("large", "k", "")]).await;
+    let before = wire.head(&name("large")).await.unwrap().cursor();
     wire.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
     wire.commit(vec![put("news", "k", "0")]).await;
     let mut events = server.new_connection().subscribe(vec![scratch("news")]).await;
     while !matches!(events.next().await, Event::CaughtUp(..)) {}
     let mut stalled = Vec::new();
     for _ in 0..14 {
-        let narrow =
-            Endpoint::from_shared(server.uri()).unwrap().initial_stream_window_size(20_000);
-        stalled.push(Wire::over(narrow.connect_lazy()).subscribe(vec![scratch("large")]).await);
+        let resume = Target::all(name("large"), Some(before));
+        stalled.push(narrow(&server).subscribe(vec![resume]).await);
     }
     // The first of them have room, and are sent what they do not take.
     for events in &mut stalled[..8] {
@@ -130,6 +131,47 @@ async fn small_news_wait_for_no_pages() {
             break;
         }
     }
+    drop(stalled);
+    server.stop().await;
+}
+
+/// A connection whose streams take a few KB and no more.
+fn narrow(server: &TestServer) -> Wire {
+    let endpoint = Endpoint::from_shared(server.uri()).unwrap();
+    Wire::over(endpoint.initial_stream_window_size(20_000).connect_lazy())
+}
+
+/// G8, G11: when those who do not read hold all room for first loads, a resume comes at once, also on
+/// a stream with a first load of its own; that one comes when others were cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn resumes_wait_for_no_first_loads() {
+    let server = TestServer::with(|config| (config.loads_mib, config.pages_mib) = (16, 16)).await;
+    let wire = server.wire();
+    wire.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
+    wire.commit(vec![put("list", "k", "")]).await;
+    let before = wire.head(&name("list")).await.unwrap().cursor();
+    wire.commit(vec![put("list", "k", vec![b'x'; 300_000])]).await;
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        stalled.push(narrow(&server).subscribe(vec![scratch("large")]).await);
+    }
+    // The first of them have room; nobody is cut before others have waited for two seconds.
+    for events in &mut stalled[..8] {
+        events.accepted().await;
+    }
+    pass(Duration::from_millis(200)).await;
+    let asked = Instant::now();
+    let resume = || Target::all(name("list"), Some(before));
+    let mut alone = server.new_connection().subscribe(vec![resume()]).await;
+    let mut beside = server.new_connection().subscribe(vec![scratch("large"), resume()]).await;
+    for events in [&mut beside, &mut alone] {
+        events.accepted().await;
+        let event = events.next_news().await;
+        let took = asked.elapsed();
+        assert!(matches!(&event, Event::Changes(of, _) if *of == name("list")), "{event:?}");
+        assert!(took < Duration::from_secs(1), "it took {took:?}");
+    }
+    while !matches!(beside.next().await, Event::CaughtUp(of, _) if of == name("large")) {}
     drop(stalled);
     server.stop().await;
 }

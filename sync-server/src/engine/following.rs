@@ -114,6 +114,19 @@ impl Following {
         !self.due.is_empty()
     }
 
+    /// Whether the next target has a first load to begin or to go on with.
+    #[must_use]
+    pub fn is_load_next(&self) -> bool {
+        self.due.front().is_some_and(|index| self.targets[*index].loads())
+    }
+
+    /// Puts first loads behind the other targets that are due; false = there are none.
+    pub fn put_loads_last(&mut self) -> bool {
+        let other = self.due.iter().position(|index| !self.targets[*index].loads());
+        self.due.rotate_left(other.unwrap_or(0));
+        other.is_some()
+    }
+
     /// Whether something that some target has not been sent is known.
     #[must_use]
     pub fn is_behind(&self) -> bool {
@@ -215,6 +228,10 @@ impl Following {
 impl One {
     fn name(&self) -> CollectionName {
         self.target.collection.clone()
+    }
+
+    fn loads(&self) -> bool {
+        !self.target.notify_only && self.target.cursor.is_none_or(|cursor| cursor.is_loading())
     }
 
     /// Where it stands, if it is one that is sent whatever happens to its collection, and has been

@@ -21,8 +21,11 @@ pub struct Waiting {
     pub reads: u64,
 }
 
+/// One of them.
+type Of = fn(&Waiting) -> u64;
+
 /// A gauge for each of them.
-pub(super) struct Gauges(Vec<(fn(&Waiting) -> u64, Gauge)>);
+pub(super) struct Gauges(Vec<(Of, Gauge)>);
 
 // === impl Gauges ===
 

@@ -41,6 +41,7 @@ pub(super) struct Outbox {
     parcels: mpsc::Sender<Parcel>,
     flight: Arc<Flight>,
     lane: Lane,
+    loads: Lane,
     shared: Lane,
 }
 
@@ -59,12 +60,13 @@ struct Messages {
 
 /// Both ends, for one stream of a connection that may hold as much as its account says.
 pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
-    let (lane, shared) = (account.pages.clone(), account.shared_pages.clone());
+    let Account { pages, loads, shared_pages, .. } = account;
+    let (lane, loads, shared) = (pages.clone(), loads.clone(), shared_pages.clone());
     let (sender, receiver) = mpsc::channel(PARCELS_MAX);
     let flight = Flight::new(lane.clone());
     let messages = Messages { parcels: receiver, cargo: None, ended: false };
     (
-        Outbox { parcels: sender, flight, lane, shared },
+        Outbox { parcels: sender, flight, lane, loads, shared },
         Outgoing(Arc::new(Mutex::new(Some(messages)))),
     )
 }
@@ -82,9 +84,9 @@ impl Outbox {
         self.flight.landed().await;
     }
 
-    /// Waits until what the next parcel may hold is claimed.
-    pub(super) fn room(&self) -> BoxFuture<'static, Claim> {
-        let lane = self.lane.clone();
+    /// Waits until what the next parcel may hold is claimed, among first loads or not.
+    pub(super) fn room(&self, of_load: bool) -> BoxFuture<'static, Claim> {
+        let lane = if of_load { self.loads.clone() } else { self.lane.clone() };
         Box::pin(async move { lane.claim(MESSAGE_BYTES_MAX).await })
     }
 

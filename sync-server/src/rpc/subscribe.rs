@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, ready};
 use sync_proto::types::{
     AcceptedTarget, CollectionName, Event, GoodbyeReason, Plan, Subscribe, Target, Timestamp,
 };
@@ -19,6 +17,7 @@ use tonic::Status;
 use tracing::Instrument as _;
 
 use self::end::End;
+use self::room::Asked;
 use super::Context;
 use super::clients::OpenStream;
 use super::loads::hold_up;
@@ -42,6 +41,7 @@ use crate::traces::CallTrace;
 
 mod counting;
 mod end;
+mod room;
 mod small;
 
 /// A subscriber that makes a due target wait for this long is told that it lags.
@@ -62,7 +62,9 @@ struct Stream<S> {
     /// they stand.
     first: Vec<Event<Bytes>>,
     /// The wait for room that is under way.
-    room: Option<BoxFuture<'static, Claim>>,
+    room: Option<Asked>,
+    /// How often first loads have let others go first.
+    passed_over: u32,
     /// There was no room at once for what is to be said, and it has not been looked at whether it is
     /// small.
     parked: bool,
@@ -99,8 +101,8 @@ enum Wake {
     Heartbeat,
     /// What was sent before has gone.
     Free,
-    /// There is something to say, and room for it.
-    Room(Claim),
+    /// There is something to say, and room for it; whether also for a first load.
+    Room(Claim, bool),
     /// There is something to say, and no room for it yet.
     Parked,
     /// A notice that had to wait may be sent.
@@ -173,6 +175,7 @@ pub(super) fn start<S: Store>(
         end_of_age: Instant::now() + age,
         first,
         room: None,
+        passed_over: 0,
         parked: false,
         waiting_since: None,
         client,
@@ -238,7 +241,7 @@ impl<S: Store> Stream<S> {
                     Wake::Rights
                 }
                 _ = heartbeat.tick(), if !beats => Wake::Heartbeat,
-                wake = self.wake(beats, &halves) => wake,
+                wake = self.wake(beats, &mut halves) => wake,
             };
             match wake {
                 Wake::Moved(moved) => {
@@ -256,7 +259,7 @@ impl<S: Store> Stream<S> {
                         return end;
                     }
                 }
-                Wake::Room(room) => {
+                Wake::Room(room, of_load) => {
                     // What was not at hand, or had no room, may have by now.
                     let mut room = Some(room);
                     match self.pass_on(&mut halves, beats, &mut room) {
@@ -267,7 +270,7 @@ impl<S: Store> Stream<S> {
                     if std::mem::take(&mut beats) && self.first.is_empty() {
                         self.first.push(halves.following.bookmark(Timestamp::now()));
                     }
-                    match self.step(halves, room).await {
+                    match self.step(halves, room, of_load).await {
                         Ok(stepped) => halves = stepped,
                         Err(end) => return end,
                     }
@@ -293,7 +296,7 @@ impl<S: Store> Stream<S> {
     /// What to do next. A page is read only when there is room for it, so what a slow subscriber
     /// has not taken is still coalesced; and news are taken also while targets are due, so that a
     /// target that is far behind does not hide the others.
-    async fn wake(&mut self, beats: bool, halves: &Halves) -> Wake {
+    async fn wake(&mut self, beats: bool, halves: &mut Halves) -> Wake {
         let state = match (halves.following.is_due(), halves.following.is_behind()) {
             (true, _) => SubscriberState::Parked,
             (false, true) => SubscriberState::Lagging,
@@ -307,27 +310,26 @@ impl<S: Store> Stream<S> {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
         let notices = halves.noticing.is_due(self.began.elapsed());
-        let says = halves.following.is_due() || notices || beats || !self.first.is_empty();
+        let beside = notices || beats || !self.first.is_empty();
+        let says = halves.following.is_due() || beside;
         let next_notice = halves.noticing.next_at().filter(|_| !notices);
-        let time = async {
-            match next_notice {
-                Some(at) => tokio::time::sleep_until(self.began + at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let next_notice = next_notice.map(|at| self.began + at);
         let free = self.outbox.is_free();
-        if says && free && self.room.is_none() {
-            let mut room = self.outbox.room();
-            let at_once = (&mut room).now_or_never();
-            self.parked = at_once.is_none();
-            self.room = Some(at_once.map_or(room, |claim| ready(claim).boxed()));
+        if says && free {
+            self.ask_for_room(halves, beside);
         }
         if says && free && std::mem::take(&mut self.parked) {
             return Wake::Parked;
         }
+        let time = async {
+            match next_notice {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let room = async {
             match &mut self.room {
-                Some(room) => room.await,
+                Some(asked) => asked.granted().await,
                 None => std::future::pending().await,
             }
         };
@@ -341,8 +343,7 @@ impl<S: Store> Stream<S> {
             () = self.outbox.landed(), if says && !free => return Wake::Free,
             claim = room => claim,
         };
-        self.room = None;
-        Wake::Room(claim)
+        Wake::Room(claim, self.found_room())
     }
 
     /// Sends what is at hand for the next target, if nothing else is to be said first and there is
@@ -396,15 +397,23 @@ impl<S: Store> Stream<S> {
         Ok(())
     }
 
-    /// Gives the next target its turn and sends what there is to say.
-    async fn step(&mut self, mut halves: Box<Halves>, room: Claim) -> Result<Box<Halves>, End> {
+    /// Gives the next target its turn and sends what there is to say. A first load keeps its turn
+    /// unless the room is for one.
+    async fn step(
+        &mut self,
+        mut halves: Box<Halves>,
+        room: Claim,
+        of_load: bool,
+    ) -> Result<Box<Halves>, End> {
         let now = self.began.elapsed();
-        if halves.following.is_due() || halves.noticing.is_due(now) {
+        let follows = halves.following.is_due() && (of_load || !halves.following.is_load_next());
+        if follows || halves.noticing.is_due(now) {
             let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             let slow = waited >= SLOW_AFTER;
             let caller = self.caller.clone();
             let read = self.context.read(move |ledger| {
-                let events = halves.step(ledger, slow, now, |name| caller.may_read(name));
+                let turn = follows.then_some(slow);
+                let events = halves.step(ledger, turn, now, |name| caller.may_read(name));
                 (halves, events)
             });
             let (stepped, events) = read.await.map_err(End::Failed)?;
@@ -467,15 +476,18 @@ impl Halves {
         revoked.into_iter().collect()
     }
 
+    /// `turn`: the next target has its turn, and whether it waited for long.
     fn step<S: Store>(
         &mut self,
         ledger: &Ledger<S>,
-        slow: bool,
+        turn: Option<bool>,
         now: Duration,
         may_read: impl Fn(&CollectionName) -> bool,
     ) -> Result<Vec<Event<Bytes>>, StoreError> {
-        let mut events =
-            if self.following.is_due() { self.following.step(ledger, slow)? } else { Vec::new() };
+        let mut events = match turn {
+            Some(slow) => self.following.step(ledger, slow)?,
+            None => Vec::new(),
+        };
         self.noticing.heard(&events)?;
         if self.noticing.is_due(now) {
             events.extend(self.noticing.step(ledger, now, may_read)?);
