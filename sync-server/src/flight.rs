@@ -19,6 +19,8 @@ const PART_BYTES_MAX: usize = 32 * 1024;
 #[derive(Debug)]
 pub struct Flight {
     lane: Lane,
+    /// Where first loads claim, if this one carries other things as well.
+    loads: Option<Lane>,
     state: Mutex<State>,
     landed: Notify,
 }
@@ -29,6 +31,8 @@ struct State {
     bytes: usize,
     /// The claim that covers them.
     claim: Option<Claim>,
+    /// It is one of first loads.
+    of_load: bool,
 }
 
 /// Some bytes of a flight. They have landed when this is dropped.
@@ -44,18 +48,34 @@ impl Flight {
     /// A flight with nothing on board yet.
     #[must_use]
     pub fn new(lane: Lane) -> Arc<Self> {
-        Arc::new(Self { lane, state: Mutex::default(), landed: Notify::new() })
+        Self::over(lane, None)
+    }
+
+    /// Likewise, of a stream: what it says claims in one lane, its first loads in another.
+    #[must_use]
+    pub fn of_stream(lane: Lane, loads: Lane) -> Arc<Self> {
+        Self::over(lane, Some(loads))
+    }
+
+    fn over(lane: Lane, loads: Option<Lane>) -> Arc<Self> {
+        Arc::new(Self { lane, loads, state: Mutex::default(), landed: Notify::new() })
+    }
+
+    /// The lane of first loads, or of what else is said.
+    #[must_use]
+    pub fn lane(&self, of_load: bool) -> &Lane {
+        self.loads.as_ref().filter(|_| of_load).unwrap_or(&self.lane)
     }
 
     /// Sets out with these bytes. The claim covers them until everything on board has landed;
-    /// without one, somebody else claims for them.
-    pub fn load(self: &Arc<Self>, bytes: Bytes, claim: Option<Claim>) -> Cargo {
+    /// without one, somebody else claims for them. With it comes whether it is one of first loads.
+    pub fn load(self: &Arc<Self>, bytes: Bytes, claim: Option<(Claim, bool)>) -> Cargo {
         let mut state = self.state.lock();
         state.bytes += bytes.len();
-        if let Some(mut claim) = claim {
+        if let Some((mut claim, of_load)) = claim {
             claim.shrink_to(CALL_BYTES + state.bytes);
-            claim.await_peer(&self.lane);
-            state.claim = Some(claim);
+            claim.await_peer(self.lane(of_load));
+            (state.claim, state.of_load) = (Some(claim), of_load);
         }
         drop(state);
         Cargo { bytes, flight: Arc::clone(self) }
@@ -103,13 +123,13 @@ impl AsRef<[u8]> for Cargo {
 
 impl Drop for Cargo {
     fn drop(&mut self) {
-        let mut state = self.flight.state.lock();
+        let state = &mut *self.flight.state.lock();
         state.bytes -= self.bytes.len();
         if state.bytes == 0 {
             state.claim = None;
             self.flight.landed.notify_one();
         } else if let Some(claim) = &mut state.claim {
-            claim.await_peer(&self.flight.lane);
+            claim.await_peer(self.flight.lane(state.of_load));
         }
     }
 }
@@ -132,7 +152,7 @@ mod tests {
         let claim = lane.claim(400_000).await;
         let bytes = vec![7; PART_BYTES_MAX + 10];
         let size = bytes.len();
-        let mut cargo = flight.load(bytes.into(), Some(claim));
+        let mut cargo = flight.load(bytes.into(), Some((claim, false)));
         assert_eq!(budget.held(), CALL_BYTES + size, "what was claimed too much is given back");
         let (first, second) = (cargo.unload(), cargo.unload());
         assert_eq!((first.len(), second.len()), (PART_BYTES_MAX, 10));

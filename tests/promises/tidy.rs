@@ -13,6 +13,10 @@ const FILE_LINES_MAX: usize = 500;
 /// Lines of a function.
 const FUNCTION_LINES_MAX: usize = 70;
 
+/// What cannot be said in safe Rust: a sync in sled, and how the allocator tidies up.
+const UNSAFE_PLACES: [&str; 2] =
+    ["sync-server/src/allocator.rs", "sync-server/src/store/disk/real_sync.rs"];
+
 /// Names that fit every file and so say nothing.
 const EMPTY_NAMES: [&str; 7] =
     ["utils", "common", "helpers", "models", "constants", "prelude", "traits"];
@@ -239,11 +243,11 @@ fn tests_wait_for_what_they_wait_for() {
 }
 
 #[test]
-fn unsafe_code_has_one_place() {
+fn unsafe_code_has_its_places() {
     let word = concat!("uns", "afe ");
     let mut findings = Vec::new();
     for source in sources() {
-        let allowed = source.path == "sync-server/src/store/disk/real_sync.rs";
+        let allowed = UNSAFE_PLACES.contains(&source.path.as_str());
         for (number, line) in source.code().filter(|(_, line)| !allowed && line.contains(word)) {
             findings.push(format!("{}:{number}: {}", source.path, line.trim()));
         }

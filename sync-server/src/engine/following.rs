@@ -120,11 +120,21 @@ impl Following {
         self.due.front().is_some_and(|index| self.targets[*index].loads())
     }
 
-    /// Puts first loads behind the other targets that are due; false = there are none.
-    pub fn put_loads_last(&mut self) -> bool {
-        let other = self.due.iter().position(|index| !self.targets[*index].loads());
-        self.due.rotate_left(other.unwrap_or(0));
-        other.is_some()
+    /// Gives the next turn to a target without a first load; false = none is due.
+    pub fn put_other_first(&mut self) -> bool {
+        self.put_first(|one| !one.loads())
+    }
+
+    /// Gives the next turn to a target with a first load; false = none is due.
+    pub fn put_load_first(&mut self) -> bool {
+        self.put_first(One::loads)
+    }
+
+    fn put_first(&mut self, wanted: impl Fn(&One) -> bool) -> bool {
+        let place = self.due.iter().position(|index| wanted(&self.targets[*index]));
+        let Some(index) = place.and_then(|place| self.due.remove(place)) else { return false };
+        self.due.push_front(index);
+        true
     }
 
     /// Whether something that some target has not been sent is known.

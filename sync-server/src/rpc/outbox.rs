@@ -40,8 +40,6 @@ type Parcel = Box<Result<Cargo, Status>>;
 pub(super) struct Outbox {
     parcels: mpsc::Sender<Parcel>,
     flight: Arc<Flight>,
-    lane: Lane,
-    loads: Lane,
     shared: Lane,
 }
 
@@ -60,13 +58,11 @@ struct Messages {
 
 /// Both ends, for one stream of a connection that may hold as much as its account says.
 pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
-    let Account { pages, loads, shared_pages, .. } = account;
-    let (lane, loads, shared) = (pages.clone(), loads.clone(), shared_pages.clone());
     let (sender, receiver) = mpsc::channel(PARCELS_MAX);
-    let flight = Flight::new(lane.clone());
+    let flight = Flight::of_stream(account.pages.clone(), account.loads.clone());
     let messages = Messages { parcels: receiver, cargo: None, ended: false };
     (
-        Outbox { parcels: sender, flight, lane, loads, shared },
+        Outbox { parcels: sender, flight, shared: account.shared_pages.clone() },
         Outgoing(Arc::new(Mutex::new(Some(messages)))),
     )
 }
@@ -86,7 +82,7 @@ impl Outbox {
 
     /// Waits until what the next parcel may hold is claimed, among first loads or not.
     pub(super) fn room(&self, of_load: bool) -> BoxFuture<'static, Claim> {
-        let lane = if of_load { self.loads.clone() } else { self.lane.clone() };
+        let lane = self.flight.lane(of_load).clone();
         Box::pin(async move { lane.claim(MESSAGE_BYTES_MAX).await })
     }
 
@@ -97,7 +93,7 @@ impl Outbox {
 
     /// Sends messages, as [`framed`], for which there is room; without it, such that the place of the
     /// stream pays for. An error says that the subscriber went away.
-    pub(super) fn send(&self, messages: Bytes, room: Option<Claim>) -> Result<(), ()> {
+    pub(super) fn send(&self, messages: Bytes, room: Option<(Claim, bool)>) -> Result<(), ()> {
         self.queue(Box::new(Ok(self.flight.load(messages, room))))
     }
 

@@ -63,8 +63,6 @@ struct Stream<S> {
     first: Vec<Event<Bytes>>,
     /// The wait for room that is under way.
     room: Option<Asked>,
-    /// How often first loads have let others go first.
-    passed_over: u32,
     /// There was no room at once for what is to be said, and it has not been looked at whether it is
     /// small.
     parked: bool,
@@ -175,7 +173,6 @@ pub(super) fn start<S: Store>(
         end_of_age: Instant::now() + age,
         first,
         room: None,
-        passed_over: 0,
         parked: false,
         waiting_since: None,
         client,
@@ -321,29 +318,29 @@ impl<S: Store> Stream<S> {
         if says && free && std::mem::take(&mut self.parked) {
             return Wake::Parked;
         }
-        let time = async {
-            match next_notice {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let given_up_at = self.room.as_ref().and_then(Asked::given_up_at).filter(|_| !free);
         let room = async {
             match &mut self.room {
-                Some(asked) => asked.granted().await,
-                None => std::future::pending().await,
+                Some(asked) if free => asked.granted().await,
+                Some(_) | None => std::future::pending().await,
             }
         };
-        let claim = tokio::select! {
+        let (claim, of_load) = tokio::select! {
             biased;
             moved = self.listener.moved() => {
                 self.parked |= self.room.is_some();
                 return Wake::Moved(moved);
             }
-            () = time => return Wake::Time,
+            () = room::until(next_notice) => return Wake::Time,
+            () = room::until(given_up_at) => {
+                self.room = None;
+                return Wake::Free;
+            }
             () = self.outbox.landed(), if says && !free => return Wake::Free,
-            claim = room => claim,
+            granted = room => granted,
         };
-        Wake::Room(claim, self.found_room())
+        self.found_room(halves, of_load);
+        Wake::Room(claim, of_load)
     }
 
     /// Sends what is at hand for the next target, if nothing else is to be said first and there is
@@ -391,9 +388,10 @@ impl<S: Store> Stream<S> {
                 client.says_changes(&tail.collection, &tail.delta);
             }
         }
-        self.outbox.send(messages, room).map_err(|()| End::Gone)?;
+        self.outbox.send(messages, room.map(|room| (room, false))).map_err(|()| End::Gone)?;
         halves.following.took(tails);
-        (self.waiting_since, self.room) = (None, None);
+        self.waiting_since = None;
+        self.let_go_of_room();
         Ok(())
     }
 
@@ -438,7 +436,8 @@ impl<S: Store> Stream<S> {
             }
         }
         let messages: Vec<_> = said.into_iter().map(v1::SubscribeResponse::from).collect();
-        self.outbox.send(outbox::framed(&messages), Some(room)).map_err(|()| End::Gone)?;
+        let room = Some((room, of_load));
+        self.outbox.send(outbox::framed(&messages), room).map_err(|()| End::Gone)?;
         Ok(halves)
     }
 

@@ -62,7 +62,8 @@ impl Reply {
         }
         // A stream that goes on keeps its claim for what it says later.
         let claim = self.claim.take_if(|_| self.body.is_none());
-        self.cargo = Some(self.flight.load(frames.concat().into(), claim));
+        self.cargo =
+            Some(self.flight.load(frames.concat().into(), claim.map(|claim| (claim, false))));
         Poll::Ready(())
     }
 }

@@ -68,7 +68,8 @@ impl<S: Store> Stream<S> {
                     client.says(&bookmark);
                 }
                 self.outbox.send(messages, None).map_err(|()| End::Gone)?;
-                (*beats, self.room) = (false, None);
+                *beats = false;
+                self.let_go_of_room();
             }
         }
         Ok(halves)
