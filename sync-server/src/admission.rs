@@ -36,7 +36,6 @@ pub const BRIEF_PAGE_BYTES: usize = 24 * 1024;
 /// Room for an answer, in one of the budgets.
 #[derive(Debug)]
 pub struct Granted {
-    lane: Lane,
     claim: Claim,
     /// It is only for a brief one; there would be room for any of this lane.
     brief_for: Option<Lane>,
@@ -62,7 +61,7 @@ impl Granted {
     /// Room for any answer.
     pub async fn whole(lane: &Lane, within: Duration) -> Result<Self, Exhausted> {
         let claim = lane.claim_within(ANSWER_BYTES_MAX, within).await?;
-        Ok(Self { lane: lane.clone(), claim, brief_for: None })
+        Ok(Self { claim, brief_for: None })
     }
 
     /// Room for any answer of this lane, or for a brief one while others hold all there is.
@@ -73,10 +72,8 @@ impl Granted {
     ) -> Result<Self, Exhausted> {
         let brief = account.briefs.claim(BRIEF_BYTES);
         Ok(match whole.claim_within_or(ANSWER_BYTES_MAX, brief, within).await? {
-            Either::Left(claim) => Self { lane: whole.clone(), claim, brief_for: None },
-            Either::Right(claim) => {
-                Self { lane: account.briefs.clone(), claim, brief_for: Some(whole.clone()) }
-            }
+            Either::Left(claim) => Self { claim, brief_for: None },
+            Either::Right(claim) => Self { claim, brief_for: Some(whole.clone()) },
         })
     }
 
@@ -88,18 +85,16 @@ impl Granted {
     ) -> Result<Self, Exhausted> {
         let Account { tells, replies, .. } = account;
         if let Some(claim) = tells.try_claim(bytes) {
-            return Ok(Self { lane: tells.clone(), claim, brief_for: None });
+            return Ok(Self { claim, brief_for: None });
         }
-        Ok(match replies.claim_within_or(bytes, tells.claim(bytes), within).await? {
-            Either::Left(claim) => Self { lane: replies.clone(), claim, brief_for: None },
-            Either::Right(claim) => Self { lane: tells.clone(), claim, brief_for: None },
-        })
+        let claim = replies.claim_within_or(bytes, tells.claim(bytes), within).await?.into_inner();
+        Ok(Self { claim, brief_for: None })
     }
 
-    /// Where it is, and what it is.
+    /// What was claimed.
     #[must_use]
-    pub fn into_parts(self) -> (Lane, Claim) {
-        (self.lane, self.claim)
+    pub fn into_claim(self) -> Claim {
+        self.claim
     }
 }
 
@@ -107,31 +102,31 @@ impl Granted {
 
 impl Held {
     /// There is room for the call itself. The peer has to send its request.
-    pub fn begin(&self, mut call: Claim, account: &Account) {
-        call.await_peer(&account.calls);
+    pub fn begin(&self, mut call: Claim) {
+        call.await_peer();
         self.0.lock().call = Some(call);
     }
 
     /// There is room for more of the request, which the peer has to send.
-    pub fn request(&self, claim: Claim, account: &Account) {
+    pub fn request(&self, claim: Claim) {
         let mut claims = self.0.lock();
         let request = match claims.request.take() {
             Some(request) => request.with(claim),
             None => claim,
         };
-        claims.request.insert(request).await_peer(&account.requests);
+        claims.request.insert(request).await_peer();
     }
 
     /// The peer has sent more. Whoever asked for it has done with all messages before the one
     /// that is open, which has this length.
-    pub fn took(&self, open: usize, account: &Account) {
+    pub fn took(&self, open: usize) {
         let mut claims = self.0.lock();
         if let Some(call) = &mut claims.call {
-            call.await_peer(&account.calls);
+            call.await_peer();
         }
         if let Some(request) = &mut claims.request {
             request.shrink_to(open.min(MESSAGE_BYTES_MAX));
-            request.await_peer(&account.requests);
+            request.await_peer();
         }
     }
 
@@ -155,8 +150,8 @@ impl Held {
 
     /// The call is answered: what it held goes, but for the room of its answer.
     #[must_use]
-    pub fn answered(&self) -> Option<(Lane, Claim)> {
-        std::mem::take(&mut *self.0.lock()).answer.map(Granted::into_parts)
+    pub fn answered(&self) -> Option<Claim> {
+        std::mem::take(&mut *self.0.lock()).answer.map(Granted::into_claim)
     }
 
     /// Exchanges the room among replies for as much among loads, or for that of a brief answer. What
@@ -293,7 +288,7 @@ mod tests {
         let account = account(&budgets).weighing(Weight::AND_BASE64);
         let held = admitted(&account).await;
         held.become_load(&account).await.unwrap();
-        let (_, mut claim) = held.answered().unwrap();
+        let mut claim = held.answered().unwrap();
         assert_eq!(budgets.loads.held(), (7 * ANSWER_BYTES_MAX).div_ceil(3));
         claim.shrink_to(300);
         assert_eq!(budgets.loads.held(), 700);

@@ -69,8 +69,15 @@ pub struct Lane {
     total: usize,
     weight: Weight,
     free: Arc<Semaphore>,
-    /// When the peer last took or sent something of this lane.
-    progress: Arc<AtomicU64>,
+    line: Arc<Line>,
+}
+
+/// The peer of a lane.
+#[derive(Debug, Default)]
+struct Line {
+    /// When it last took or sent something of the lane, in milliseconds since the budget began.
+    progress: AtomicU64,
+    /// Ends its connection.
     cut: CancellationToken,
 }
 
@@ -82,6 +89,7 @@ pub struct Claim {
     holder: Option<(u64, Arc<Holder>)>,
     weight: Weight,
     shared: Arc<Shared>,
+    line: Arc<Line>,
 }
 
 /// Somebody whose peer must do something before the bytes are free.
@@ -92,8 +100,8 @@ struct Holder {
     /// Whether it is the peer's turn, not the server's.
     awaited: AtomicBool,
     /// The lane that it waits behind: what the peer does there is progress for this one, too.
-    behind: Mutex<Option<Arc<AtomicU64>>>,
-    cut: CancellationToken,
+    behind: Mutex<Option<Arc<Line>>>,
+    line: Arc<Line>,
 }
 
 /// One of those that wait, counted until this is dropped.
@@ -145,7 +153,7 @@ impl Budget {
     fn part(&self, total: usize, cut: CancellationToken) -> Lane {
         let free = Arc::new(Semaphore::new(total));
         let (shared, weight) = (Arc::clone(&self.shared), Weight::PLAIN);
-        Lane { shared, total, weight, free, progress: Arc::default(), cut }
+        Lane { shared, total, weight, free, line: Arc::new(Line { cut, ..Line::default() }) }
     }
 
     /// Bytes that may be held.
@@ -183,14 +191,16 @@ impl Shared {
             .holders
             .lock()
             .values()
-            .filter(|holder| holder.awaited.load(Ordering::Relaxed) && !holder.cut.is_cancelled())
+            .filter(|holder| {
+                holder.awaited.load(Ordering::Relaxed) && !holder.line.cut.is_cancelled()
+            })
             .map(|holder| (holder.progress(), Arc::clone(holder)))
             .min_by_key(|(progress, _)| *progress);
         let Some((progress, holder)) = stalled else { return };
         let stalled_ms = self.now().saturating_sub(progress);
         if Duration::from_millis(stalled_ms) >= STALL_MAX {
             tracing::debug!(budget = self.setting, stalled_ms, "a peer keeps others waiting");
-            holder.cut.cancel();
+            holder.line.cut.cancel();
         }
     }
 }
@@ -201,7 +211,7 @@ impl Holder {
     fn progress(&self) -> u64 {
         let own = self.progress.load(Ordering::Relaxed);
         let behind = self.behind.lock();
-        behind.as_ref().map_or(own, |behind| own.max(behind.load(Ordering::Relaxed)))
+        behind.as_ref().map_or(own, |behind| own.max(behind.progress.load(Ordering::Relaxed)))
     }
 }
 
@@ -225,6 +235,14 @@ impl Lane {
     #[must_use]
     pub fn weighing(&self, weight: Weight) -> Self {
         Self { weight, ..self.clone() }
+    }
+
+    /// Both lanes, for one stream: what the peer takes of others of its streams does not count.
+    #[must_use]
+    pub fn for_stream(&self, other: &Self) -> (Self, Self) {
+        let line = Arc::new(Line { cut: self.line.cut.clone(), ..Line::default() });
+        let on_it = |lane: &Self| Self { line: Arc::clone(&line), ..lane.clone() };
+        (on_it(self), on_it(other))
     }
 
     /// Waits for room, as long as it takes. First come, first served.
@@ -304,8 +322,8 @@ impl Lane {
     }
 
     fn held(&self, own: OwnedSemaphorePermit, whole: OwnedSemaphorePermit) -> Claim {
-        let (weight, shared) = (self.weight, Arc::clone(&self.shared));
-        Claim { own, whole, holder: None, weight, shared }
+        let (shared, line) = (Arc::clone(&self.shared), Arc::clone(&self.line));
+        Claim { own, whole, holder: None, weight: self.weight, shared, line }
     }
 }
 
@@ -338,9 +356,9 @@ impl Claim {
 
     /// From now on the peer must do something before the bytes are free: take them, or send the
     /// rest. Says so again each time when it did.
-    pub fn await_peer(&mut self, lane: &Lane) {
+    pub fn await_peer(&mut self) {
         let now = self.shared.now();
-        lane.progress.store(now, Ordering::Relaxed);
+        self.line.progress.store(now, Ordering::Relaxed);
         if let Some((_, holder)) = &self.holder {
             holder.progress.store(now, Ordering::Relaxed);
             holder.awaited.store(true, Ordering::Relaxed);
@@ -350,7 +368,7 @@ impl Claim {
             progress: now.into(),
             awaited: true.into(),
             behind: Mutex::default(),
-            cut: lane.cut.clone(),
+            line: Arc::clone(&self.line),
         });
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         self.shared.holders.lock().insert(number, Arc::clone(&holder));
@@ -361,7 +379,7 @@ impl Claim {
     /// comes next.
     pub fn await_lane(&mut self, lane: &Lane) {
         if let Some((_, holder)) = &self.holder {
-            *holder.behind.lock() = Some(Arc::clone(&lane.progress));
+            *holder.behind.lock() = Some(Arc::clone(&lane.line));
             // Not to blame for what the server took until now.
             holder.progress.store(self.shared.now(), Ordering::Relaxed);
             holder.awaited.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::budget::{Claim, Lane};
+use crate::budget::Claim;
 
 /// What a call costs besides its message: the state of its stream, its headers, its tasks.
 pub const CALL_BYTES: usize = 8 * 1024;
@@ -16,11 +16,8 @@ pub const CALL_BYTES: usize = 8 * 1024;
 const PART_BYTES_MAX: usize = 32 * 1024;
 
 /// What is on its way to one call of a peer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Flight {
-    lane: Lane,
-    /// Where first loads claim, if this one carries other things as well.
-    loads: Option<Lane>,
     state: Mutex<State>,
     landed: Notify,
 }
@@ -31,8 +28,6 @@ struct State {
     bytes: usize,
     /// The claim that covers them.
     claim: Option<Claim>,
-    /// It is one of first loads.
-    of_load: bool,
 }
 
 /// Some bytes of a flight. They have landed when this is dropped.
@@ -47,35 +42,19 @@ pub struct Cargo {
 impl Flight {
     /// A flight with nothing on board yet.
     #[must_use]
-    pub fn new(lane: Lane) -> Arc<Self> {
-        Self::over(lane, None)
-    }
-
-    /// Likewise, of a stream: what it says claims in one lane, its first loads in another.
-    #[must_use]
-    pub fn of_stream(lane: Lane, loads: Lane) -> Arc<Self> {
-        Self::over(lane, Some(loads))
-    }
-
-    fn over(lane: Lane, loads: Option<Lane>) -> Arc<Self> {
-        Arc::new(Self { lane, loads, state: Mutex::default(), landed: Notify::new() })
-    }
-
-    /// The lane of first loads, or of what else is said.
-    #[must_use]
-    pub fn lane(&self, of_load: bool) -> &Lane {
-        self.loads.as_ref().filter(|_| of_load).unwrap_or(&self.lane)
+    pub fn new() -> Arc<Self> {
+        Arc::default()
     }
 
     /// Sets out with these bytes. The claim covers them until everything on board has landed;
-    /// without one, somebody else claims for them. With it comes whether it is one of first loads.
-    pub fn load(self: &Arc<Self>, bytes: Bytes, claim: Option<(Claim, bool)>) -> Cargo {
+    /// without one, somebody else claims for them.
+    pub fn load(self: &Arc<Self>, bytes: Bytes, claim: Option<Claim>) -> Cargo {
         let mut state = self.state.lock();
         state.bytes += bytes.len();
-        if let Some((mut claim, of_load)) = claim {
+        if let Some(mut claim) = claim {
             claim.shrink_to(CALL_BYTES + state.bytes);
-            claim.await_peer(self.lane(of_load));
-            (state.claim, state.of_load) = (Some(claim), of_load);
+            claim.await_peer();
+            state.claim = Some(claim);
         }
         drop(state);
         Cargo { bytes, flight: Arc::clone(self) }
@@ -123,13 +102,13 @@ impl AsRef<[u8]> for Cargo {
 
 impl Drop for Cargo {
     fn drop(&mut self) {
-        let state = &mut *self.flight.state.lock();
+        let mut state = self.flight.state.lock();
         state.bytes -= self.bytes.len();
         if state.bytes == 0 {
             state.claim = None;
             self.flight.landed.notify_one();
         } else if let Some(claim) = &mut state.claim {
-            claim.await_peer(self.flight.lane(state.of_load));
+            claim.await_peer();
         }
     }
 }
@@ -147,12 +126,12 @@ mod tests {
     async fn bytes_count_until_they_have_landed() {
         let budget = Budget::new("pages_mib", 1_000_000);
         let lane = budget.lane(CancellationToken::new());
-        let flight = Flight::new(lane.clone());
+        let flight = Flight::new();
         flight.landed().await;
         let claim = lane.claim(400_000).await;
         let bytes = vec![7; PART_BYTES_MAX + 10];
         let size = bytes.len();
-        let mut cargo = flight.load(bytes.into(), Some((claim, false)));
+        let mut cargo = flight.load(bytes.into(), Some(claim));
         assert_eq!(budget.held(), CALL_BYTES + size, "what was claimed too much is given back");
         let (first, second) = (cargo.unload(), cargo.unload());
         assert_eq!((first.len(), second.len()), (PART_BYTES_MAX, 10));

@@ -26,7 +26,7 @@ enum Needs {
 }
 
 /// Somebody, and what the policy below gives.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Who {
     /// `None`: shows nothing.
     token: Option<String>,
@@ -174,60 +174,67 @@ fn request(path: &str, name: &str) -> Vec<u8> {
     }
 }
 
-fn everybody() -> Vec<(&'static str, Who)> {
-    let known = |name| Who { token: Some(token(name)), known: true, ..Who::default() };
-    vec![
+/// Callers by name.
+type Callers = Vec<(String, Who)>;
+
+/// Those who are known, each with other rights; shown to be so in some way.
+fn known(how: &str, shows: impl Fn(&'static str) -> Who) -> Callers {
+    let rights: [(_, &'static [Needs]); 6] = [
+        ("idle", &[]),
+        ("follower", &[]),
+        ("reader", &[Needs::Read]),
+        ("writer", &[Needs::Write]),
+        ("keeper", &[Needs::Keep]),
+        ("operator", &[Needs::Keep, Needs::Whole]),
+    ];
+    let one = |(name, may)| (format!("{name}{how}"), Who { known: true, may, ..shows(name) });
+    rights.map(one).into()
+}
+
+/// Those who are nobody, whatever they show.
+fn nobody<const N: usize>(callers: [(&str, Who); N]) -> Callers {
+    callers.map(|(name, who)| (name.to_owned(), who)).into()
+}
+
+fn everybody() -> Callers {
+    let shows = |token: String| Who { token: Some(token), ..Who::default() };
+    let bad = nobody([
         ("nobody", Who::default()),
-        ("stranger", Who { token: Some("guess".to_owned()), ..Who::default() }),
-        ("mallory", Who { token: Some(token("mallory")), ..Who::default() }),
-        ("idle", known("idle")),
-        ("follower", known("follower")),
-        ("reader", Who { may: &[Needs::Read], ..known("reader") }),
-        ("writer", Who { may: &[Needs::Write], ..known("writer") }),
-        ("keeper", Who { may: &[Needs::Keep], ..known("keeper") }),
-        ("operator", Who { may: &[Needs::Keep, Needs::Whole], ..known("operator") }),
-    ]
+        ("stranger", shows("guess".to_owned())),
+        ("mallory", shows(token("mallory"))),
+    ]);
+    [bad, known("", |name| shows(token(name)))].concat()
 }
 
 /// The same with signed tokens, good and bad.
-fn everybody_signed(issuer: &Signer) -> Vec<(&'static str, Who)> {
+fn everybody_signed(issuer: &Signer) -> Callers {
     let shows = |token: String| Who { token: Some(token), ..Who::default() };
-    let known = |name| Who { known: true, ..shows(issuer.sign(&claims(name))) };
     let mut late = claims("operator");
     late["exp"] = in_seconds(-600).into();
     let mut for_others = claims("operator");
     for_others["aud"] = "somebody else".into();
-    vec![
+    let bad = nobody([
         ("signed by a stranger", shows(Signer::elliptic("key").sign(&claims("operator")))),
         ("signed for too short a time", shows(issuer.sign(&late))),
         ("signed for another service", shows(issuer.sign(&for_others))),
         ("mallory, signed", shows(issuer.sign(&claims("mallory")))),
-        ("idle, signed", known("idle")),
-        ("reader, signed", Who { may: &[Needs::Read], ..known("reader") }),
-        ("writer, signed", Who { may: &[Needs::Write], ..known("writer") }),
-        ("keeper, signed", Who { may: &[Needs::Keep], ..known("keeper") }),
-        ("operator, signed", Who { may: &[Needs::Keep, Needs::Whole], ..known("operator") }),
-    ]
+    ]);
+    [bad, known(", signed", |name| shows(issuer.sign(&claims(name))))].concat()
 }
 
 /// The same with certificates, good and bad.
-fn everybody_certified(authority: &Authority) -> Vec<(&'static str, Who)> {
-    let shows = |common, names: &[&str]| Who {
-        certificate: Some(authority.issue(common, names)),
+fn everybody_certified(authority: &Authority) -> Callers {
+    let shows = |names: &[&str]| Who {
+        certificate: Some(authority.issue("operator", names)),
         ..Who::default()
     };
-    let known = |name| Who { known: true, ..shows("operator", &[name]) };
-    vec![
-        ("a common name, certified", shows("operator", &[])),
-        ("mallory, certified", shows("operator", &["mallory"])),
-        ("idle, certified", known("idle")),
-        ("a longer name, certified", known("operator.example")),
-        ("a URI, certified", known("spiffe://operator")),
-        ("reader, certified", Who { may: &[Needs::Read], ..known("reader") }),
-        ("writer, certified", Who { may: &[Needs::Write], ..known("writer") }),
-        ("keeper, certified", Who { may: &[Needs::Keep], ..known("keeper") }),
-        ("operator, certified", Who { may: &[Needs::Keep, Needs::Whole], ..known("operator") }),
-    ]
+    let bad = nobody([
+        ("a common name, certified", shows(&[])),
+        ("mallory, certified", shows(&["mallory"])),
+    ]);
+    let unlike = ["operator.example", "spiffe://operator"];
+    let unlike = unlike.map(|name| (name.to_owned(), Who { known: true, ..shows(&[name]) }));
+    [bad, unlike.into(), known(", certified", |name| shows(&[name]))].concat()
 }
 
 /// Whether this call of this caller is to be let through.

@@ -11,6 +11,16 @@ fn budget() -> Budget {
     Budget::new("replies_mib", 400)
 }
 
+/// Five connections, of which the first four hold all there is.
+async fn crowded(budget: &Budget) -> ([Lane; 5], Vec<Claim>) {
+    let lanes = [(); 5].map(|()| budget.lane(CancellationToken::new()));
+    let mut held = Vec::new();
+    for lane in &lanes[..4] {
+        held.push(lane.claim(100).await);
+    }
+    (lanes, held)
+}
+
 /// G8: one connection gets its quarter and no more, whatever is free.
 #[tokio::test]
 async fn a_connection_has_a_part_of_the_whole() {
@@ -34,11 +44,7 @@ async fn a_connection_has_a_part_of_the_whole() {
 #[tokio::test]
 async fn a_wait_for_the_whole_ends() {
     let budget = budget();
-    let lanes = [(); 5].map(|()| budget.lane(CancellationToken::new()));
-    let mut held = Vec::new();
-    for lane in &lanes[..4] {
-        held.push(lane.claim(100).await);
-    }
+    let (lanes, mut held) = crowded(&budget).await;
     let refused = lanes[4].claim_within(1, BRIEF).await.unwrap_err();
     assert!(refused.to_string().starts_with("replies_mib: "), "{refused}");
     assert!(refused.to_string().contains("400 bytes"), "{refused}");
@@ -50,11 +56,7 @@ async fn a_wait_for_the_whole_ends() {
 #[tokio::test]
 async fn who_waits_is_counted() {
     let budget = budget();
-    let lanes = [(); 5].map(|()| budget.lane(CancellationToken::new()));
-    let mut held = Vec::new();
-    for lane in &lanes[..4] {
-        held.push(lane.claim(100).await);
-    }
+    let (lanes, held) = crowded(&budget).await;
     assert_eq!(budget.waiting(), 0);
     let mut own = Box::pin(lanes[0].claim(1));
     let mut whole = Box::pin(lanes[4].claim_within(1, LONG));
@@ -95,7 +97,7 @@ async fn who_keeps_others_waiting_for_nothing_is_cut() {
     let mut held = Vec::new();
     for lane in &lanes[..4] {
         let mut claim = lane.claim(100).await;
-        claim.await_peer(lane);
+        claim.await_peer();
         // Long ago.
         let (_, holder) = claim.holder.as_ref().unwrap();
         holder.progress.store(0, Ordering::Relaxed);
@@ -103,8 +105,8 @@ async fn who_keeps_others_waiting_for_nothing_is_cut() {
     }
     held[0].await_server();
     held[3].await_lane(&lanes[4]);
-    held[1].await_peer(&lanes[1]);
-    lanes[4].progress.store(budget.shared.now(), Ordering::Relaxed);
+    held[1].await_peer();
+    lanes[4].line.progress.store(budget.shared.now(), Ordering::Relaxed);
     let waiting = lanes[4].claim_within(100, LONG);
     let cut = async {
         cuts[2].cancelled().await;

@@ -114,6 +114,12 @@ impl Following {
         !self.due.is_empty()
     }
 
+    /// Whether some target without a first load has something to read.
+    #[must_use]
+    pub fn is_other_due(&self) -> bool {
+        self.due.iter().any(|index| !self.targets[*index].loads())
+    }
+
     /// Whether the next target has a first load to begin or to go on with.
     #[must_use]
     pub fn is_load_next(&self) -> bool {

@@ -40,6 +40,8 @@ type Parcel = Box<Result<Cargo, Status>>;
 pub(super) struct Outbox {
     parcels: mpsc::Sender<Parcel>,
     flight: Arc<Flight>,
+    lane: Lane,
+    loads: Lane,
     shared: Lane,
 }
 
@@ -59,10 +61,11 @@ struct Messages {
 /// Both ends, for one stream of a connection that may hold as much as its account says.
 pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
     let (sender, receiver) = mpsc::channel(PARCELS_MAX);
-    let flight = Flight::of_stream(account.pages.clone(), account.loads.clone());
+    let flight = Flight::new();
+    let (lane, shared) = account.pages.for_stream(&account.shared_pages);
     let messages = Messages { parcels: receiver, cargo: None, ended: false };
     (
-        Outbox { parcels: sender, flight, shared: account.shared_pages.clone() },
+        Outbox { parcels: sender, flight, lane, loads: account.loads.clone(), shared },
         Outgoing(Arc::new(Mutex::new(Some(messages)))),
     )
 }
@@ -82,8 +85,14 @@ impl Outbox {
 
     /// Waits until what the next parcel may hold is claimed, among first loads or not.
     pub(super) fn room(&self, of_load: bool) -> BoxFuture<'static, Claim> {
-        let lane = self.flight.lane(of_load).clone();
+        let lane = if of_load { self.loads.clone() } else { self.lane.clone() };
         Box::pin(async move { lane.claim(MESSAGE_BYTES_MAX).await })
+    }
+
+    /// What the peer has not taken of the stream is in the way of what is claimed here.
+    pub(super) fn in_the_way(&self, claim: &mut Claim) {
+        claim.await_peer();
+        claim.await_lane(&self.lane);
     }
 
     /// Room for messages that others are sent as well, if there is some at once.
@@ -93,7 +102,7 @@ impl Outbox {
 
     /// Sends messages, as [`framed`], for which there is room; without it, such that the place of the
     /// stream pays for. An error says that the subscriber went away.
-    pub(super) fn send(&self, messages: Bytes, room: Option<(Claim, bool)>) -> Result<(), ()> {
+    pub(super) fn send(&self, messages: Bytes, room: Option<Claim>) -> Result<(), ()> {
         self.queue(Box::new(Ok(self.flight.load(messages, room))))
     }
 

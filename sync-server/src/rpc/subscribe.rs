@@ -17,13 +17,13 @@ use tonic::Status;
 use tracing::Instrument as _;
 
 use self::end::End;
+use self::rights::rights_move;
 use self::room::Asked;
 use super::Context;
 use super::clients::OpenStream;
 use super::loads::hold_up;
 use super::outbox::{self, Outbox, Outgoing};
 use super::places::{Holder, Place};
-use super::withholding::withhold;
 use crate::auth::{Caller, RulesSeen};
 use crate::budget::{Account, Claim};
 use crate::core::loads::Who;
@@ -33,7 +33,7 @@ use crate::engine::hub::Listener;
 use crate::engine::ledger::Ledger;
 use crate::engine::noticing::{Noticing, Watching};
 use crate::engine::tails::Tail;
-use crate::metrics::{Presence, Revoked, SubscriberState};
+use crate::metrics::{Presence, SubscriberState};
 use crate::status;
 use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
@@ -41,6 +41,7 @@ use crate::traces::CallTrace;
 
 mod counting;
 mod end;
+mod rights;
 mod room;
 mod small;
 
@@ -62,11 +63,11 @@ struct Stream<S> {
     /// they stand.
     first: Vec<Event<Bytes>>,
     /// The wait for room that is under way.
-    room: Option<Asked>,
+    room: Option<Box<Asked>>,
     /// There was no room at once for what is to be said, and it has not been looked at whether it is
     /// small.
     parked: bool,
-    /// Since when a target has been due and the subscriber has not made room.
+    /// Since when a target without a first load has been due and the subscriber has not made room.
     waiting_since: Option<Instant>,
     /// The client that reads, if it has a name.
     client: Option<OpenStream>,
@@ -187,11 +188,6 @@ pub(super) fn start<S: Store>(
     Ok(outgoing)
 }
 
-/// Waits until what a caller may do may have changed, since it was looked at.
-async fn rights_move(caller: Caller, mut seen: RulesSeen) {
-    caller.moved(&mut seen).await;
-}
-
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
@@ -206,6 +202,7 @@ impl<S: Store> Stream<S> {
                 self.outbox.fail(status);
             }
             End::Goodbye(reason) => {
+                self.room = None;
                 let goodbye = end::goodbye(reason, self.context.streams.goodbye_jitter);
                 // A subscriber that does not even take this loses it: the connection ends anyway.
                 let gone = tokio::time::timeout(SLOW_AFTER, self.outbox.end(goodbye.into())).await;
@@ -303,8 +300,10 @@ impl<S: Store> Stream<S> {
         if let Some(client) = &self.client {
             client.is(state);
         }
-        if halves.following.is_due() {
+        if halves.following.is_other_due() {
             self.waiting_since.get_or_insert_with(Instant::now);
+        } else {
+            self.waiting_since = None;
         }
         let notices = halves.noticing.is_due(self.began.elapsed());
         let beside = notices || beats || !self.first.is_empty();
@@ -313,33 +312,34 @@ impl<S: Store> Stream<S> {
         let next_notice = next_notice.map(|at| self.began + at);
         let free = self.outbox.is_free();
         if says && free {
-            self.ask_for_room(halves, beside);
+            self.ask_for_room(&mut halves.following, beside);
+            if std::mem::take(&mut self.parked) {
+                return Wake::Parked;
+            }
         }
-        if says && free && std::mem::take(&mut self.parked) {
-            return Wake::Parked;
-        }
-        let given_up_at = self.room.as_ref().and_then(Asked::given_up_at).filter(|_| !free);
+        let time = tokio::time::sleep_until(next_notice.unwrap_or(self.end_of_age));
         let room = async {
             match &mut self.room {
-                Some(asked) if free => asked.granted().await,
-                Some(_) | None => std::future::pending().await,
+                Some(asked) if free => Some(asked.granted().await),
+                Some(asked) => {
+                    asked.load_comes(&self.outbox).await;
+                    None
+                }
+                None => std::future::pending().await,
             }
         };
-        let (claim, of_load) = tokio::select! {
+        let granted = tokio::select! {
             biased;
             moved = self.listener.moved() => {
                 self.parked |= self.room.is_some();
                 return Wake::Moved(moved);
             }
-            () = room::until(next_notice) => return Wake::Time,
-            () = room::until(given_up_at) => {
-                self.room = None;
-                return Wake::Free;
-            }
+            () = time, if next_notice.is_some() => return Wake::Time,
             () = self.outbox.landed(), if says && !free => return Wake::Free,
             granted = room => granted,
         };
-        self.found_room(halves, of_load);
+        let Some((claim, of_load)) = granted else { return Wake::Free };
+        self.found_room(&mut halves.following, of_load);
         Wake::Room(claim, of_load)
     }
 
@@ -388,7 +388,7 @@ impl<S: Store> Stream<S> {
                 client.says_changes(&tail.collection, &tail.delta);
             }
         }
-        self.outbox.send(messages, room.map(|room| (room, false))).map_err(|()| End::Gone)?;
+        self.outbox.send(messages, room).map_err(|()| End::Gone)?;
         halves.following.took(tails);
         self.waiting_since = None;
         self.let_go_of_room();
@@ -406,8 +406,8 @@ impl<S: Store> Stream<S> {
         let now = self.began.elapsed();
         let follows = halves.following.is_due() && (of_load || !halves.following.is_load_next());
         if follows || halves.noticing.is_due(now) {
-            let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            let slow = waited >= SLOW_AFTER;
+            let since = self.waiting_since.take_if(|_| follows);
+            let slow = since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
             let caller = self.caller.clone();
             let read = self.context.read(move |ledger| {
                 let turn = follows.then_some(slow);
@@ -436,22 +436,8 @@ impl<S: Store> Stream<S> {
             }
         }
         let messages: Vec<_> = said.into_iter().map(v1::SubscribeResponse::from).collect();
-        let room = Some((room, of_load));
-        self.outbox.send(outbox::framed(&messages), room).map_err(|()| End::Gone)?;
+        self.outbox.send(outbox::framed(&messages), Some(room)).map_err(|()| End::Gone)?;
         Ok(halves)
-    }
-
-    /// Judges the caller and all targets by the rules in force: ends what may not be read any more,
-    /// and takes back what was about to be said of it.
-    fn judge(&mut self, halves: &mut Halves) -> Result<(), End> {
-        if self.caller.rights().is_err() {
-            self.context.metrics.revoked(Revoked::Stream);
-            return Err(End::Goodbye(GoodbyeReason::CredentialsExpired));
-        }
-        let revoked = halves.revoke(|name| self.caller.may_read(name));
-        self.first = withhold(std::mem::take(&mut self.first), &revoked);
-        self.first.extend(revoked.into_iter().map(Event::Revoked));
-        Ok(())
     }
 
     /// Listens to what is to be watched, before it is looked at once more.

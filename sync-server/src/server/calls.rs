@@ -132,8 +132,8 @@ where
                 return Ok(answer.map(|_| outgoing.into_body()));
             }
             Ok(match room {
-                Some((lane, claim)) if !answer.body().is_end_stream() => {
-                    answer.map(|body| Body::new(Reply::new(body, lane, claim)))
+                Some(claim) if !answer.body().is_end_stream() => {
+                    answer.map(|body| Body::new(Reply::new(body, claim)))
                 }
                 // A refusal, which is all in the head of the answer.
                 Some(_) | None => answer,

@@ -12,7 +12,7 @@ use sync_proto::limits::MESSAGE_BYTES_MAX;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::budget::{Claim, Lane};
+use crate::budget::Claim;
 use crate::flight::{Cargo, Flight};
 
 /// The body of an answer.
@@ -30,9 +30,14 @@ pub(super) struct Reply {
 
 impl Reply {
     /// The answer `body`, for which so much was claimed.
-    pub(super) fn new(body: Body, lane: Lane, claim: Claim) -> Self {
-        let flight = Flight::new(lane);
-        Self { body: Some(body), flight, claim: Some(claim), cargo: None, last: None }
+    pub(super) fn new(body: Body, claim: Claim) -> Self {
+        Self {
+            body: Some(body),
+            flight: Flight::new(),
+            claim: Some(claim),
+            cargo: None,
+            last: None,
+        }
     }
 
     /// Loads what there is, up to the end or a message's worth. Tonic's buffer is let go of with
@@ -62,8 +67,7 @@ impl Reply {
         }
         // A stream that goes on keeps its claim for what it says later.
         let claim = self.claim.take_if(|_| self.body.is_none());
-        self.cargo =
-            Some(self.flight.load(frames.concat().into(), claim.map(|claim| (claim, false))));
+        self.cargo = Some(self.flight.load(frames.concat().into(), claim));
         Poll::Ready(())
     }
 }

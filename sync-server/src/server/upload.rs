@@ -193,13 +193,13 @@ impl Upload {
             match &mut self.step {
                 Step::Starting(claiming) => {
                     let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
-                    self.held.begin(claim, &self.account);
+                    self.held.begin(claim);
                     self.begin_reading();
                 }
                 Step::Claiming(claiming, bytes) => {
                     let claim = ready!(claiming.as_mut().poll(context)).map_err(refusal)?;
                     let bytes = std::mem::take(bytes);
-                    self.held.request(claim, &self.account);
+                    self.held.request(claim);
                     self.begin_reading();
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
@@ -235,7 +235,7 @@ impl Upload {
 
     /// Takes note of what has arrived; returned at once if there is room for it already.
     fn take(&mut self, bytes: Bytes) -> Result<Option<Bytes>, Status> {
-        self.held.took(self.framing.open().unwrap_or_default(), &self.account);
+        self.held.took(self.framing.open().unwrap_or_default());
         let begun = self.framing.take(&bytes).min(MESSAGE_BYTES_MAX);
         self.pace.total += bytes.len();
         if self.pace.pausing || (begun > 0 && self.shape == Shape::Importing) {
