@@ -6,9 +6,9 @@ COPY . .
 # The caches survive between builds, so an edit compiles only what it touches.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin sync-server --bin syncctl \
+    cargo build --profile dist --locked --bin sync-server --bin syncctl \
     && mkdir /out \
-    && cp target/release/sync-server target/release/syncctl /out/
+    && cp target/dist/sync-server target/dist/syncctl /out/
 
 FROM debian:bookworm-slim
 RUN groupadd --gid 10001 deltasync \

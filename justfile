@@ -79,7 +79,7 @@ mutate NAME="":
 
 # Measure beside the peers that are installed: table, JSON and charts in target/bench/report.
 bench *ARGS:
-    cargo run --release -p sync-benches --bin compare -- {{ ARGS }}
+    cargo run --profile dist -p sync-benches --bin compare -- {{ ARGS }}
 
 # Count the instructions of the pure core against the budget (valgrind); `just count --write` renews it.
 count *ARGS:

@@ -52,7 +52,7 @@ struct Args {
     /// Where report.json and the charts go.
     #[arg(long, default_value = "target/bench/report", value_name = "DIR")]
     out: PathBuf,
-    /// The program to measure. Default: it is built first, as it would be released.
+    /// The program to measure. Default: it is built first, as it is shipped.
     #[arg(long, value_name = "FILE")]
     server: Option<PathBuf>,
 }
@@ -79,6 +79,9 @@ enum Workload {
     /// Growth of the store.
     W9,
 }
+
+/// The profile of what is shipped.
+const SHIPPED: &str = "dist";
 
 const ALL: [Workload; 9] = [
     Workload::W1,
@@ -159,7 +162,7 @@ async fn measure(bench: &mut Bench, only: &[Workload]) -> Outcome<()> {
     Ok(())
 }
 
-/// Builds the server as it is released; where it is.
+/// Builds the server as it is shipped, whatever profile we are of; where it is.
 fn build() -> Outcome<PathBuf> {
     let us = std::env::current_exe().map_err(doing("find ourselves"))?;
     let Some(cargo) = std::env::var_os("CARGO") else {
@@ -167,12 +170,13 @@ fn build() -> Outcome<PathBuf> {
     };
     progress("building sync-server");
     let words =
-        ["build", "--release", "--locked", "--quiet", "-p", "sync-server", "--bin", "sync-server"];
+        ["build", "--profile", SHIPPED, "--locked", "-q", "-p", "sync-server", "--bin", "sync-server"];
     let built = Command::new(cargo).args(words).status().map_err(doing("run cargo"))?;
     if !built.success() {
         return Err(Failure::Wrong("sync-server could not be built".to_owned()));
     }
-    Ok(us.with_file_name("sync-server"))
+    let target = us.ancestors().nth(2).expect("a program that cargo built is in target/PROFILE");
+    Ok(target.join(SHIPPED).join("sync-server"))
 }
 
 fn write(report: &Report, out: &Path) -> Outcome<()> {
