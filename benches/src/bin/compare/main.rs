@@ -169,8 +169,17 @@ fn build() -> Outcome<PathBuf> {
         return Ok(us.with_file_name("sync-server"));
     };
     progress("building sync-server");
-    let words =
-        ["build", "--profile", SHIPPED, "--locked", "-q", "-p", "sync-server", "--bin", "sync-server"];
+    let words = [
+        "build",
+        "--profile",
+        SHIPPED,
+        "--locked",
+        "-q",
+        "-p",
+        "sync-server",
+        "--bin",
+        "sync-server",
+    ];
     let built = Command::new(cargo).args(words).status().map_err(doing("run cargo"))?;
     if !built.success() {
         return Err(Failure::Wrong("sync-server could not be built".to_owned()));
