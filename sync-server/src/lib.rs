@@ -20,6 +20,7 @@ pub mod flight;
 pub mod metrics;
 pub mod offline;
 pub mod program;
+mod requests;
 pub mod rpc;
 pub mod security;
 pub mod server;

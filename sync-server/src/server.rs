@@ -68,6 +68,7 @@ mod collector;
 mod connections;
 mod ending;
 mod framing;
+mod gather;
 mod leave;
 pub(crate) mod line;
 mod measuring;

@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 use crate::budget::{Account, Claim, Lane};
 use crate::engine::tails::Tail;
 use crate::flight::{CALL_BYTES, Cargo, Flight};
+use crate::requests::OpenRequest;
 
 /// Parcels that wait for the transport: one, and the last words of the stream.
 const PARCELS_MAX: usize = 2;
@@ -56,6 +57,7 @@ struct Messages {
     parcels: mpsc::Receiver<Parcel>,
     cargo: Option<Cargo>,
     ended: bool,
+    _open: Option<OpenRequest>,
 }
 
 /// Both ends, for one stream of a connection that may hold as much as its account says.
@@ -63,7 +65,7 @@ pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
     let (sender, receiver) = mpsc::channel(PARCELS_MAX);
     let flight = Flight::new();
     let (lane, shared) = account.pages.for_stream(&account.shared_pages);
-    let messages = Messages { parcels: receiver, cargo: None, ended: false };
+    let messages = Messages { parcels: receiver, cargo: None, ended: false, _open: None };
     (
         Outbox { parcels: sender, flight, lane, loads: account.loads.clone(), shared },
         Outgoing(Arc::new(Mutex::new(Some(messages)))),
@@ -165,9 +167,11 @@ pub(super) fn joined(tails: &[Arc<Tail>]) -> Bytes {
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// The body.
-    pub(crate) fn into_body(self) -> Body {
-        self.0.lock().take().map_or_else(Body::empty, Body::new)
+    /// The body of the answer to a request that is open until then.
+    pub(crate) fn into_body(self, open: Option<OpenRequest>) -> Body {
+        let messages = self.0.lock().take();
+        messages
+            .map_or_else(Body::empty, |messages| Body::new(Messages { _open: open, ..messages }))
     }
 }
 

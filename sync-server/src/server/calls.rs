@@ -84,10 +84,10 @@ where
         let peer = request.extensions().get::<Peer>().cloned();
         let reached = |rule: &Rule| peer.as_ref().is_none_or(|peer| peer.reach().has(*rule));
         let rule = rule_of(&path).filter(reached);
-        if let Some(peer) = &peer {
-            peer.asks();
+        let asked = peer.as_ref().map(|peer| {
             request.extensions_mut().insert(peer.number());
-        }
+            peer.opens()
+        });
         // Count first, ask then: a call that is not refused is waited for.
         let open = self.layer.open.token();
         match self.layer.admit(rule, &request, peer.as_ref()) {
@@ -129,11 +129,11 @@ where
             // What the request claims is claimed until now.
             let room = held.answered();
             if let Some(outgoing) = answer.extensions_mut().remove::<Outgoing>() {
-                return Ok(answer.map(|_| outgoing.into_body()));
+                return Ok(answer.map(|_| outgoing.into_body(asked)));
             }
             Ok(match room {
                 Some(claim) if !answer.body().is_end_stream() => {
-                    answer.map(|body| Body::new(Reply::new(body, claim)))
+                    answer.map(|body| Body::new(Reply::new(body, claim, asked)))
                 }
                 // A refusal, which is all in the head of the answer.
                 Some(_) | None => answer,

@@ -27,14 +27,16 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 
+use super::gather::Gather;
 use super::leave::Leave;
 use super::line::{Line, Proven, Tls};
 use super::peers::{Peers, Seat};
 use super::reach::Reach;
-use super::web::heads::{Heads, OpenRequest, Requests};
+use super::web::heads::Heads;
 use crate::auth::chain::Chain;
 use crate::budget::{Account, Budgets};
 use crate::metrics::{Handshake, Metrics};
+use crate::requests::{OpenRequest, Requests};
 use crate::rpc::loads::ConnectionNumber;
 
 /// The pause after an accept that failed for a reason of ours, such as too many open files: it
@@ -88,7 +90,7 @@ struct Acceptor {
 
 /// A connection that ends in time.
 pub(super) struct Connection {
-    line: Line,
+    line: Gather<Line>,
     heads: Heads,
     peer: Peer,
     /// Resolves when the server has a reason to close the connection.
@@ -207,9 +209,10 @@ impl Connection {
         // one can be cut alone.
         let cut = bounds.cut.child_token();
         let account = Arc::new(bounds.budgets.account(number, &cut));
-        let (line, proven) = Line::open(stream, bounds.tls.as_ref(), bounds.metrics.clone());
-        let proven = bounds.tls.is_some().then_some(proven);
         let requests = Requests::default();
+        let (line, proven) = Line::open(stream, bounds.tls.as_ref(), bounds.metrics.clone());
+        let line = Gather::new(line, requests.clone());
+        let proven = bounds.tls.is_some().then_some(proven);
         let heads = Heads::new(bounds.http_1, requests.clone());
         let all_of_use = bounds.of_use.clone();
         let reach = bounds.reach;
@@ -304,19 +307,6 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.line).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        Pin::new(&mut self.line).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.line.is_write_vectored()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
         Pin::new(&mut self.line).poll_flush(context)
@@ -350,14 +340,10 @@ impl Peer {
         self.proven.as_ref().is_none_or(|proven| proven.get().is_some())
     }
 
-    /// It has made a request, so its connection is of use.
-    pub(super) fn asks(&self) {
-        self.of_use.get_or_init(|| self.all_of_use.token());
-    }
-
-    /// It has made a request, which is open until the guard is dropped.
+    /// It has made a request, so its connection is of use. The request is open until the guard is
+    /// dropped.
     pub(super) fn opens(&self) -> OpenRequest {
-        self.asks();
+        self.of_use.get_or_init(|| self.all_of_use.token());
         self.requests.open()
     }
 

@@ -14,6 +14,7 @@ use tonic::body::Body;
 
 use crate::budget::Claim;
 use crate::flight::{Cargo, Flight};
+use crate::requests::OpenRequest;
 
 /// The body of an answer.
 pub(super) struct Reply {
@@ -24,19 +25,21 @@ pub(super) struct Reply {
     claim: Option<Claim>,
     cargo: Option<Cargo>,
     last: Option<Result<Frame<Bytes>, Status>>,
+    _open: Option<OpenRequest>,
 }
 
 // === impl Reply ===
 
 impl Reply {
-    /// The answer `body`, for which so much was claimed.
-    pub(super) fn new(body: Body, claim: Claim) -> Self {
+    /// The answer `body`, for which so much was claimed, to a request that is open until then.
+    pub(super) fn new(body: Body, claim: Claim, open: Option<OpenRequest>) -> Self {
         Self {
             body: Some(body),
             flight: Flight::new(),
             claim: Some(claim),
             cargo: None,
             last: None,
+            _open: open,
         }
     }
 

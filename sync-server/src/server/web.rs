@@ -21,10 +21,10 @@ use tonic::codegen::http::{
 use tower::{Layer, Service};
 
 use self::coding::{Answer, Coding, Unread};
-use self::heads::OpenRequest;
 use super::connections::Peer;
 use crate::budget::Weight;
 use crate::metrics::Metrics;
+use crate::requests::OpenRequest;
 use crate::security::origins::Origins;
 
 mod coding;

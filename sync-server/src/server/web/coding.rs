@@ -17,7 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 
-use super::heads::OpenRequest;
+use crate::requests::OpenRequest;
 
 /// Bytes of base64 that stand for three of others, or at its end for fewer.
 const QUAD: usize = 4;

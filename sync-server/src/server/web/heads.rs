@@ -2,9 +2,7 @@
 //! more. HTTP/2 has a limit of its own for that, and windows; of HTTP/1.1 the library would gather
 //! 400 KiB for everybody who connects. Pure: bytes and counts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use crate::requests::Requests;
 use crate::server::HEADERS_BYTES_MAX;
 
 /// What is read at once of HTTP/1.1. More would let the library's buffer grow with it.
@@ -41,20 +39,6 @@ enum Speech {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::server) struct TooMuch;
 
-/// Requests of a connection.
-#[derive(Debug, Clone, Default)]
-pub(in crate::server) struct Requests(Arc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-/// A request that has begun. It has ended when this is dropped.
-#[derive(Debug)]
-pub(in crate::server) struct OpenRequest(Requests);
-
 // === impl Heads ===
 
 impl Heads {
@@ -75,8 +59,7 @@ impl Heads {
         if self.speech == Speech::Http2 {
             return Ok(());
         }
-        let begun = self.requests.0.begun.load(Ordering::Relaxed);
-        let open = begun > self.requests.0.ended.load(Ordering::Relaxed);
+        let (begun, open) = (self.requests.begun(), self.requests.open_now() > 0);
         if open || begun != self.begun {
             self.unasked = 0;
         }
@@ -102,22 +85,6 @@ impl Speech {
         } else {
             Self::Unclear(seen + compared)
         }
-    }
-}
-
-// === impl Requests ===
-
-impl Requests {
-    /// One begins.
-    pub(in crate::server) fn open(&self) -> OpenRequest {
-        self.0.begun.fetch_add(1, Ordering::Relaxed);
-        OpenRequest(self.clone())
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        self.0.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
