@@ -16,15 +16,17 @@ use prost::Message as _;
 use sync_proto::limits::MESSAGE_BYTES_MAX;
 use sync_proto::types::Event;
 use sync_proto::v1;
-use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 
+use self::hatch::{Giver, NotLeft, Taker, Watch};
 use crate::budget::{Account, Claim, Lane};
 use crate::engine::tails::Tail;
 use crate::flight::{CALL_BYTES, Cargo, Flight};
 use crate::requests::OpenRequest;
+
+mod hatch;
 
 /// Parcels that wait for the transport: one, and the last words of the stream.
 const PARCELS_MAX: usize = 2;
@@ -32,14 +34,13 @@ const PARCELS_MAX: usize = 2;
 /// Bytes of a message before the message itself: a flag and its length.
 const PREFIX_LEN: usize = 5;
 
-/// In a box, because the channel has room for thirty-two as soon as it is there, also of a stream
-/// that never says anything.
-type Parcel = Box<Result<Cargo, Status>>;
+/// What goes from the task of a stream to its body.
+pub(super) type Parcel = Result<Cargo, Status>;
 
 /// The sending end.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    parcels: mpsc::Sender<Parcel>,
+    parcels: Giver<Parcel>,
     flight: Arc<Flight>,
     lane: Lane,
     loads: Lane,
@@ -54,7 +55,7 @@ pub(crate) struct Outgoing(Arc<Mutex<Option<Messages>>>);
 /// The receiving end.
 #[derive(Debug)]
 struct Messages {
-    parcels: mpsc::Receiver<Parcel>,
+    parcels: Taker<Parcel>,
     cargo: Option<Cargo>,
     ended: bool,
     _open: Option<OpenRequest>,
@@ -62,12 +63,12 @@ struct Messages {
 
 /// Both ends, for one stream of a connection that may hold as much as its account says.
 pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
-    let (sender, receiver) = mpsc::channel(PARCELS_MAX);
+    let (giver, taker) = hatch::open(PARCELS_MAX);
     let flight = Flight::new();
     let (lane, shared) = account.pages.for_stream(&account.shared_pages);
-    let messages = Messages { parcels: receiver, cargo: None, ended: false, _open: None };
+    let messages = Messages { parcels: taker, cargo: None, ended: false, _open: None };
     (
-        Outbox { parcels: sender, flight, lane, loads: account.loads.clone(), shared },
+        Outbox { parcels: giver, flight, lane, loads: account.loads.clone(), shared },
         Outgoing(Arc::new(Mutex::new(Some(messages)))),
     )
 }
@@ -105,13 +106,13 @@ impl Outbox {
     /// Sends messages, as [`framed`], for which there is room; without it, such that the place of the
     /// stream pays for. An error says that the subscriber went away.
     pub(super) fn send(&self, messages: Bytes, room: Option<Claim>) -> Result<(), ()> {
-        self.queue(Box::new(Ok(self.flight.load(messages, room))))
+        self.queue(Ok(self.flight.load(messages, room)))
     }
 
     /// Sends the last message of the stream, a small one, whether or not there is room, and waits
     /// until it has gone.
     pub(super) async fn end(&self, message: v1::SubscribeResponse) {
-        let parcel = Box::new(Ok(self.flight.load(framed(&[message]), None)));
+        let parcel = Ok(self.flight.load(framed(&[message]), None));
         if self.queue(parcel).is_ok() {
             self.flight.landed().await;
         }
@@ -119,23 +120,20 @@ impl Outbox {
 
     /// Ends the stream with an error.
     pub(super) fn fail(&self, status: Status) {
-        if self.queue(Box::new(Err(status))).is_err() {
+        if self.queue(Err(status)).is_err() {
             tracing::debug!("a subscriber was gone before it could be told of a failure");
         }
     }
 
-    /// Waits until the subscriber went away.
-    pub(super) fn closed(&self) -> impl Future<Output = ()> + use<> {
-        let parcels = self.parcels.clone();
-        async move { parcels.closed().await }
+    /// Sees whether the subscriber is there.
+    pub(super) fn watch(&self) -> Watch<Parcel> {
+        self.parcels.watch()
     }
 
     fn queue(&self, parcel: Parcel) -> Result<(), ()> {
-        self.parcels.try_send(parcel).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => {}
-            mpsc::error::TrySendError::Full(_) => {
-                panic!("a parcel was sent before the last one had gone")
-            }
+        self.parcels.leave(parcel).map_err(|error| match error {
+            NotLeft::Gone => {}
+            NotLeft::Full => panic!("a parcel was sent before the last one had gone"),
         })
     }
 }
@@ -194,7 +192,7 @@ impl http_body::Body for Messages {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let last = match ready!(self.parcels.poll_recv(context)).map(|parcel| *parcel) {
+            let last = match ready!(self.parcels.poll_take(context)) {
                 Some(Ok(cargo)) => {
                     self.cargo = Some(cargo);
                     continue;

@@ -275,13 +275,13 @@ impl<S: Store> Stream<S> {
 
     /// Waits until the stream ends, whatever it says.
     fn end(&self) -> impl Future<Output = End> + use<S> {
-        let (drain, closed) = (self.context.drain.clone(), self.outbox.closed());
+        let (drain, subscriber) = (self.context.drain.clone(), self.outbox.watch());
         let end_of_age = self.end_of_age;
         async move {
             tokio::select! {
                 biased;
                 () = drain.cancelled() => End::Goodbye(GoodbyeReason::Draining),
-                () = closed => End::Gone,
+                () = subscriber.taker_gone() => End::Gone,
                 () = tokio::time::sleep_until(end_of_age) => End::Goodbye(GoodbyeReason::MaxAge),
             }
         }
