@@ -4,6 +4,7 @@
 //! pages when it reads again.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use sync_proto::types::{
     AcceptedTarget, CollectionName, Event, GoodbyeReason, Plan, Subscribe, Target, Timestamp,
 };
 use sync_proto::v1;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tracing::Instrument as _;
 
+use self::beat::Beat;
 use self::end::End;
 use self::rights::rights_move;
 use self::room::Asked;
@@ -39,6 +41,7 @@ use crate::store::keys::ClientKey;
 use crate::store::{Store, StoreError};
 use crate::traces::CallTrace;
 
+mod beat;
 mod counting;
 mod end;
 mod rights;
@@ -97,14 +100,13 @@ pub(super) struct Reader<'a> {
 /// What the loop woke up for.
 enum Wake {
     Moved(BTreeSet<usize>),
-    Heartbeat,
     /// What was sent before has gone.
     Free,
     /// There is something to say, and room for it; whether also for a first load.
     Room(Claim, bool),
     /// There is something to say, and no room for it yet.
     Parked,
-    /// A notice that had to wait may be sent.
+    /// It may be time for a sign of life, for a notice that had to wait, or to end.
     Time,
     /// What the caller may do may have changed.
     Rights,
@@ -214,15 +216,14 @@ impl<S: Store> Stream<S> {
     }
 
     async fn follow(&mut self, mut halves: Box<Halves>) -> End {
-        let first = Instant::now() + self.heartbeat;
-        let mut heartbeat = tokio::time::interval_at(first, self.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = Beat::new(Instant::now(), self.heartbeat);
+        // One for all times that a stream keeps: each costs an idle stream a tenth of a KiB.
+        let mut timer = std::pin::pin!(sleep_until(self.end_of_age));
         // Begun once and not for each message: all streams wait for the same drain and rules.
         let mut end = std::pin::pin!(self.end());
         let mut rights = std::pin::pin!(rights_move(self.caller.clone(), self.rules.clone()));
-        let mut beats = false;
         loop {
-            match self.pass_on(&mut halves, beats, &mut None) {
+            match self.pass_on(&mut halves, &beat, &mut None) {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(end) => return end,
@@ -234,17 +235,19 @@ impl<S: Store> Stream<S> {
                     rights.set(rights_move(self.caller.clone(), self.caller.seen()));
                     Wake::Rights
                 }
-                _ = heartbeat.tick(), if !beats => Wake::Heartbeat,
-                wake = self.wake(beats, &mut halves) => wake,
+                wake = self.wake(&beat, &mut halves, timer.as_mut()) => wake,
             };
             match wake {
                 Wake::Moved(moved) => {
                     halves.noticing.mark(&moved, self.began.elapsed());
                     halves.following.mark(moved);
                 }
-                Wake::Heartbeat => beats = true,
-                Wake::Free | Wake::Time => {}
-                Wake::Parked => match self.pass_small(halves, &mut beats).await {
+                Wake::Time if self.end_of_age <= Instant::now() => {
+                    return End::Goodbye(GoodbyeReason::MaxAge);
+                }
+                Wake::Time => beat.look(Instant::now()),
+                Wake::Free => {}
+                Wake::Parked => match self.pass_small(halves, &mut beat).await {
                     Ok(passed) => halves = passed,
                     Err(end) => return end,
                 },
@@ -256,12 +259,12 @@ impl<S: Store> Stream<S> {
                 Wake::Room(room, of_load) => {
                     // What was not at hand, or had no room, may have by now.
                     let mut room = Some(room);
-                    match self.pass_on(&mut halves, beats, &mut room) {
+                    match self.pass_on(&mut halves, &beat, &mut room) {
                         Ok(_) => {}
                         Err(end) => return end,
                     }
                     let Some(room) = room else { continue };
-                    if std::mem::take(&mut beats) && self.first.is_empty() {
+                    if beat.take() && self.first.is_empty() {
                         self.first.push(halves.following.bookmark(Timestamp::now()));
                     }
                     match self.step(halves, room, of_load).await {
@@ -273,16 +276,14 @@ impl<S: Store> Stream<S> {
         }
     }
 
-    /// Waits until the stream ends, whatever it says.
+    /// Waits until others end the stream, whatever it says.
     fn end(&self) -> impl Future<Output = End> + use<S> {
         let (drain, subscriber) = (self.context.drain.clone(), self.outbox.watch());
-        let end_of_age = self.end_of_age;
         async move {
             tokio::select! {
                 biased;
                 () = drain.cancelled() => End::Goodbye(GoodbyeReason::Draining),
                 () = subscriber.taker_gone() => End::Gone,
-                () = tokio::time::sleep_until(end_of_age) => End::Goodbye(GoodbyeReason::MaxAge),
             }
         }
     }
@@ -290,7 +291,7 @@ impl<S: Store> Stream<S> {
     /// What to do next. A page is read only when there is room for it, so what a slow subscriber
     /// has not taken is still coalesced; and news are taken also while targets are due, so that a
     /// target that is far behind does not hide the others.
-    async fn wake(&mut self, beats: bool, halves: &mut Halves) -> Wake {
+    async fn wake(&mut self, beat: &Beat, halves: &mut Halves, mut timer: Pin<&mut Sleep>) -> Wake {
         let state = match (halves.following.is_due(), halves.following.is_behind()) {
             (true, _) => SubscriberState::Parked,
             (false, true) => SubscriberState::Lagging,
@@ -306,7 +307,7 @@ impl<S: Store> Stream<S> {
             self.waiting_since = None;
         }
         let notices = halves.noticing.is_due(self.began.elapsed());
-        let beside = notices || beats || !self.first.is_empty();
+        let beside = notices || beat.is_due() || !self.first.is_empty();
         let says = halves.following.is_due() || beside;
         let next_notice = halves.noticing.next_at().filter(|_| !notices);
         let next_notice = next_notice.map(|at| self.began + at);
@@ -317,7 +318,11 @@ impl<S: Store> Stream<S> {
                 return Wake::Parked;
             }
         }
-        let time = tokio::time::sleep_until(next_notice.unwrap_or(self.end_of_age));
+        let deadlines = [next_notice, beat.next_look(), Some(self.end_of_age)];
+        let next = deadlines.into_iter().flatten().min().expect("a stream ends");
+        if timer.deadline() != next {
+            timer.as_mut().reset(next);
+        }
         let room = async {
             match &mut self.room {
                 Some(asked) if free => Some(asked.granted().await),
@@ -330,11 +335,11 @@ impl<S: Store> Stream<S> {
         };
         let granted = tokio::select! {
             biased;
+            () = timer => return Wake::Time,
             moved = self.listener.moved() => {
                 self.parked |= self.room.is_some();
                 return Wake::Moved(moved);
             }
-            () = time, if next_notice.is_some() => return Wake::Time,
             () = self.outbox.landed(), if says && !free => return Wake::Free,
             granted = room => granted,
         };
@@ -349,12 +354,12 @@ impl<S: Store> Stream<S> {
     fn pass_on(
         &mut self,
         halves: &mut Halves,
-        beats: bool,
+        beat: &Beat,
         room: &mut Option<Claim>,
     ) -> Result<bool, End> {
         let waits = self.waiting_since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
         let notices = halves.noticing.is_due(self.began.elapsed());
-        let nothing_else = self.first.is_empty() && !beats && !waits && !notices;
+        let nothing_else = self.first.is_empty() && !beat.is_due() && !waits && !notices;
         if !nothing_else || !halves.following.is_due() || !self.outbox.is_free() {
             return Ok(false);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sync_proto::types::Timestamp;
 use sync_proto::v1;
 
+use super::beat::Beat;
 use super::end::End;
 use super::{Halves, SLOW_AFTER, Stream};
 use crate::core::page::PageLimits;
@@ -34,7 +35,7 @@ impl<S: Store> Stream<S> {
     pub(super) async fn pass_small(
         &mut self,
         mut halves: Box<Halves>,
-        beats: &mut bool,
+        beat: &mut Beat,
     ) -> Result<Box<Halves>, End> {
         let waits = self.waiting_since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
         let notices = halves.noticing.is_due(self.began.elapsed());
@@ -42,7 +43,7 @@ impl<S: Store> Stream<S> {
             return Ok(halves);
         }
         let tail = match halves.following.next_live() {
-            Some((name, from)) if !*beats => {
+            Some((name, from)) if !beat.is_due() => {
                 let read = self.context.read(move |ledger| ledger.tail(&name, from, SMALL));
                 read.await.map_err(End::Failed)?.map(Arc::new)
             }
@@ -59,7 +60,7 @@ impl<S: Store> Stream<S> {
             if messages.len() <= SMALL_BYTES_MAX {
                 self.hand_over(&tails, messages, None, &mut halves)?;
             }
-        } else if *beats && halves.following.targets().count() <= SMALL_TARGETS_MAX {
+        } else if beat.is_due() && halves.following.targets().count() <= SMALL_TARGETS_MAX {
             let bookmark = halves.following.bookmark(Timestamp::now());
             let messages = outbox::framed(&[v1::SubscribeResponse::from(bookmark.clone())]);
             if messages.len() <= SMALL_BYTES_MAX {
@@ -68,7 +69,7 @@ impl<S: Store> Stream<S> {
                     client.says(&bookmark);
                 }
                 self.outbox.send(messages, None).map_err(|()| End::Gone)?;
-                *beats = false;
+                beat.take();
                 self.let_go_of_room();
             }
         }
