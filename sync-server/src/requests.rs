@@ -13,7 +13,8 @@ struct Counts {
     ended: AtomicU64,
 }
 
-/// A request that has begun. It has ended when this is dropped.
+/// A request that has begun. It has ended when this is dropped: with its answer's body, or before,
+/// where the answer has none.
 #[derive(Debug)]
 pub(crate) struct OpenRequest(Requests);
 

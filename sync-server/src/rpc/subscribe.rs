@@ -311,17 +311,19 @@ impl<S: Store> Stream<S> {
         let says = halves.following.is_due() || beside;
         let next_notice = halves.noticing.next_at().filter(|_| !notices);
         let next_notice = next_notice.map(|at| self.began + at);
-        let free = self.outbox.is_free();
-        if says && free {
-            self.ask_for_room(&mut halves.following, beside);
-            if std::mem::take(&mut self.parked) {
-                return Wake::Parked;
-            }
-        }
         let deadlines = [next_notice, beat.next_look(), Some(self.end_of_age)];
         let next = deadlines.into_iter().flatten().min().expect("a stream ends");
         if timer.deadline() != next {
             timer.as_mut().reset(next);
+        }
+        let free = self.outbox.is_free();
+        if says && free {
+            self.ask_for_room(&mut halves.following, beside);
+            // Whatever is small, and however fast it is taken, the time is looked at.
+            if self.parked && Instant::now() < next {
+                self.parked = false;
+                return Wake::Parked;
+            }
         }
         let room = async {
             match &mut self.room {

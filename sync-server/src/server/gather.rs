@@ -7,6 +7,8 @@
 //! message of some size, unless it is told that it cannot write from several places at once; then it
 //! gathers frames up to 1 KiB, and writes the head of a larger one apart from its bytes. So a small
 //! write waits for the next one, or for the flush that every batch of frames ends with.
+//!
+//! HTTP/1.1 has one answer at a time, and writes from several places: nothing waits then.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -34,7 +36,8 @@ pub(super) struct Gather<L> {
     held: Vec<u8>,
 }
 
-/// How far the connection's task is. It reads each time it is polled, and then writes.
+/// How far the connection's task is. It reads, as a rule each time it is polled, and then writes; it may
+/// do so more than once, when requests come in meanwhile: then it waits for nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
     /// Nothing was written.
@@ -120,6 +123,18 @@ impl<L: AsyncWrite + Unpin> AsyncWrite for Gather<L> {
             return Poll::Ready(Ok(bytes.len()));
         }
         self.poll_write_after_held(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.held.is_empty() {
+            return Pin::new(&mut self.line).poll_write_vectored(context, slices);
+        }
+        let first = slices.iter().find(|slice| !slice.is_empty());
+        self.poll_write_after_held(context, first.map_or(&[], |slice| slice))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -229,6 +244,19 @@ mod tests {
         let lens: Vec<usize> = gather.line.writes.iter().map(Vec::len).collect();
         assert_eq!(lens, [5_004, 3]);
         assert_eq!(gather.held.capacity(), 0, "silent connections hold nothing");
+    }
+
+    #[tokio::test]
+    async fn what_lies_in_several_places_waits_for_nobody() {
+        let mut gather = alone(Vec::new());
+        let requests = gather.requests.clone();
+        let _open = [requests.open(), requests.open()];
+        let slices = [&b""[..], b"head", b"bytes"].map(IoSlice::new);
+        assert_eq!(gather.write_vectored(&slices).await.unwrap(), 9);
+        assert_eq!(gather.line.written(), b"headbytes");
+        gather.write_all(b"held ").await.unwrap();
+        assert_eq!(gather.write_vectored(&slices).await.unwrap(), 4);
+        assert_eq!(gather.line.written(), b"headbytesheld head");
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl Heads {
         (self.speech != Speech::Http2).then_some(READ_BYTES_MAX)
     }
 
+    /// Whether the peer has begun to speak HTTP/1.1.
+    pub(in crate::server) fn are_of_http_1(&self) -> bool {
+        self.speech == Speech::Http1
+    }
+
     /// Takes note of what was read.
     pub(in crate::server) fn took(&mut self, bytes: &[u8]) -> Result<(), TooMuch> {
         self.speech = self.speech.after(bytes);
@@ -96,6 +101,20 @@ mod tests {
 
     fn parts_until_too_much(heads: &mut Heads) -> usize {
         (0..100).find(|_| heads.took(PART) == Err(TooMuch)).unwrap_or(100)
+    }
+
+    #[test]
+    fn what_is_spoken_is_known_with_the_first_bytes() {
+        let after = |bytes: &[u8]| {
+            let mut heads = Heads::new(true, Requests::default());
+            heads.took(bytes).unwrap();
+            heads.are_of_http_1()
+        };
+        assert!(after(b"POST /a HTTP/1.1\r\n"));
+        assert!(after(b"PRI * HTTP/1.1\r\n"));
+        assert!(!after(b"PRI * HTTP/2.0\r\n"));
+        assert!(!after(PREFACE));
+        assert!(!Heads::new(false, Requests::default()).are_of_http_1());
     }
 
     /// G8: who sends no request is heard for 24 KiB, also after requests.
