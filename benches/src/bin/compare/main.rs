@@ -17,6 +17,11 @@ use crate::sizes::Sizes;
 use crate::systems::{Lineup, PEERS, Peer};
 use crate::work::Bench;
 
+/// Clients are to cost as little as may be, those of all systems alike: what they take of a full machine,
+/// the servers do not get.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod charts;
 mod failure;
 mod machine;
