@@ -12,24 +12,26 @@ FILES = ("types", "sync_service", "write_service")
 
 
 def generate():
-    """Generates into a directory of its own and puts it in place at once: several may start."""
+    """Generates beside what is there and puts it in place at once: several may start."""
     from importlib.resources import files
 
     from grpc_tools import protoc
 
-    GENERATED.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix="generated-", dir=GENERATED.parent))
-    sources = [f"deltasync/v1/{name}.proto" for name in FILES]
     known = str(files("grpc_tools") / "_proto")
-    outputs = [f"--python_out={made}", f"--grpc_python_out={made}"]
-    if protoc.main(["protoc", f"-I{PROTO}", f"-I{known}", *outputs, *sources]) != 0:
-        raise RuntimeError("the protocol does not compile")
-    try:
-        os.rename(made, GENERATED)
-    except OSError:  # Somebody else was quicker, or an older one is there.
-        old = Path(tempfile.mkdtemp(prefix="generated-", dir=GENERATED.parent))
-        os.rename(GENERATED, old / "old")
-        os.rename(made, GENERATED)
+    sources = [f"deltasync/v1/{name}.proto" for name in FILES]
+    GENERATED.parent.mkdir(parents=True, exist_ok=True)
+    # It goes however this ends, and what was there before with it.
+    with tempfile.TemporaryDirectory(prefix="generated-", dir=GENERATED.parent) as beside:
+        made, old = Path(beside) / "made", Path(beside) / "old"
+        made.mkdir()
+        outputs = [f"--python_out={made}", f"--grpc_python_out={made}"]
+        if protoc.main(["protoc", f"-I{PROTO}", f"-I{known}", *outputs, *sources]) != 0:
+            raise RuntimeError("the protocol does not compile")
+        try:
+            os.rename(made, GENERATED)
+        except OSError:  # Somebody else was quicker, or an older one is there.
+            os.rename(GENERATED, old)
+            os.rename(made, GENERATED)
 
 
 def is_current():
