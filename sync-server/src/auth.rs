@@ -423,7 +423,10 @@ impl RulesSeen {
     /// Whether the rules were exchanged since they were last looked at; they are looked at now.
     pub fn take_exchanged(&mut self) -> bool {
         let exchanged = self.0.has_changed().unwrap_or(false);
-        self.0.mark_unchanged();
+        // Only then: another exchange in between would count as looked at by whoever was told of none.
+        if exchanged {
+            self.0.mark_unchanged();
+        }
         exchanged
     }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
-use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_health::server::HealthReporter;
 use tower::layer::util::{Identity, Stack};
 
 use crate::auth::Access;
@@ -50,6 +50,7 @@ use crate::security::{Security, SecurityError};
 use crate::store::{Store, StoreError};
 use crate::traces::Traces;
 
+use self::about::About;
 use self::calls::CallsLayer;
 use self::collector::Collector;
 use self::connections::Bounds;
@@ -63,6 +64,7 @@ use self::reach::Reach;
 use self::upload::UploadBounds;
 use self::web::WebLayer;
 
+mod about;
 mod calls;
 mod collector;
 mod connections;
@@ -207,7 +209,7 @@ pub async fn serve_measured<S: Store>(
     let _unwatched = unwatch.clone().drop_guard();
     context.tasks.spawn(security.watch(context.metrics.clone(), unwatch));
     let door = Door { listeners, access, tls, pages, traces };
-    let served = serve_calls(door, Arc::new(context), &fatal, config, stop).await;
+    let served = Box::pin(serve_calls(door, Arc::new(context), &fatal, config, stop)).await;
     // Whatever became of the calls: what was accepted is written before the store is closed. A
     // failure of storage is told first, because it is the reason of others. The last spans are sent
     // meanwhile.
@@ -241,7 +243,7 @@ async fn serve_calls<S: Store>(
     config: &Config,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let (mut health, health_service) = health_reporter();
+    let (mut health, health_service) = about::health();
     let calls = calls_layer(&context, config, door.access, door.traces);
     let web = WebLayer::new(door.pages, context.metrics.clone());
     let router = router(&context, config, calls.clone(), web)?.add_service(health_service);
@@ -317,8 +319,9 @@ fn calls_layer<S: Store>(
         ending: context.ending.clone(),
         grace: Duration::from_secs(config.grace_s),
     };
+    let about = About::new(uploads.patience);
     let metrics = context.metrics.clone();
-    CallsLayer { open: TaskTracker::new(), access, metrics, traces, uploads }
+    CallsLayer { open: TaskTracker::new(), access, about, metrics, traces, uploads }
 }
 
 // === impl Exporting ===
@@ -401,7 +404,11 @@ fn router<S: Store>(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let reflection = config.reflection.then(|| builder().build_v1()).transpose();
-    let reflection_alpha = config.reflection.then(|| builder().build_v1alpha()).transpose();
+    let reflection = reflection.map_err(|error| system("describe itself", error))?;
+    let reflection = reflection.map(|it| it.max_decoding_message_size(about::REQUEST_BYTES_MAX));
+    let alpha = config.reflection.then(|| builder().build_v1alpha()).transpose();
+    let alpha = alpha.map_err(|error| system("describe itself", error))?;
+    let alpha = alpha.map(|it| it.max_decoding_message_size(about::REQUEST_BYTES_MAX));
     Ok(tonic::transport::Server::builder()
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
         .initial_stream_window_size(REQUEST_WINDOW_BYTES)
@@ -418,8 +425,8 @@ fn router<S: Store>(
         .add_service(sync)
         .add_service(write)
         .add_service(admin)
-        .add_optional_service(reflection.map_err(|e| system("describe itself", e))?)
-        .add_optional_service(reflection_alpha.map_err(|e| system("describe itself", e))?))
+        .add_optional_service(reflection)
+        .add_optional_service(alpha))
 }
 
 /// Sets the health of the whole server and of each service.

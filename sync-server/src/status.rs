@@ -49,6 +49,12 @@ pub fn malformed(error: &Malformed) -> Status {
     Refused::new(Reason::Malformed, error.to_string()).field(&error.field, &error.reason).into()
 }
 
+/// A request whose bytes are no message.
+#[must_use]
+pub fn undecodable(text: &str) -> Status {
+    Refused::new(Reason::Undecodable, text).field(refused::WHOLE_REQUEST, text).into()
+}
+
 /// A message of an import that was not well-formed, with the number of its commit.
 #[must_use]
 pub fn malformed_commit(sequence: u64, error: &Malformed) -> Status {

@@ -5,8 +5,10 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use sync_proto::types::{Condition, Cursor, Event, Outcome, Timestamp};
+use sync_proto::v1;
 use sync_server::metrics::described::ALL;
 use sync_tests::compose::{after, commit_if, delete, key, name, put, scratch, version};
 use sync_tests::data::workspace;
@@ -162,6 +164,24 @@ async fn what_the_server_does_is_on_its_page() {
     latencies(&server, &wire).await;
     drop(stream);
     server.until("deltasync_streams 0").await;
+    server.stop().await;
+}
+
+/// A call that its caller does not wait for is counted as that, and not as a fault of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_given_up_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Shown::start(dir.path());
+    let mut calls = Wire::to(server.address).write();
+    let pending = calls.import(tokio_stream::pending::<v1::ImportRequest>());
+    let waited = tokio::time::timeout(Duration::from_millis(300), pending).await;
+    assert!(waited.is_err(), "{waited:?}");
+    server
+        .until("deltasync_calls_total{call=\"WriteService/Import\",result=\"cancelled\"} 1")
+        .await;
+    let page = server.page().await;
+    let failed = "deltasync_calls_total{call=\"WriteService/Import\",result=\"failed\"}";
+    assert!(value(&page, failed) < 0.5, "{page}");
     server.stop().await;
 }
 

@@ -8,6 +8,7 @@ use sync_proto::v1;
 use sync_tests::compose::{name, put, scratch, version};
 use sync_tests::reader::PlainReader;
 use sync_tests::server::TestServer;
+use sync_tests::stream::Events;
 use sync_tests::wait::{pass, until_true};
 use sync_tests::wire::Wire;
 use tokio_util::task::TaskTracker;
@@ -90,21 +91,10 @@ fn note(event: &Event, signs: &mut Vec<&str>) {
 async fn small_news_wait_for_no_pages() {
     let server = TestServer::with(|config| config.pages_mib = 16).await;
     let wire = server.wire();
-    wire.commit(vec![put("large", "k", "")]).await;
-    let before = wire.head(&name("large")).await.unwrap().cursor();
-    wire.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
     wire.commit(vec![put("news", "k", "0")]).await;
     let mut events = server.new_connection().subscribe(vec![scratch("news")]).await;
     while !matches!(events.next().await, Event::CaughtUp(..)) {}
-    let mut stalled = Vec::new();
-    for _ in 0..14 {
-        let resume = Target::all(name("large"), Some(before));
-        stalled.push(narrow(&server).subscribe(vec![resume]).await);
-    }
-    // The first of them have room, and are sent what they do not take.
-    for events in &mut stalled[..8] {
-        events.accepted().await;
-    }
+    let stalled = hold_pages(&server).await;
     let (began, mut slowest, mut bookmarks) = (Instant::now(), Duration::ZERO, 0);
     for number in 1.. {
         let sent = Instant::now();
@@ -131,6 +121,55 @@ async fn small_news_wait_for_no_pages() {
             break;
         }
     }
+    drop(stalled);
+    server.stop().await;
+}
+
+/// Subscribers that are sent what they do not take, until there is no room for pages, of 16 MiB.
+async fn hold_pages(server: &TestServer) -> Vec<Events> {
+    let wire = server.wire();
+    wire.commit(vec![put("large", "k", "")]).await;
+    let before = wire.head(&name("large")).await.unwrap().cursor();
+    wire.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
+    let mut stalled = Vec::new();
+    for _ in 0..14 {
+        let resume = Target::all(name("large"), Some(before));
+        stalled.push(narrow(server).subscribe(vec![resume]).await);
+    }
+    // The first of them have room.
+    for events in &mut stalled[..8] {
+        events.accepted().await;
+    }
+    stalled
+}
+
+/// G8, G11: a stream with something large to say tells that it lives while there is no room for that,
+/// and keeps its place meanwhile: what is large comes when others were cut, which is after two seconds
+/// of waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_waits_for_room_tells_that_it_lives() {
+    let server = TestServer::with(|config| config.pages_mib = 16).await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "k", "0")]).await;
+    let mut events = server.new_connection().subscribe(vec![scratch("list")]).await;
+    while !matches!(events.next().await, Event::CaughtUp(..)) {}
+    let stalled = hold_pages(&server).await;
+    let began = Instant::now();
+    wire.commit(vec![put("list", "k", vec![b'n'; 50_000])]).await;
+    let mut bookmarks = Vec::new();
+    loop {
+        let event = events.next().await;
+        if matches!(event, Event::Changes(..)) {
+            break;
+        }
+        if matches!(event, Event::Bookmark(..)) {
+            bookmarks.push(began.elapsed());
+        }
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1_500), "there was room after {took:?}");
+    let late = bookmarks.iter().filter(|at| **at > Duration::from_secs(1)).count();
+    assert!(late >= 3, "signs of life at {bookmarks:?} of {took:?}");
     drop(stalled);
     server.stop().await;
 }

@@ -118,12 +118,13 @@ const CLOCKS_AND_DICE: &[&str] = &[
 
 /// Test files that start and kill processes, serve, or play a slow disk: they wait for a process
 /// to end, kill at a random moment, or beat time.
-const HARNESSES: [&str; 8] = [
+const HARNESSES: [&str; 9] = [
     "examples/tests/cli/programs.rs",
     "sync-client/tests/account/kills.rs",
     "sync-client/tests/replica/service.rs",
     "sync-client/tests/store_crash.rs",
     "sync-server/src/server/tests.rs",
+    "sync-server/tests/peers/mod.rs",
     "sync-server/tests/store_crash.rs",
     "sync-server/tests/store_flips.rs",
     "tests/proof/attacks/honest.rs",

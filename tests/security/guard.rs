@@ -74,7 +74,8 @@ impl Guarded {
         .await
     }
 
-    async fn start_with(policy: &str, change: impl FnOnce(&mut Config, &Path)) -> Self {
+    /// A server with this policy, whose configuration and directory are changed before.
+    pub(crate) async fn start_with(policy: &str, change: impl FnOnce(&mut Config, &Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.toml");
         std::fs::write(&path, policy).unwrap();

@@ -2,19 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use sync_proto::types::{Event, Goodbye, GoodbyeReason, Outcome, Plan, Subscribe};
+use sync_proto::types::{Event, Goodbye, GoodbyeReason, Outcome, Plan, Subscribe, Target};
 use sync_proto::v1;
-use sync_tests::compose::{commit, put, scratch};
+use sync_tests::compose::{after, commit, name, put, scratch};
 use sync_tests::report::report;
 use sync_tests::stream::Events;
 use sync_tests::wait::{until_true, within};
+use sync_tests::wire::Wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
+use tonic::transport::Endpoint;
 
-use crate::guard::{Guarded, follows, tokens};
+use crate::guard::{Guarded, follows, token, tokens};
 
 /// From the exchange of a policy to the last word of whatever it ends. The promise is a second;
 /// the machine of a test may be busy with twenty others.
@@ -179,6 +181,100 @@ async fn long_calls_end_with_their_caller() {
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     assert_eq!(root.load("list").await.copy.rows.len(), 1, "what was done stays done");
     drop(sender);
+    guarded.server.stop().await;
+}
+
+/// G10: an import that is slowed down is judged again when its turn comes: what a right that has ended
+/// would have let it write meanwhile is not written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_waits_is_judged_again() {
+    let slow = "[[quotas]]\nsubjects = [\"alice\"]\nmutations_per_s = 10\n";
+    let writes = "[[grants]]\nsubjects = [\"alice\"]\nwrite = [\"list\"]\n".to_owned() + slow;
+    let guarded = Guarded::start(&policy(&writes)).await;
+    let (root, alice) = (guarded.wire("root"), guarded.wire("alice"));
+    let message = |sequence: u64, mutations: std::ops::Range<u32>| v1::ImportRequest {
+        import_id: "one".to_owned(),
+        sequence,
+        mutations: mutations.map(|key| put("list", key.to_string(), "1").into()).collect(),
+    };
+    // All that may be written at once, and three seconds' worth.
+    let messages = tokio_stream::iter([message(1, 0..100), message(2, 100..130)]);
+    let mut calls = alice.write();
+    let import = TaskTracker::new().spawn(async move { calls.import(messages).await });
+    until_true("the first commit", async || {
+        matches!(root.pull_one(scratch("list")).await, Outcome::Delta(_))
+    })
+    .await;
+    guarded.exchange(&policy(slow));
+    let refused = within("the end of the import", import).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert_eq!(root.load("list").await.copy.rows.len(), 100, "nothing came after the right");
+    guarded.server.stop().await;
+}
+
+/// Subscribers that are sent what they do not take, `of` a collection from a cursor or from scratch,
+/// until there is no room for more, of 16 MiB.
+async fn hold(guarded: &Guarded, of: &Target) -> Vec<Events> {
+    let endpoint = Endpoint::from_shared(guarded.server.uri()).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(20_000);
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let wire = Wire::over(endpoint.connect_lazy()).showing(&token("root"));
+        held.push(wire.subscribe(vec![of.clone()]).await);
+    }
+    // The first of them have room.
+    for events in &mut held[..8] {
+        events.accepted().await;
+    }
+    held
+}
+
+/// G10: a read that waits for room is judged when it has been made, not only before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_waits_is_judged_again() {
+    let guarded = Guarded::start_with(&policy(&reads("alice", &["list"])), |config, _| {
+        config.loads_mib = 16;
+    })
+    .await;
+    let (root, alice) = (guarded.wire("root"), guarded.wire("alice"));
+    root.commit(vec![put("list", "a", "1")]).await;
+    root.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
+    let held = hold(&guarded, &scratch("large")).await;
+    let request = v1::ReconcileRequest { collection: "list".to_owned(), ..Default::default() };
+    let mut calls = alice.sync();
+    let begun = Instant::now();
+    let read = TaskTracker::new().spawn(async move { calls.reconcile(request).await });
+    guarded.exchange(&policy(&reads("alice", &["kept"])));
+    let refused = within("the read", read).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(begun.elapsed() > PROMISED, "it waited for nobody");
+    drop(held);
+    guarded.server.stop().await;
+}
+
+/// G10: that a right has ended is told within a second also when there is no room for anything else,
+/// which comes when others were cut, after two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_waits_for_no_room() {
+    let guarded = Guarded::start_with(&policy(&reads("alice", &["gone"])), |config, _| {
+        config.pages_mib = 16;
+    })
+    .await;
+    let (root, alice) = (guarded.wire("root"), guarded.wire("alice"));
+    root.commit(vec![put("gone", "a", "1")]).await;
+    root.commit(vec![put("large", "k", "")]).await;
+    let before = root.head(&name("large")).await.unwrap().cursor();
+    root.commit(vec![put("large", "k", vec![b'l'; 1_000_000])]).await;
+    let mut events = alice.subscribe(vec![scratch("gone")]).await;
+    while !matches!(events.next().await, Event::CaughtUp(..)) {}
+    let held = hold(&guarded, &after("large", before)).await;
+    let begun = Instant::now();
+    guarded.exchange(&policy(&reads("alice", &["kept"])));
+    let event = events.next_news().await;
+    let took = begun.elapsed();
+    assert!(matches!(&event, Event::Revoked(_)), "{event:?}");
+    assert!(took < PROMISED + PROMISED / 2, "it took {took:?}");
+    drop(held);
     guarded.server.stop().await;
 }
 

@@ -69,6 +69,8 @@ pub struct Listener {
     id: ListenerId,
     mailbox: Arc<Mailbox>,
     names: Vec<CollectionName>,
+    /// Those of them that it listens to no longer.
+    left: BTreeSet<Index>,
     /// Names that it listens to for a while, by what it calls them.
     watched: BTreeMap<Index, CollectionName>,
 }
@@ -88,7 +90,14 @@ impl Hub {
             state.register(name, (id, index), &mailbox);
         }
         drop(state);
-        Listener { hub: Arc::clone(self), id, mailbox, names, watched: BTreeMap::new() }
+        Listener {
+            hub: Arc::clone(self),
+            id,
+            mailbox,
+            names,
+            left: BTreeSet::new(),
+            watched: BTreeMap::new(),
+        }
     }
 
     /// Says that these collections have a new durable state. Crowds are left to the herald, if
@@ -201,7 +210,7 @@ impl State {
         }
     }
 
-    /// Forgets a registration, and gives back the room of many when they have gone.
+    /// Forgets a registration that there is, and gives back the room of many when they have gone.
     fn forget(&mut self, name: &CollectionName, who: (ListenerId, Index)) {
         let empty = match self.listeners.get_mut(name) {
             None => false,
@@ -259,6 +268,17 @@ impl Listener {
         }
     }
 
+    /// Listens no more to those of the first names: nobody is woken for what may not be read, or counted
+    /// as one who does. They may have moved already.
+    pub fn leave(&mut self, which: impl Fn(&CollectionName) -> bool) {
+        let mut state = self.hub.state.lock();
+        for (index, name) in self.names.iter().enumerate().filter(|(_, name)| which(name)) {
+            if self.left.insert(index) {
+                state.forget(name, (self.id, index));
+            }
+        }
+    }
+
     /// Listens to one more collection, under an index that is not in use.
     pub fn watch(&mut self, index: usize, name: CollectionName) {
         assert!(index >= WATCHED_FROM, "{index} is for one of the first names");
@@ -284,7 +304,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock();
-        let first = self.names.iter().enumerate();
+        let first = self.names.iter().enumerate().filter(|(index, _)| !self.left.contains(index));
         for (index, name) in first.chain(self.watched.iter().map(|(index, name)| (*index, name))) {
             state.forget(name, (self.id, index));
         }
@@ -313,6 +333,22 @@ mod tests {
         assert_eq!(listener.moved().await, [1].into());
         assert_eq!(other.moved().await, [0].into());
         assert_eq!(listener.name(1), &name("b"));
+    }
+
+    /// G10: nobody is woken for what was left, or counted there; the others are, and stay.
+    #[tokio::test]
+    async fn what_was_left_wakes_nobody() {
+        let hub = Arc::new(Hub::default());
+        let stays = hub.listen(vec![name("a")]);
+        let mut leaves = hub.listen(vec![name("a"), name("b"), name("a")]);
+        leaves.leave(|one| *one == name("a"));
+        leaves.leave(|one| *one == name("a"));
+        assert_eq!((hub.listeners(&name("a")), hub.listeners(&name("b"))), (1, 1));
+        hub.announce(&[name("a"), name("b")]);
+        assert_eq!(leaves.moved().await, [1].into());
+        assert_eq!(stays.moved().await, [0].into());
+        drop(leaves);
+        assert_eq!((hub.listeners(&name("a")), hub.listeners(&name("b"))), (1, 0));
     }
 
     /// G8: the hub remembers nobody who went away, and nobody else is forgotten with them.

@@ -249,6 +249,11 @@ impl Noticing {
             self.pending.remove(&(at, id));
             let Some(watched) = self.watched.get_mut(&id) else { continue };
             watched.due = None;
+            if !may_read(&watched.name) {
+                let (index, name) = (watched.inbox, watched.name.clone());
+                self.unwatch(index, &name, id);
+                continue;
+            }
             if !watched.heard {
                 watched.heard = true;
                 self.changes.push(Watching::Begin(id, watched.name.clone()));

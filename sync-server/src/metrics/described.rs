@@ -77,8 +77,8 @@ pub const ALL: &[Described] = &[
     },
     counter(
         "deltasync_calls_total",
-        "Calls by call and result: ok, refused, limited (a limit of ours), unavailable, failed (our \
-         fault).",
+        "Calls by call and result: ok, refused, limited (a limit of ours), unavailable, \
+         cancelled (the caller did not wait), failed (our fault).",
     ),
     Described {
         name: "deltasync_call_seconds",

@@ -5,6 +5,7 @@ use sync_proto::types::{Reason, ResetReason};
 
 /// Codes of `google.rpc.Code`.
 const OK: i32 = 0;
+const CANCELLED: i32 = 1;
 const UNKNOWN: i32 = 2;
 const DEADLINE_EXCEEDED: i32 = 4;
 const PERMISSION_DENIED: i32 = 7;
@@ -97,6 +98,8 @@ pub(super) enum CallResult {
     Refused,
     Limited,
     Unavailable,
+    /// Whoever called does not wait for it any longer.
+    Cancelled,
     Failed,
 }
 
@@ -172,6 +175,7 @@ impl CallResult {
             OK => Self::Ok,
             RESOURCE_EXHAUSTED => Self::Limited,
             UNAVAILABLE | DEADLINE_EXCEEDED => Self::Unavailable,
+            CANCELLED => Self::Cancelled,
             UNKNOWN | INTERNAL | DATA_LOSS => Self::Failed,
             _ => Self::Refused,
         }
@@ -186,6 +190,7 @@ impl Labelled for CallResult {
         (Self::Refused, "refused"),
         (Self::Limited, "limited"),
         (Self::Unavailable, "unavailable"),
+        (Self::Cancelled, "cancelled"),
         (Self::Failed, "failed"),
     ];
 }

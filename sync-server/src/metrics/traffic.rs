@@ -29,7 +29,7 @@ pub(super) struct Traffic {
 }
 
 struct CallHandles {
-    results: ByLabel<CallResult, 5>,
+    results: ByLabel<CallResult, 6>,
     seconds: Histogram,
 }
 

@@ -21,10 +21,12 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 
 use self::hatch::{Giver, NotLeft, Taker, Watch};
+use crate::auth::AccessError;
 use crate::budget::{Account, Claim, Lane};
 use crate::engine::tails::Tail;
 use crate::flight::{CALL_BYTES, Cargo, Flight};
 use crate::requests::OpenRequest;
+use crate::status;
 
 mod hatch;
 
@@ -57,6 +59,8 @@ pub(crate) struct Outgoing(Arc<Mutex<Option<Messages>>>);
 struct Messages {
     parcels: Taker<Parcel>,
     cargo: Option<Cargo>,
+    /// A part of the cargo has gone.
+    begun: bool,
     ended: bool,
     _open: Option<OpenRequest>,
 }
@@ -66,7 +70,8 @@ pub(super) fn open(account: &Account) -> (Outbox, Outgoing) {
     let (giver, taker) = hatch::open(PARCELS_MAX);
     let flight = Flight::new();
     let (lane, shared) = account.pages.for_stream(&account.shared_pages);
-    let messages = Messages { parcels: taker, cargo: None, ended: false, _open: None };
+    let messages =
+        Messages { parcels: taker, cargo: None, begun: false, ended: false, _open: None };
     (
         Outbox { parcels: giver, flight, lane, loads: account.loads.clone(), shared },
         Outgoing(Arc::new(Mutex::new(Some(messages)))),
@@ -116,6 +121,12 @@ impl Outbox {
         if self.queue(parcel).is_ok() {
             self.flight.landed().await;
         }
+    }
+
+    /// Nothing of what was sent goes any further, because the right to all of it has ended: what the
+    /// transport has not begun is dropped, and a message that it has begun ends the stream.
+    pub(super) fn take_back(&self) {
+        self.parcels.take_back();
     }
 
     /// Ends the stream with an error.
@@ -175,6 +186,15 @@ impl Outgoing {
 
 // === impl Messages ===
 
+impl Messages {
+    /// The last of the body.
+    fn end(&mut self, status: &Status) -> Result<Frame<Bytes>, Status> {
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+    }
+}
+
 impl http_body::Body for Messages {
     type Data = Bytes;
     type Error = Status;
@@ -184,27 +204,29 @@ impl http_body::Body for Messages {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
-            if let Some(cargo) = &mut self.cargo
-                && !cargo.is_empty()
-            {
-                return Poll::Ready(Some(Ok(Frame::data(cargo.unload()))));
-            }
             if self.ended {
                 return Poll::Ready(None);
             }
+            if let Some(left) = self.cargo.take_if(|cargo| !cargo.is_empty()) {
+                if !self.parcels.is_taken_back() {
+                    self.begun = true;
+                    let cargo = self.cargo.insert(left);
+                    return Poll::Ready(Some(Ok(Frame::data(cargo.unload()))));
+                }
+                drop(left);
+                if self.begun {
+                    return Poll::Ready(Some(self.end(&status::access(AccessError::Expired))));
+                }
+            }
             let last = match ready!(self.parcels.poll_take(context)) {
                 Some(Ok(cargo)) => {
-                    self.cargo = Some(cargo);
+                    (self.cargo, self.begun) = (Some(cargo), false);
                     continue;
                 }
                 Some(Err(status)) => status,
                 None => Status::new(Code::Ok, ""),
             };
-            self.ended = true;
-            let mut trailers = HeaderMap::new();
-            return Poll::Ready(Some(
-                last.add_header(&mut trailers).map(|()| Frame::trailers(trailers)),
-            ));
+            return Poll::Ready(Some(self.end(&last)));
         }
     }
 }

@@ -140,11 +140,12 @@ pub(super) fn start<S: Store>(
     let (targets, held_up) = hold_up(context, who, asked.targets, may_read);
     // Listen before looking: a head that moves in between is looked at again, not missed.
     let names = targets.iter().map(|target| target.collection.clone()).collect();
-    let listener = context.hub.listen(names);
+    let mut listener = context.hub.listen(names);
     let loads: Vec<Target> =
         targets.iter().filter(|target| target.cursor.is_none()).cloned().collect();
     let (following, mut accepted) =
         Following::accept(&context.ledger, targets, PageLimits::FULL, may_read);
+    leave_denied(&mut listener, &accepted);
     let noticing = Noticing::new(following.targets(), &accepted, context.streams.notice_interval);
     for target in &loads {
         let load =
@@ -190,6 +191,13 @@ pub(super) fn start<S: Store>(
     Ok(outgoing)
 }
 
+/// Nobody is woken for what may not be read.
+fn leave_denied(listener: &mut Listener, accepted: &[AcceptedTarget]) {
+    let denied = accepted.iter().filter(|one| one.plan == Plan::Denied);
+    let denied: BTreeSet<_> = denied.map(|one| &one.collection).collect();
+    listener.leave(|name| denied.contains(name));
+}
+
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
@@ -205,6 +213,9 @@ impl<S: Store> Stream<S> {
             }
             End::Goodbye(reason) => {
                 self.room = None;
+                if reason == GoodbyeReason::CredentialsExpired {
+                    self.outbox.take_back();
+                }
                 let goodbye = end::goodbye(reason, self.context.streams.goodbye_jitter);
                 // A subscriber that does not even take this loses it: the connection ends anyway.
                 let gone = tokio::time::timeout(SLOW_AFTER, self.outbox.end(goodbye.into())).await;
@@ -245,7 +256,11 @@ impl<S: Store> Stream<S> {
                 Wake::Time if self.end_of_age <= Instant::now() => {
                     return End::Goodbye(GoodbyeReason::MaxAge);
                 }
-                Wake::Time => beat.look(Instant::now()),
+                Wake::Time => {
+                    beat.look(Instant::now());
+                    // It is small, and does not wait for the room that others wait for.
+                    self.parked |= beat.is_due() && self.room.is_some();
+                }
                 Wake::Free => {}
                 Wake::Parked => match self.pass_small(halves, &mut beat).await {
                     Ok(passed) => halves = passed,
@@ -329,7 +344,7 @@ impl<S: Store> Stream<S> {
             match &mut self.room {
                 Some(asked) if free => Some(asked.granted().await),
                 Some(asked) => {
-                    asked.load_comes(&self.outbox).await;
+                    asked.comes(&self.outbox).await;
                     None
                 }
                 None => std::future::pending().await,
@@ -435,13 +450,7 @@ impl<S: Store> Stream<S> {
         if said.is_empty() {
             return Ok(halves);
         }
-        for event in &said {
-            self.count(event);
-            // Before it is sent: a client may acknowledge it as soon as it has it.
-            if let Some(client) = &self.client {
-                client.says(event);
-            }
-        }
+        self.say(&said);
         let messages: Vec<_> = said.into_iter().map(v1::SubscribeResponse::from).collect();
         self.outbox.send(outbox::framed(&messages), Some(room)).map_err(|()| End::Gone)?;
         Ok(halves)

@@ -296,9 +296,12 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let caller = Context::<S>::caller(&request)?;
         let asking = Asking::of(&request).expect("every call of a connection has its account");
         let asked = ListItems::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
-        may_read(&caller, &asked.collection)?;
+        let name = asked.collection.clone();
+        may_read(&caller, &name)?;
         let read = move |ledger: &Ledger<S>, bytes_max| ledger.list_items(&asked, bytes_max);
         let window = self.context.read_page(&asking, read, |window| window.bytes).await?;
+        // It may have waited for room, and a right may have ended meanwhile.
+        may_read(&caller, &name)?;
         Ok(Response::new(v1::ListItemsResponse {
             items: window.items.into_iter().map(Into::into).collect(),
             next_page_token: window.next,
@@ -317,11 +320,11 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let name = collection(&wire.collection)?;
         let keys = keys(wire.keys).map_err(|error| status::malformed(&error))?;
         may_read(&caller, &name)?;
-        let keys_only = wire.keys_only;
-        let read = move |ledger: &Ledger<S>, bytes_max| {
-            ledger.get_items(&name, &keys, keys_only, bytes_max)
-        };
+        let (keys_only, of) = (wire.keys_only, name.clone());
+        let read =
+            move |ledger: &Ledger<S>, bytes_max| ledger.get_items(&of, &keys, keys_only, bytes_max);
         let found = self.context.read_page(&asking, read, |found| found.bytes).await?;
+        may_read(&caller, &name)?;
         let result = |result| v1::GetItemsResult {
             result: Some(match result {
                 Ok(item) => v1::get_items_result::Result::Found(v1::Item::from(item)),
@@ -393,6 +396,7 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let turn = self.context.load_turn().await;
         let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
         drop(turn);
+        may_read(&caller, &name)?;
         let answer = answer.map_err(|error| status::reconcile(&error))?;
         let metrics = &self.context.metrics;
         metrics.sent(SentKind::Reconcile, explaining::round_bytes(&answer));

@@ -67,18 +67,20 @@ impl<S: Store> WriteRpc<S> {
         fingerprint: [u8; 16],
     ) -> Result<Answer, Status> {
         let context = &self.context;
-        let (work, reserved) =
-            match context.storing.reserve(context, caller, &commit.mutations).await? {
-                Ok(reserved) => (Work::Commit { commit, fingerprint }, reserved),
-                Err(too_much) => {
-                    let idempotency_key = commit.idempotency_key;
-                    if idempotency_key.is_empty() {
-                        return Err(status::too_much(&too_much));
-                    }
-                    let repeated = Repeated::Commit { idempotency_key, fingerprint };
-                    (Work::Repeat(repeated, too_much), Reserved::default())
+        let reserved = context.storing.reserve(context, caller, &commit.mutations).await?;
+        // It may have waited for others to write, and a right may have ended meanwhile.
+        check(caller, &commit)?;
+        let (work, reserved) = match reserved {
+            Ok(reserved) => (Work::Commit { commit, fingerprint }, reserved),
+            Err(too_much) => {
+                let idempotency_key = commit.idempotency_key;
+                if idempotency_key.is_empty() {
+                    return Err(status::too_much(&too_much));
                 }
-            };
+                let repeated = Repeated::Commit { idempotency_key, fingerprint };
+                (Work::Repeat(repeated, too_much), Reserved::default())
+            }
+        };
         context.writes.commit(work, reserved).await.map_err(|error| status::write(&error))
     }
 }
@@ -99,9 +101,7 @@ impl<S: Store> WriteService for WriteRpc<S> {
         if !commit.idempotency_key.is_empty() {
             commit.idempotency_key = owned_by(&caller, &commit.idempotency_key);
         }
-        let judged = commit.preconditions.iter();
-        allowed("mutations", commit.mutations.iter().map(|one| caller.may_change(one)))?;
-        allowed("preconditions", judged.map(|one| caller.may_write(&one.collection)))?;
+        check(&caller, &commit)?;
         let pacing = &self.context.pacing;
         let taken = pacing.take(&caller, on, commit.mutations.len());
         let taken = taken.map_err(|error| status::too_fast(&error))?;
@@ -234,6 +234,8 @@ impl<S: Store> Import<'_, S> {
             self.settle(0).await?;
             reserved = context.storing.reserve(context, &caller, &mutations).await?;
         }
+        // All of this may have taken minutes, and a right may have ended meanwhile.
+        allowed("mutations", mutations.iter().map(|one| caller.may_change(one)))?;
         let (work, reserved) = match reserved {
             Ok(reserved) => (Work::Import { import_id, sequence, mutations }, reserved),
             Err(too_much) => {
@@ -323,6 +325,13 @@ fn may_write(caller: &Caller, name: &CollectionName) -> Result<(), Status> {
     } else {
         Err(status::access_at("collection", AccessError::Denied))
     }
+}
+
+/// Whether the caller may do all of a commit.
+fn check(caller: &Caller, commit: &Commit) -> Result<(), Status> {
+    let judged = commit.preconditions.iter();
+    allowed("mutations", commit.mutations.iter().map(|one| caller.may_change(one)))?;
+    allowed("preconditions", judged.map(|one| caller.may_write(&one.collection)))
 }
 
 /// Names the first element of `list` that is not allowed; not whether what it names exists.

@@ -11,11 +11,12 @@ use http_body::Body as _;
 use sync_proto::types::Reason;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, Request, Response, header};
+use tonic::codegen::http::{HeaderMap, Request, Response, Version, header};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use super::about::About;
 use super::connections::Peer;
 use super::reply::Reply;
 use super::spans;
@@ -38,6 +39,8 @@ pub(super) struct CallsLayer {
     pub(super) open: TaskTracker,
     /// Who may call.
     pub(super) access: Access,
+    /// Calls about the server itself.
+    pub(super) about: About,
     /// How requests must arrive.
     pub(super) uploads: UploadBounds,
     /// Counts what is refused.
@@ -51,6 +54,14 @@ pub(super) struct CallsLayer {
 pub(super) struct Calls<S> {
     inner: S,
     layer: CallsLayer,
+}
+
+/// A call that has not been answered.
+struct Unanswered {
+    metrics: Metrics,
+    /// Until it is.
+    path: Option<String>,
+    began: Instant,
 }
 
 // === impl CallsLayer ===
@@ -99,9 +110,12 @@ where
             }
         }
         // Health is told to the end, and those who watch it or reflect have nothing to lose.
-        let ours = !matches!(rule, Some(Rule::Open | Rule::Known));
-        let Some(peer) = peer.filter(|_| ours) else {
-            return Box::pin(self.inner.call(request));
+        let about = rule.filter(|rule| matches!(rule, Rule::Open | Rule::Known));
+        let peer = match (peer, about) {
+            (Some(peer), None) => peer,
+            (Some(peer), Some(rule)) => return self.tell(rule, &peer, request, began),
+            // Only in tests: what has no connection has no bounds of one.
+            (None, _) => return Box::pin(self.inner.call(request)),
         };
         let weight = request.extensions().get().copied().unwrap_or(Weight::PLAIN);
         let account = peer.account().weighing(weight);
@@ -109,9 +123,10 @@ where
         let held = Held::default();
         request.extensions_mut().insert(Arc::clone(&account));
         request.extensions_mut().insert(held.clone());
+        let resets = request.version() == Version::HTTP_2;
         let request = request.map(|body| {
             let uploads = self.layer.uploads.clone();
-            Body::new(Upload::new(body, shape, account, held.clone(), uploads))
+            Body::new(Upload::new((body, resets), shape, account, held.clone(), uploads))
         });
         let (span, traced) = self.layer.begin(&path, request.headers());
         let mut request = request;
@@ -120,9 +135,10 @@ where
         }
         let call = span.in_scope(|| self.inner.call(request));
         let metrics = self.layer.metrics.clone();
+        let unanswered = Unanswered { metrics, path: Some(path), began };
         let answered = async move {
             let mut answer = call.await?;
-            note_answer(&metrics, &path, &mut answer, &traced, began);
+            unanswered.answered(&mut answer, &traced);
             // Before it counts as answered: the end waits for that, and sends the last spans then.
             drop(traced);
             drop(open);
@@ -140,6 +156,35 @@ where
             })
         };
         Box::pin(answered.instrument(span))
+    }
+}
+
+impl<S> Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    /// Answers a call about the server itself.
+    fn tell(
+        &mut self,
+        rule: Rule,
+        peer: &Peer,
+        request: Request<Body>,
+        began: Instant,
+    ) -> <Self as Service<Request<Body>>>::Future {
+        let about = self.layer.about.clone();
+        match about.place(rule, peer.address()) {
+            Ok(place) => {
+                let answering = self.inner.call(request);
+                Box::pin(async move { about.answer(place, answering).await })
+            }
+            Err(refusal) => {
+                let path = request.uri().path().to_owned();
+                let refused = self.layer.refuse(&path, request.headers(), refusal, began);
+                Box::pin(std::future::ready(Ok(refused)))
+            }
+        }
     }
 }
 
@@ -198,25 +243,35 @@ impl CallsLayer {
     }
 }
 
-/// Takes note of how a call was answered, and completes an error.
-fn note_answer(
-    metrics: &Metrics,
-    path: &str,
-    answer: &mut Response<Body>,
-    traced: &CallTrace,
-    began: Instant,
-) {
-    let status = Status::from_header_map(answer.headers());
-    if let Some(completed) = status.as_ref().and_then(status::completed)
-        && completed.add_header(answer.headers_mut()).is_err()
-    {
-        tracing::debug!("the details of an error are no header");
+// === impl Unanswered ===
+
+impl Unanswered {
+    /// Takes note of how the call was answered, and completes an error.
+    fn answered(mut self, answer: &mut Response<Body>, traced: &CallTrace) {
+        let status = Status::from_header_map(answer.headers());
+        if let Some(completed) = status.as_ref().and_then(status::completed)
+            && completed.add_header(answer.headers_mut()).is_err()
+        {
+            tracing::debug!("the details of an error are no header");
+        }
+        let reason = Status::from_header_map(answer.headers());
+        let reason = reason.as_ref().and_then(status::reason_of);
+        let code = status.map_or(Code::Ok, |status| status.code());
+        if let Some(path) = self.path.take() {
+            note(&self.metrics, &path, code, reason, self.began);
+        }
+        traced.answered(code.into(), reason);
     }
-    let reason = Status::from_header_map(answer.headers());
-    let reason = reason.as_ref().and_then(status::reason_of);
-    let code = status.map_or(Code::Ok, |status| status.code());
-    note(metrics, path, code, reason, began);
-    traced.answered(code.into(), reason);
+}
+
+impl Drop for Unanswered {
+    /// Whoever called has reset the call, or its connection is gone.
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let (code, reason) = (Code::Cancelled, Some(Reason::CallerGone));
+            note(&self.metrics, path, code, reason, self.began);
+        }
+    }
 }
 
 fn note(metrics: &Metrics, path: &str, code: Code, reason: Option<Reason>, began: Instant) {

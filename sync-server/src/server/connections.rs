@@ -10,6 +10,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -107,6 +108,8 @@ pub(super) struct Peer {
     /// Once it has made a request.
     of_use: Arc<OnceLock<TaskTrackerToken>>,
     all_of_use: TaskTracker,
+    /// Where it is; its network, if that is what is counted as one.
+    address: IpAddr,
     /// `None`: there is no handshake.
     proven: Option<Proven>,
     account: Arc<Account>,
@@ -215,8 +218,9 @@ impl Connection {
         let proven = bounds.tls.is_some().then_some(proven);
         let heads = Heads::new(bounds.http_1, requests.clone());
         let all_of_use = bounds.of_use.clone();
-        let reach = bounds.reach;
-        let peer = Peer { of_use: Arc::default(), all_of_use, proven, account, requests, reach };
+        let (address, reach) = (slot.1.peer(), bounds.reach);
+        let of_use = Arc::default();
+        let peer = Peer { of_use, all_of_use, address, proven, account, requests, reach };
         let end = Box::pin(end(peer.clone(), bounds.clone(), cut));
         Self { line, heads, peer, end, ended: None, leave: None, _slot: slot }
     }
@@ -370,6 +374,11 @@ impl Peer {
     /// Tells its connection apart from all others of this server.
     pub(super) fn number(&self) -> ConnectionNumber {
         ConnectionNumber(self.account.connection)
+    }
+
+    /// Who is counted as one with it.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// What is served where its connection came in.

@@ -14,6 +14,9 @@ pub(super) struct Framing {
     missing: usize,
     /// Length of the message that is arriving.
     length: usize,
+    /// Whether a message has begun, and whether one said that it is compressed, or what nobody knows.
+    begun: bool,
+    flagged: bool,
 }
 
 // === impl Framing ===
@@ -33,7 +36,9 @@ impl Framing {
             self.prefixed += 1;
             bytes = &bytes[1..];
             if self.prefixed == PREFIX_LEN {
-                let [_, length @ ..] = self.prefix;
+                let [flag, length @ ..] = self.prefix;
+                self.begun = true;
+                self.flagged |= flag != 0;
                 self.length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
                 self.missing = self.length;
                 self.prefixed = 0;
@@ -46,6 +51,16 @@ impl Framing {
     /// The length of the message of which a part is missing; `None` = between two messages.
     pub(super) fn open(&self) -> Option<usize> {
         (self.missing > 0 || self.prefixed > 0).then_some(self.length)
+    }
+
+    /// Whether a message has begun, if only an empty one.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether the first byte of a message was not the one of messages as they are.
+    pub(super) fn is_flagged(&self) -> bool {
+        self.flagged
     }
 }
 
@@ -80,5 +95,18 @@ mod tests {
         assert_eq!(framing.open(), Some(9));
         assert_eq!(framing.take(&message(9)[13..]), 0);
         assert_eq!(framing.open(), None);
+    }
+
+    #[test]
+    fn a_message_that_is_empty_has_begun_and_a_flag_is_seen_wherever_it_is() {
+        let mut framing = Framing::default();
+        framing.take(&message(0)[..4]);
+        assert!(!framing.has_begun());
+        framing.take(&message(0)[4..]);
+        assert!(framing.has_begun() && !framing.is_flagged() && framing.open().is_none());
+        let mut flagged = message(2);
+        flagged[0] = 1;
+        framing.take(&[message(5), flagged].concat());
+        assert!(framing.is_flagged());
     }
 }

@@ -58,6 +58,13 @@ impl Peers {
 
 // === impl Seat ===
 
+impl Seat {
+    /// Whose it is.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut open = self.open.lock();

@@ -5,7 +5,8 @@
 //! ```text
 //! Starting ─► Reading ◄─► Claiming (a message begins)
 //!                │
-//!                └─ complete ─► Answering (room for the answer) ─► Ended
+//!                ├─ complete ─► Answering (room for the answer) ─► Ended
+//!                └─ reset ────► Reset (whoever called is gone, and so is the call)
 //! ```
 
 use std::pin::Pin;
@@ -20,8 +21,8 @@ use sync_proto::limits::MESSAGE_BYTES_MAX;
 use sync_proto::types::Reason;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 
 use super::framing::Framing;
 use crate::admission::{ANSWER_BYTES_MAX, Granted, Held};
@@ -77,6 +78,8 @@ pub(super) struct UploadBounds {
 /// The body of a request: ends when the server does not wait for it any longer.
 pub(super) struct Upload {
     body: Body,
+    /// Whether its caller can reset it, and the body tells that from its end: over HTTP/2.
+    resets: bool,
     shape: Shape,
     account: Arc<Account>,
     held: Held,
@@ -95,6 +98,7 @@ enum Step {
     Reading,
     Claiming(Claiming, Bytes),
     Answering(BoxFuture<'static, Result<Granted, Exhausted>>),
+    Reset,
     Ended,
 }
 
@@ -157,7 +161,7 @@ impl UploadBounds {
 
 impl Upload {
     pub(super) fn new(
-        body: Body,
+        (body, resets): (Body, bool),
         shape: Shape,
         account: Arc<Account>,
         held: Held,
@@ -173,6 +177,7 @@ impl Upload {
         let now = Instant::now();
         Self {
             body,
+            resets,
             shape,
             account,
             held,
@@ -212,14 +217,24 @@ impl Upload {
                         }
                         Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                     },
+                    // A call that was reset is dropped right after. Nothing is to be done for it meanwhile:
+                    // tonic would take it for one that is complete.
+                    Some(Err(error)) if self.resets && error.code() == Code::Cancelled => {
+                        self.step = Step::Reset;
+                    }
                     Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => self.begin_answering(),
+                    None if self.resets && !self.body.is_end_stream() => self.step = Step::Reset,
+                    None => {
+                        self.check_end()?;
+                        self.begin_answering();
+                    }
                 },
                 Step::Answering(granting) => {
                     let granted = ready!(granting.as_mut().poll(context)).map_err(refusal)?;
                     self.held.may_answer(granted);
                     self.step = Step::Ended;
                 }
+                Step::Reset => return Poll::Pending,
                 Step::Ended => return Poll::Ready(None),
             }
         }
@@ -237,6 +252,11 @@ impl Upload {
     fn take(&mut self, bytes: Bytes) -> Result<Option<Bytes>, Status> {
         self.held.took(self.framing.open().unwrap_or_default());
         let begun = self.framing.take(&bytes).min(MESSAGE_BYTES_MAX);
+        if self.framing.is_flagged() {
+            return Err(status::undecodable(
+                "a message is marked as compressed, or as something else",
+            ));
+        }
         self.pace.total += bytes.len();
         if self.pace.pausing || (begun > 0 && self.shape == Shape::Importing) {
             self.pace = Pace { since: Instant::now(), bytes: 0, pausing: false, ..self.pace };
@@ -257,6 +277,17 @@ impl Upload {
         });
         self.step = Step::Claiming(claiming, bytes);
         Ok(None)
+    }
+
+    /// Whether the request ends where it may; tonic would call it a fault of ours.
+    fn check_end(&self) -> Result<(), Status> {
+        if self.framing.open().is_some() {
+            return Err(status::undecodable("it ends within a message"));
+        }
+        if !self.framing.has_begun() && self.shape != Shape::Importing {
+            return Err(status::undecodable("it has no message"));
+        }
+        Ok(())
     }
 
     /// The request is complete.

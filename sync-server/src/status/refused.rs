@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// The field of a message that does not decode: no part of it is known.
-const WHOLE_REQUEST: &str = "request";
+pub(super) const WHOLE_REQUEST: &str = "request";
 
 /// What passes by itself, and after how many seconds it is worth asking again.
 const USUAL_WAITS: [(Reason, u64); 9] = [

@@ -55,6 +55,7 @@ pub(crate) const ALL: &[Attack] = &[
     attack("slow-readers", &[("answered", 50)], &[("sips", 500)], SHORT),
     attack("uploads", &[("parts", 100)], &[("status 4", 50)], 13),
     attack("bombs", &[("calls", 5), ("status 12", 1)], &[("status 12", 50)], SHORT),
+    attack("questions", &[("calls", 500)], &[("status 8", 1_000)], SHORT),
     attack("prefixes", &[("calls", 50), ("status 11", 10)], &[("status 11", 1_000)], SHORT),
     attack("empties", &[("calls", 2), ("status 3", 1)], &[("status 3", 20)], SHORT),
 ];

@@ -46,12 +46,19 @@ struct State<T> {
     waits: Option<Waker>,
     giver_gone: bool,
     taker_gone: bool,
+    /// What was left before is not to be handed on.
+    taken_back: bool,
 }
 
 /// Both ends of a place for so many things.
 pub(super) fn open<T>(things_max: usize) -> (Giver<T>, Taker<T>) {
-    let state =
-        State { things: VecDeque::new(), waits: None, giver_gone: false, taker_gone: false };
+    let state = State {
+        things: VecDeque::new(),
+        waits: None,
+        giver_gone: false,
+        taker_gone: false,
+        taken_back: false,
+    };
     let hatch = Arc::new(Hatch { state: Mutex::new(state), taker_went: Notify::new(), things_max });
     (Giver(Arc::clone(&hatch)), Taker(hatch))
 }
@@ -73,6 +80,16 @@ impl<T> Giver<T> {
         drop(state);
         waits.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// Takes back what was left and not taken, and has the taker know that what it took is not to be
+    /// handed on either.
+    pub(super) fn take_back(&self) {
+        let mut state = self.0.state.lock();
+        state.taken_back = true;
+        let things = std::mem::take(&mut state.things);
+        drop(state);
+        drop(things);
     }
 
     /// Whoever watches is no giver: it may outlive this one.
@@ -111,13 +128,23 @@ impl<T> Taker<T> {
     pub(super) fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
         let mut state = self.0.state.lock();
         match state.things.pop_front() {
-            Some(thing) => Poll::Ready(Some(thing)),
+            Some(thing) => {
+                state.taken_back = false;
+                Poll::Ready(Some(thing))
+            }
             None if state.giver_gone => Poll::Ready(None),
             None => {
                 state.waits = Some(context.waker().clone());
                 Poll::Pending
             }
         }
+    }
+}
+
+impl<T> Taker<T> {
+    /// Whether what was taken last is to be handed on no further.
+    pub(super) fn is_taken_back(&self) -> bool {
+        self.0.state.lock().taken_back
     }
 }
 

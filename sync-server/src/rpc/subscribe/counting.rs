@@ -12,8 +12,19 @@ use crate::traces::Happening;
 // === impl Stream ===
 
 impl<S: Store> Stream<S> {
+    /// Takes note of what is about to be said. Before it is sent: a client may acknowledge it as soon as
+    /// it has it.
+    pub(super) fn say(&self, events: &[Event<Bytes>]) {
+        for event in events {
+            self.count(event);
+            if let Some(client) = &self.client {
+                client.says(event);
+            }
+        }
+    }
+
     /// Counts what is about to be said.
-    pub(super) fn count(&self, event: &Event<Bytes>) {
+    fn count(&self, event: &Event<Bytes>) {
         let metrics = &self.context.metrics;
         match event {
             Event::Accepted(targets, _) => {

@@ -28,8 +28,9 @@ impl<S: Store> Stream<S> {
         if !revoked.is_empty() {
             // It may have been asked for what is not said any more.
             self.room = None;
+            self.listener.leave(|name| revoked.contains(name));
         }
-        self.first = withhold(std::mem::take(&mut self.first), &revoked);
+        self.first = withhold(std::mem::take(&mut self.first), |name| self.caller.may_read(name));
         self.first.extend(revoked.into_iter().map(Event::Revoked));
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! that however many there are and however slowly they are taken, a resume finds room. On a stream that
 //! has both, the load keeps its place among those who wait, and others go first until its turn comes.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt as _;
@@ -65,23 +65,29 @@ impl Asked {
         .await
     }
 
-    /// Waits until that for a first load comes while something else is on its way.
-    pub(super) async fn load_comes(&mut self, outbox: &Outbox) {
-        match &mut self.load {
-            Some(room @ Room::Awaited(_)) => {
-                poll_fn(|context| room.poll(context)).await;
-                self.held_up(outbox);
-            }
-            Some(Room::There(_)) | None => pending().await,
-        }
+    /// Waits until some of it comes while something else is on its way.
+    pub(super) async fn comes(&mut self, outbox: &Outbox) {
+        poll_fn(|context| {
+            let mut awaited = self.both().filter(|room| matches!(room, Room::Awaited(_)));
+            let came = awaited.any(|room| room.poll(context).is_ready());
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.held_up(outbox);
     }
 
     /// The peer has to take something else first: until then it keeps others from this room, and is cut
     /// if it takes too long.
     fn held_up(&mut self, outbox: &Outbox) {
-        if let Some(Room::There(claim)) = &mut self.load {
-            outbox.in_the_way(claim);
+        for room in self.both() {
+            if let Room::There(claim) = room {
+                outbox.in_the_way(claim);
+            }
         }
+    }
+
+    fn both(&mut self) -> impl Iterator<Item = &mut Room> {
+        self.load.iter_mut().chain(&mut self.other)
     }
 }
 
@@ -92,8 +98,10 @@ impl<S: Store> Stream<S> {
     /// something is to be said that is of no target.
     pub(super) fn ask_for_room(&mut self, following: &mut Following, beside: bool) {
         let asked = self.room.get_or_insert_default();
-        if let Some(Room::There(claim)) = &mut asked.load {
-            claim.await_server();
+        for room in asked.both() {
+            if let Room::There(claim) = room {
+                claim.await_server();
+            }
         }
         if following.is_load_next() && asked.load.is_none() {
             let mut room = Room::Awaited(self.outbox.room(true));
@@ -118,6 +126,14 @@ impl<S: Store> Stream<S> {
             following.put_load_first();
         }
         self.let_go_of_room();
+    }
+
+    /// Something small is said, without room. What else is to be said keeps its place meanwhile: it
+    /// would begin to wait anew with each sign of life, and never have waited for long.
+    pub(super) fn keep_room(&mut self) {
+        if let Some(asked) = &mut self.room {
+            asked.held_up(&self.outbox);
+        }
     }
 
     /// Something is said. A load that waits keeps its place meanwhile.

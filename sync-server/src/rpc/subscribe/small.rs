@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use sync_proto::types::Timestamp;
+use bytes::Bytes;
+use sync_proto::types::{Event, Timestamp};
 use sync_proto::v1;
 
 use super::beat::Beat;
@@ -37,13 +38,14 @@ impl<S: Store> Stream<S> {
         mut halves: Box<Halves>,
         beat: &mut Beat,
     ) -> Result<Box<Halves>, End> {
-        let waits = self.waiting_since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
-        let notices = halves.noticing.is_due(self.began.elapsed());
-        if !self.first.is_empty() || waits || notices || !self.outbox.is_free() {
+        if !self.outbox.is_free() {
             return Ok(halves);
         }
+        let waits = self.waiting_since.is_some_and(|since| since.elapsed() >= SLOW_AFTER);
+        let notices = halves.noticing.is_due(self.began.elapsed());
+        let has_turn = self.first.is_empty() && !beat.is_due() && !waits && !notices;
         let tail = match halves.following.next_live() {
-            Some((name, from)) if !beat.is_due() => {
+            Some((name, from)) if has_turn => {
                 let read = self.context.read(move |ledger| ledger.tail(&name, from, SMALL));
                 read.await.map_err(End::Failed)?.map(Arc::new)
             }
@@ -60,19 +62,39 @@ impl<S: Store> Stream<S> {
             if messages.len() <= SMALL_BYTES_MAX {
                 self.hand_over(&tails, messages, None, &mut halves)?;
             }
+        } else if !self.first.is_empty() {
+            let first = std::mem::take(&mut self.first);
+            self.first = self.say_small(first, &halves)?;
         } else if beat.is_due() && halves.following.targets().count() <= SMALL_TARGETS_MAX {
             let bookmark = halves.following.bookmark(Timestamp::now());
-            let messages = outbox::framed(&[v1::SubscribeResponse::from(bookmark.clone())]);
-            if messages.len() <= SMALL_BYTES_MAX {
-                self.count(&bookmark);
-                if let Some(client) = &self.client {
-                    client.says(&bookmark);
-                }
-                self.outbox.send(messages, None).map_err(|()| End::Gone)?;
+            if self.say_small(vec![bookmark], &halves)?.is_empty() {
                 beat.take();
-                self.let_go_of_room();
             }
         }
         Ok(halves)
+    }
+
+    /// Says these if they are small; otherwise they are returned.
+    fn say_small(
+        &mut self,
+        events: Vec<Event<Bytes>>,
+        halves: &Halves,
+    ) -> Result<Vec<Event<Bytes>>, End> {
+        if events.len() > SMALL_TARGETS_MAX {
+            return Ok(events);
+        }
+        let messages: Vec<_> = events.iter().cloned().map(v1::SubscribeResponse::from).collect();
+        let messages = outbox::framed(&messages);
+        if messages.len() > SMALL_BYTES_MAX {
+            return Ok(events);
+        }
+        self.say(&events);
+        self.outbox.send(messages, None).map_err(|()| End::Gone)?;
+        if halves.following.is_due() || halves.noticing.is_due(self.began.elapsed()) {
+            self.keep_room();
+        } else {
+            self.let_go_of_room();
+        }
+        Ok(Vec::new())
     }
 }

@@ -11,10 +11,12 @@ use crate::peer::{Call, PREFIX_LEN, Peer, answered, prefix};
 use crate::{Target, pause};
 
 const ACK: &str = "/deltasync.v1.SyncService/Ack";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
 const COMMIT: &str = "/deltasync.v1.WriteService/Commit";
 const IMPORT: &str = "/deltasync.v1.WriteService/Import";
 const PULL: &str = "/deltasync.v1.SyncService/Pull";
 const SUBSCRIBE: &str = "/deltasync.v1.SyncService/Subscribe";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Each method with a repeated field, and that field's tag as it is sent.
 const REPEATED: [(&str, u8); 5] =
@@ -35,6 +37,11 @@ const UPLOAD_EVERY: Duration = Duration::from_millis(200);
 /// Uploads of a connection, and connections.
 const UPLOADS_OF_ONE: usize = 12;
 const UPLOADERS: usize = 16;
+
+/// Connections on which questions about the server are asked, how often, and bytes of one.
+const ASKERS: usize = 16;
+const ASKED_EVERY: Duration = Duration::from_millis(5);
+const QUESTION: usize = 4_000;
 
 /// Pause of a peer that is refused.
 const BACK_AFTER: Duration = Duration::from_millis(100);
@@ -128,8 +135,51 @@ async fn call_all(
 /// Requests that claim to be a gigabyte.
 pub(crate) async fn prefixes(target: &Target) {
     let claims = prefix(false, CLAIMED).freeze();
-    let paths = [COMMIT, PULL, SUBSCRIBE, IMPORT];
+    let paths = [COMMIT, PULL, SUBSCRIBE, IMPORT, CHECK, WATCH];
     call_all(target, 300, None, |number| (paths[number % paths.len()], claims.clone())).await;
+}
+
+/// Questions about the server, which anybody may ask: of half of them the end does not come, to the
+/// others the answer has none.
+pub(crate) async fn questions(target: &Target) {
+    let unfinished = prefix(false, QUESTION + 1).freeze();
+    let unfinished = [unfinished, vec![b'q'; QUESTION].into()].concat();
+    for _ in 0..ASKERS {
+        let (target, unfinished) = (target.clone(), Bytes::from(unfinished.clone()));
+        target.tasks.clone().spawn(async move {
+            while !target.is_over() {
+                if let Some(mut peer) = Peer::open(&target).await {
+                    ask_on(&target, &mut peer, &unfinished).await;
+                }
+                pause(&target, BACK_AFTER).await;
+            }
+        });
+    }
+    tokio::time::sleep_until(target.end).await;
+}
+
+/// Asks for as long as there is a connection, and holds whatever is answered.
+async fn ask_on(target: &Target, peer: &mut Peer, unfinished: &Bytes) {
+    let mut ticks = interval(ASKED_EVERY);
+    for number in 0.. {
+        ticks.tick().await;
+        if target.is_over() {
+            return;
+        }
+        let watches = number % 2 == 0;
+        let Some(mut call) = peer.call(if watches { WATCH } else { CHECK }, None).await else {
+            return;
+        };
+        let bytes = if watches { prefix(false, 0).freeze() } else { unfinished.clone() };
+        drop(call.body.send_data(bytes, watches));
+        let held = target.clone();
+        target.tasks.spawn(async move {
+            let Call { response, body } = call;
+            let answer = answered(&held, response).await;
+            tokio::time::sleep_until(held.end).await;
+            drop((answer, body));
+        });
+    }
 }
 
 /// Requests of a million items in which there is nothing.
@@ -163,7 +213,7 @@ pub(crate) async fn bombs(target: &Target) {
     let mut message = prefix(true, bomb.len());
     message.extend_from_slice(&bomb);
     let message = message.freeze();
-    let paths = [COMMIT, PULL, SUBSCRIBE, IMPORT];
+    let paths = [COMMIT, PULL, SUBSCRIBE, IMPORT, CHECK];
     let gzip = Some(("grpc-encoding", "gzip"));
     call_all(target, 20, gzip, |number| (paths[number % paths.len()], message.clone())).await;
 }

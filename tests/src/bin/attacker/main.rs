@@ -112,6 +112,7 @@ async fn attack(name: &str, target: &Target) {
         "slow-readers" => held::slow_readers(target).await,
         "uploads" => calls::uploads(target).await,
         "bombs" => calls::bombs(target).await,
+        "questions" => calls::questions(&target.from(4)).await,
         "prefixes" => calls::prefixes(target).await,
         "empties" => calls::empties(target).await,
         other => panic!("there is no attack {other:?}"),
