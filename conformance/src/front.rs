@@ -237,6 +237,7 @@ impl Front {
                     code: CODE_UNAVAILABLE,
                     message,
                     retry_after_ms: RETRY_AFTER_MS,
+                    reason: Reason::Stopping.as_str().to_owned(),
                 }));
             }
             None => {}

@@ -110,6 +110,8 @@ fn a_client_arrives_as_it_was() {
         answer: answer.to_owned(),
         reset_reason,
         failed_code: 8,
+        failed_reason: Some("LOADS_BUSY".to_owned()),
+        first_shown: None,
         reached: None,
         bytes: 1,
     };

@@ -419,7 +419,8 @@ mod tests {
         let mut resumed = consumer("http://127.0.0.1:1");
         resumed.line = Line::Opening(futures::future::pending().boxed());
         let endless = Duration::from_secs(1 << 40);
-        let failure = |retry_after| Failure { code: 14, message: String::new(), retry_after };
+        let failure =
+            |retry_after| Failure { code: 14, message: String::new(), retry_after, reason: None };
         resumed.hear(Event::Failed(name("a"), failure(Some(endless))));
         assert!(matches!(resumed.line, Line::Opening(_)), "the stream goes on");
         let until = resumed.kept_back[&name("a")].0;

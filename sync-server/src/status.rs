@@ -268,7 +268,8 @@ pub fn begun_again(wait: Duration) -> Failure {
     let text = "the same first load was begun again and again without getting on from it; wait, and \
                 give every device a client_id of its own";
     let code = code(Reason::LoadRepeated).into();
-    Failure { code, message: text.to_owned(), retry_after: Some(wait) }
+    let reason = Some(Reason::LoadRepeated.as_str().to_owned());
+    Failure { code, message: text.to_owned(), retry_after: Some(wait), reason }
 }
 
 /// What is said of a target alone, as it would be of its call.
@@ -276,7 +277,7 @@ pub fn begun_again(wait: Duration) -> Failure {
 pub fn of_target(status: &Status) -> Failure {
     let retry = status.get_error_details().retry_info().and_then(|retry| retry.retry_delay);
     let message = status.message().to_owned();
-    Failure { code: status.code().into(), message, retry_after: retry }
+    Failure { code: status.code().into(), message, retry_after: retry, reason: word(status) }
 }
 
 /// A target that has no answer, while the others of its call do.
@@ -291,5 +292,11 @@ pub fn target(error: &TargetError) -> Failure {
         code: status.code().into(),
         message: status.message().to_owned(),
         retry_after: transient.then_some(TARGET_RETRY_AFTER),
+        reason: word(&status),
     }
+}
+
+/// The reason of a status in its word.
+fn word(status: &Status) -> Option<String> {
+    reason_of(status).map(|reason| reason.as_str().to_owned())
 }

@@ -124,6 +124,52 @@ async fn a_client_is_explained() {
     server.stop().await;
 }
 
+/// G6, G8: a client that was never sent anything is explained, too: that its call was refused as a
+/// whole, and why; and where what it asks for stands. One that asks from the same place again and again
+/// is seen to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_get_on_is_explained() {
+    let server = TestServer::with(|config| config.streams_max = 1).await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "a", "1")]).await;
+    let head = wire.head(&name("list")).await.unwrap().cursor();
+    let subscribe = |client_id: &str| Subscribe {
+        targets: vec![scratch("list")],
+        heartbeat: Duration::from_secs(60),
+        client_id: client_id.to_owned(),
+    };
+    let mut events = wire.try_subscribe(subscribe("first")).await.unwrap();
+    events.accepted().await;
+    let refused = wire.try_subscribe(subscribe("second")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let explained = explain(wire, "second", "").await.unwrap();
+    let [one] = &explained.decisions[..] else { panic!("{explained:?}") };
+    assert_eq!(
+        (one.call.as_str(), one.answer.as_str(), one.failed_code),
+        ("subscribe", "refused", 8)
+    );
+    assert_eq!(one.failed_reason.as_deref(), Some("STREAMS_TAKEN"));
+    for asked in ["", "list"] {
+        let explained = explain(wire, "second", asked).await.unwrap();
+        let [client] = &explained.clients[..] else { panic!("{explained:?}") };
+        let [at] = &client.positions[..] else { panic!("{client:?}") };
+        assert_eq!((at.sent, at.acked, at.head, at.behind), (None, None, Some(head), 1));
+    }
+
+    let later = |version| Cursor { version, ..head };
+    wire.commit(vec![put("list", "b", "1")]).await;
+    wire.pull_as("stuck", vec![after("list", later(version(0)))]).await;
+    for _ in 0..3 {
+        wire.pull_as("stuck", vec![after("list", head)]).await;
+    }
+    let explained = explain(wire, "stuck", "list").await.unwrap();
+    let last = explained.decisions.last().unwrap();
+    assert_eq!((last.answer.as_str(), last.times, last.shown), ("delta", 4, Some(head)));
+    assert_eq!(last.first_shown, Some(later(version(0))), "the first time it stood elsewhere");
+    drop(events);
+    server.stop().await;
+}
+
 /// G9: a store is verified while it is written to; what changes is no finding.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_serving_store_is_verified() {

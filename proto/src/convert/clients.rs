@@ -1,6 +1,6 @@
 //! Clients as an operator sees them, between wire and checked types.
 
-use super::{collection, optional_cursor, reset_reason, timestamp};
+use super::{collection, optional_cursor, reset_reason, some_word, timestamp};
 use crate::types::{ClientInfo, ClientPosition, Decision, Explanation, Malformed};
 use crate::v1;
 
@@ -105,6 +105,8 @@ impl From<Decision> for v1::Decision {
             times: decision.times,
             first_time: Some(decision.first_time.into()),
             failed_code: decision.failed_code,
+            failed_reason: decision.failed_reason.unwrap_or_default(),
+            first_shown: decision.first_shown.map(Into::into),
         }
     }
 }
@@ -125,6 +127,8 @@ impl TryFrom<v1::Decision> for Decision {
             answer: decision.answer,
             reset_reason: was_reset.then(|| reset_reason(decision.reset_reason)),
             failed_code: decision.failed_code,
+            failed_reason: some_word(decision.failed_reason),
+            first_shown: optional_cursor(decision.first_shown)?,
             reached: optional_cursor(decision.reached)?,
             bytes: decision.bytes,
         })

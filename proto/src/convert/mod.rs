@@ -115,6 +115,11 @@ impl TryFrom<v1::Cursor> for Cursor {
     }
 }
 
+/// A word that may be absent.
+fn some_word(word: String) -> Option<String> {
+    (!word.is_empty()).then_some(word)
+}
+
 /// A cursor of zeros is an absent one: what a generated client sends when it forgets to leave it out.
 fn optional_cursor(cursor: Option<v1::Cursor>) -> Result<Option<Cursor>, Malformed> {
     match cursor {
@@ -368,6 +373,7 @@ impl From<Failure> for v1::Failure {
             code: failure.code,
             message: failure.message,
             retry_after_ms: u64::try_from(retry).unwrap_or(u64::MAX),
+            reason: failure.reason.unwrap_or_default(),
         }
     }
 }
@@ -379,6 +385,7 @@ impl From<v1::Failure> for Failure {
             code: failure.code,
             message: failure.message,
             retry_after: (!retry.is_zero()).then_some(retry),
+            reason: some_word(failure.reason),
         }
     }
 }

@@ -66,12 +66,16 @@ pub struct Decision {
     pub call: String,
     /// The cursor that it showed last; `None` = from scratch.
     pub shown: Option<Cursor>,
+    /// The one that it showed the first time in the row.
+    pub first_shown: Option<Cursor>,
     /// The answer, as in metrics.
     pub answer: String,
     /// With a reset: why.
     pub reset_reason: Option<ResetReason>,
-    /// With a failure: a `google.rpc.Code`.
+    /// With a failure, or when the call was refused: a `google.rpc.Code`.
     pub failed_code: i32,
+    /// Likewise: the word of a [`Reason`](super::Reason).
+    pub failed_reason: Option<String>,
     /// How far what was sent reaches.
     pub reached: Option<Cursor>,
     /// Bytes that were sent for it.

@@ -133,6 +133,9 @@ pub struct Failure {
     pub message: String,
     /// Earliest sensible moment to ask again; `None` = not worth repeating unchanged.
     pub retry_after: Option<Duration>,
+    /// The word of a [`Reason`](super::Reason), or one that this version does not know; `None` = the
+    /// server did not say.
+    pub reason: Option<String>,
 }
 
 /// A message of a subscription.

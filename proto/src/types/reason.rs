@@ -20,6 +20,12 @@ macro_rules! reasons {
             /// All of them, with their words.
             pub const WORDS: &[(Self, &'static str)] = &[$((Self::$name, $word),)+];
 
+            /// The reason of a word on the wire; `None` = this version does not know it.
+            #[must_use]
+            pub fn of_word(word: &str) -> Option<Self> {
+                Self::WORDS.iter().find(|(_, known)| *known == word).map(|(reason, _)| *reason)
+            }
+
             /// The word on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

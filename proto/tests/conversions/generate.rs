@@ -143,8 +143,9 @@ fn reset() -> impl Strategy<Value = Reset> {
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
-    (any::<i32>(), ".{0,30}", option::of(millis(1..1 << 40)))
-        .prop_map(|(code, message, retry_after)| Failure { code, message, retry_after })
+    (any::<i32>(), ".{0,30}", option::of(millis(1..1 << 40)), option::of("[A-Z]{1,9}")).prop_map(
+        |(code, message, retry_after, reason)| Failure { code, message, retry_after, reason },
+    )
 }
 
 pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {

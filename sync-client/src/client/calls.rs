@@ -303,7 +303,7 @@ pub(super) fn outcomes(reply: v1::PullResponse, asked: usize) -> Result<Vec<Outc
 /// A message that breaks the protocol, as a failure of the one target that it is about.
 pub(super) fn failure(broken: &Malformed) -> Failure {
     let message = format!("malformed message: {broken}");
-    Failure { code: CODE_INTERNAL, message, retry_after: None }
+    Failure { code: CODE_INTERNAL, message, retry_after: None, reason: None }
 }
 
 fn head(wire: Option<v1::Head>) -> Result<Head, ClientError> {

@@ -283,7 +283,7 @@ impl Server {
 }
 
 pub(crate) fn failure() -> Failure {
-    Failure { code: 13, message: "simulated".into(), retry_after: None }
+    Failure { code: 13, message: "simulated".into(), retry_after: None, reason: None }
 }
 
 // === impl Log ===

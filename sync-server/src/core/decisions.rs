@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use sync_proto::types::{CollectionName, Cursor, Decision, ResetReason, Timestamp};
+use sync_proto::types::{CollectionName, Cursor, Decision, Reason, ResetReason, Timestamp};
 
 use crate::store::keys::ClientKey;
 
@@ -54,8 +54,10 @@ pub enum Answer {
     NotFound,
     /// The byte budget was spent.
     Deferred,
-    /// A `google.rpc.Code`.
-    Failed(i32),
+    /// The target failed: a `google.rpc.Code`, and why.
+    Failed(i32, Option<Reason>),
+    /// The whole call was refused, likewise.
+    Refused(i32, Option<Reason>),
     /// A stream that is only notified.
     Notify,
     /// The right to read ended while the stream was open.
@@ -119,6 +121,8 @@ struct Trail {
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     last: Decided,
+    /// The cursor that was shown the first time.
+    first_shown: Option<Cursor>,
     first_time: Timestamp,
     time: Timestamp,
     times: u64,
@@ -147,7 +151,8 @@ impl Answer {
             Self::Denied => "denied",
             Self::NotFound => "not_found",
             Self::Deferred => "deferred",
-            Self::Failed(_) => "failed",
+            Self::Failed(..) => "failed",
+            Self::Refused(..) => "refused",
             Self::Notify => "notify",
             Self::Revoked => "revoked",
             Self::Repair => "repair",
@@ -158,8 +163,20 @@ impl Answer {
         if let Self::Reset(reason) = self { Some(reason) } else { None }
     }
 
-    fn failed_code(self) -> i32 {
-        if let Self::Failed(code) = self { code } else { 0 }
+    /// The code of a failure, and why.
+    fn failed(self) -> (i32, Option<Reason>) {
+        match self {
+            Self::Failed(code, reason) | Self::Refused(code, reason) => (code, reason),
+            Self::Aligned
+            | Self::Delta
+            | Self::Reset(_)
+            | Self::Denied
+            | Self::NotFound
+            | Self::Deferred
+            | Self::Notify
+            | Self::Revoked
+            | Self::Repair => (0, None),
+        }
     }
 }
 
@@ -307,7 +324,14 @@ impl Trail {
         if self.kept.len() == DECISIONS_MAX {
             self.kept.pop_front();
         }
-        self.kept.push_back(Kept { last: decided, first_time: now, time: now, times: 1 });
+        let first_shown = decided.shown;
+        self.kept.push_back(Kept {
+            last: decided,
+            first_shown,
+            first_time: now,
+            time: now,
+            times: 1,
+        });
     }
 
     /// What was sent belongs to the last decision for a stream, if that is still known.
@@ -328,6 +352,7 @@ impl Trail {
 impl Kept {
     fn tell(&self, subject: &str, collection: &CollectionName) -> Decision {
         let Decided { call, shown, answer, reached, bytes } = self.last;
+        let (failed_code, failed_reason) = answer.failed();
         Decision {
             time: self.time,
             first_time: self.first_time,
@@ -338,7 +363,9 @@ impl Kept {
             shown,
             answer: answer.word().to_owned(),
             reset_reason: answer.reset_reason(),
-            failed_code: answer.failed_code(),
+            failed_code,
+            failed_reason: failed_reason.map(|reason| reason.as_str().to_owned()),
+            first_shown: self.first_shown,
             reached,
             bytes,
         }

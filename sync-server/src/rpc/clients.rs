@@ -19,6 +19,7 @@ use sync_proto::types::{
 };
 use tonic::Status;
 
+use super::explaining::Explained;
 use super::{Context, explaining};
 use crate::auth::Caller;
 use crate::core::acks::{Claim, Claims};
@@ -113,6 +114,23 @@ impl ClientRegistry {
         decided: impl IntoIterator<Item = (CollectionName, Decided)>,
     ) {
         self.decisions.lock().decided(key, decided, Timestamp::now());
+    }
+
+    /// Passes on what came of a call; that of a client which was refused is a decision, too.
+    pub(super) fn noting<T>(
+        &self,
+        explained: Option<&Explained>,
+        came: Result<T, Status>,
+    ) -> Result<T, Status> {
+        if let (Err(refusal), Some(Explained { key, call, shown })) = (&came, explained) {
+            // It was heard of.
+            self.sent(key, []);
+            let decided = shown.iter().flatten().map(|(name, cursor)| {
+                (name.clone(), explaining::of_refusal(*call, *cursor, refusal))
+            });
+            self.decided(key, decided);
+        }
+        came
     }
 
     /// What a client says, with what it was sent.
@@ -240,7 +258,7 @@ impl OpenStream {
             Event::Reset(name, reset) => self.ended(name, Answer::Reset(reset.reason)),
             Event::Absent(name) => self.ended(name, Answer::NotFound),
             Event::Revoked(name) => self.ended(name, Answer::Revoked),
-            Event::Failed(name, failure) => self.ended(name, Answer::Failed(failure.code)),
+            Event::Failed(name, failure) => self.ended(name, explaining::of_failure(failure)),
             Event::Notice(..) | Event::InboxNotice(_) | Event::Lagging(..) | Event::Goodbye(_) => {}
         }
     }

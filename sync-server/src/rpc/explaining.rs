@@ -1,13 +1,14 @@
 //! What was decided for a client, for operators: how answers become decisions that are remembered
 //! (`core::decisions`), and what is told of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sync_proto::limits::{CLIENT_POSITIONS_MAX, CLIENT_SUBJECTS_MAX, DECISIONS_TOLD_MAX};
 use sync_proto::types::{
-    AcceptedTarget, ClientInfo, CollectionName, Cursor, Delta, Explanation, Found, Outcome, Plan,
-    Reason, Reconciled,
+    AcceptedTarget, ClientInfo, CollectionName, Cursor, Decision, Delta, Explanation, Failure,
+    Found, Malformed, Outcome, Plan, Reason, Reconciled, Target,
 };
 use tonic::Status;
 
@@ -25,6 +26,41 @@ const ENTRY_BYTES: u64 = 48;
 
 /// Bytes of a sum of a reconciliation.
 const SUM_BYTES: u64 = 18;
+
+/// What a client asks, for the decisions about it.
+pub(super) struct Explained {
+    pub(super) key: ClientKey,
+    pub(super) call: Call,
+    /// Where each target says that it stands; nothing of those that make no sense.
+    pub(super) shown: Vec<Option<(CollectionName, Option<Cursor>)>>,
+}
+
+// === impl Explained ===
+
+impl Explained {
+    /// A call for these targets.
+    pub(super) fn new(key: ClientKey, call: Call, targets: &[Result<Target, Malformed>]) -> Self {
+        let shown = |target: &Target| (target.collection.clone(), target.cursor);
+        let shown = targets.iter().map(|target| target.as_ref().ok().map(shown)).collect();
+        Self { key, call, shown }
+    }
+
+    /// A round of a reconciliation.
+    pub(super) fn of_round(key: ClientKey, name: CollectionName) -> Self {
+        Self { key, call: Call::Reconcile, shown: vec![Some((name, None))] }
+    }
+
+    /// What a pull was answered, target by target.
+    pub(super) fn answered<'o>(
+        self,
+        outcomes: impl Iterator<Item = &'o Outcome<Bytes>>,
+    ) -> impl Iterator<Item = (CollectionName, Decided)> {
+        self.shown.into_iter().zip(outcomes).filter_map(|(shown, outcome)| {
+            let (name, cursor) = shown?;
+            Some((name, of_outcome(cursor, outcome)))
+        })
+    }
+}
 
 /// Bytes of the changes of a page.
 pub(super) fn bytes_of(delta: &Delta<Bytes>) -> u64 {
@@ -45,9 +81,20 @@ pub(super) fn of_outcome(shown: Option<Cursor>, outcome: &Outcome<Bytes>) -> Dec
         Outcome::Denied => (Answer::Denied, 0),
         Outcome::NotFound => (Answer::NotFound, 0),
         Outcome::Deferred(_) => (Answer::Deferred, 0),
-        Outcome::Failed(failure) => (Answer::Failed(failure.code), 0),
+        Outcome::Failed(failure) => (of_failure(failure), 0),
     };
     Decided { call: Call::Pull, shown, answer, reached: clients::handed_out(outcome), bytes }
+}
+
+/// A target that failed.
+pub(super) fn of_failure(failure: &Failure) -> Answer {
+    Answer::Failed(failure.code, failure.reason.as_deref().and_then(Reason::of_word))
+}
+
+/// A target of a call that was refused as a whole.
+pub(super) fn of_refusal(call: Call, shown: Option<Cursor>, refusal: &Status) -> Decided {
+    let answer = Answer::Refused(refusal.code().into(), status::reason_of(refusal));
+    Decided { call, shown, answer, reached: None, bytes: 0 }
 }
 
 /// How a target of a stream is served.
@@ -97,8 +144,9 @@ pub(super) async fn explain<S: Store>(
         let asked = collection.as_ref();
         let decisions = registry.decisions.lock().tell(&client_id, asked, DECISIONS_TOLD_MAX);
         let keys = keys(ledger, &registry, &client_id)?;
-        let clients = keys.iter().map(|key| describe(ledger, &registry, key, asked));
-        Ok(Explanation { clients: clients.collect::<Result<_, StoreError>>()?, decisions })
+        let clients = keys.iter().map(|key| describe(ledger, &registry, key, asked, &decisions));
+        let clients = clients.collect::<Result<_, StoreError>>()?;
+        Ok(Explanation { clients, decisions })
     });
     let explained = explained.await?.map_err(|error: StoreError| status::storage(&error))?;
     if explained.clients.is_empty() && explained.decisions.is_empty() {
@@ -124,13 +172,29 @@ fn describe<S: Store>(
     registry: &ClientRegistry,
     key: &ClientKey,
     collection: Option<&CollectionName>,
+    decisions: &[Decision],
 ) -> Result<ClientInfo, StoreError> {
     let known = registry.clients.lock().known(key, CLIENT_POSITIONS_MAX + 1);
-    let client = registry.with_streams(key, ledger.client(key.clone(), known)?);
-    let Some(name) = collection else { return Ok(client) };
-    let sent = registry.clients.lock().newest_sent(key, name);
-    let held = ledger.held(key, name)?;
-    let known_here = sent.is_some() || held.is_some();
-    let position = known_here.then(|| ledger.position(name.clone(), sent, held));
-    Ok(ClientInfo { positions: position.into_iter().collect(), more_positions: false, ..client })
+    let mut client = registry.with_streams(key, ledger.client(key.clone(), known)?);
+    let asked_for = |name: &CollectionName| {
+        decisions.iter().any(|one| one.subject == key.subject && one.collection == *name)
+    };
+    if let Some(name) = collection {
+        let sent = registry.clients.lock().newest_sent(key, name);
+        let held = ledger.held(key, name)?;
+        let known_here = sent.is_some() || held.is_some() || asked_for(name);
+        let position = known_here.then(|| ledger.position(name.clone(), sent, held));
+        client.positions = position.into_iter().collect();
+        client.more_positions = false;
+        return Ok(client);
+    }
+    // Also what it only asked for, and was not sent anything of: that is what is asked about most.
+    let of_it = decisions.iter().filter(|one| one.subject == key.subject);
+    let names: BTreeSet<_> = of_it.map(|one| &one.collection).collect();
+    let known: BTreeSet<_> = client.positions.iter().map(|at| at.collection.clone()).collect();
+    let room = CLIENT_POSITIONS_MAX.saturating_sub(known.len());
+    let others = names.into_iter().filter(|name| !known.contains(*name)).take(room);
+    client.positions.extend(others.map(|name| ledger.position(name.clone(), None, None)));
+    client.positions.sort_by(|one, other| one.collection.cmp(&other.collection));
+    Ok(client)
 }

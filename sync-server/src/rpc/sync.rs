@@ -9,18 +9,20 @@ use sync_proto::convert;
 use sync_proto::limits::GET_ITEMS_KEYS_MAX;
 use sync_proto::types::{
     Ack, CollectionName, Cursor, Failure, Head, Key, ListItems, Malformed, Outcome, Polled, Pull,
-    Reconcile, Round, Subscribe, Target, Timestamp,
+    Reconcile, Reconciled, Round, Subscribe, Target, Timestamp,
 };
 use sync_proto::v1;
 use sync_proto::v1::sync_service_server::SyncService;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
+use super::explaining::Explained;
 use super::subscribe::Reader;
 use super::{Asking, Context, clients, explaining, subscribe};
 use crate::admission::BRIEF_PAGE_BYTES;
 use crate::auth::{AccessError, Caller};
 use crate::budget::Account;
+use crate::core::decisions::Call;
 use crate::core::loads::Who;
 use crate::core::{request, window};
 use crate::engine::ledger::Ledger;
@@ -216,6 +218,27 @@ impl<S: Store> SyncRpc<S> {
     }
 }
 
+// === impl SyncRpc, reconciliations ===
+
+impl<S: Store> SyncRpc<S> {
+    /// Reads a round, in its turn.
+    async fn read_round(
+        &self,
+        asking: &Asking,
+        caller: &Caller,
+        asked: Reconcile,
+    ) -> Result<Reconciled, Status> {
+        let name = asked.collection.clone();
+        let admitted = asking.held.become_whole_load(&asking.account).await;
+        admitted.map_err(|error| status::exhausted(&error))?;
+        let turn = self.context.load_turn().await;
+        let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
+        drop(turn);
+        may_read(caller, &name)?;
+        answer.map_err(|error| status::reconcile(&error))
+    }
+}
+
 #[tonic::async_trait]
 impl<S: Store> SyncService for SyncRpc<S> {
     type SubscribeStream = Empty<Result<v1::SubscribeResponse, Status>>;
@@ -230,26 +253,28 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let mut pull = Pull::try_from(request.into_inner()).map_err(|e| status::malformed(&e))?;
         let client = clients::key(&caller, &pull.client_id);
         pull.targets = self.resume(&caller, client.as_ref(), pull.targets).await?;
-        let explained = client.as_ref().map(|key| (key.clone(), shown(&pull)));
+        let explained = client.clone().map(|key| Explained::new(key, Call::Pull, &pull.targets));
         let mut held_up = self.hold_up(&who, &caller, &mut pull);
         let answered = if pull.targets.is_empty() {
-            Vec::new()
+            Ok(Vec::new())
         } else {
-            let load = self.admit(&asking, &caller, &mut pull, &mut held_up).await?;
-            self.answers(&asking, &who, client.as_ref(), &caller, (pull, load)).await?
+            match self.admit(&asking, &caller, &mut pull, &mut held_up).await {
+                Ok(load) => {
+                    self.answers(&asking, &who, client.as_ref(), &caller, (pull, load)).await
+                }
+                Err(refusal) => Err(refusal),
+            }
         };
+        let answered = self.context.clients.noting(explained.as_ref(), answered)?;
         let mut answered = answered.into_iter();
         let outcomes = held_up.into_iter().map(|held_up| match held_up {
             Some(failure) => (Outcome::Failed(failure), Polled::default()),
             None => answered.next().expect("one for each target that was not held up"),
         });
         let outcomes: Vec<_> = outcomes.collect();
-        if let Some((key, shown)) = explained {
-            let decided = shown.into_iter().zip(&outcomes).filter_map(|(shown, (outcome, _))| {
-                let (name, cursor) = shown?;
-                Some((name, explaining::of_outcome(cursor, outcome)))
-            });
-            self.context.clients.decided(&key, decided);
+        if let Some(explained) = explained {
+            let told = outcomes.iter().map(|(outcome, _)| outcome);
+            self.context.clients.decided(&explained.key.clone(), explained.answered(told));
         }
         let counted = |(outcome, _): &(Outcome<Bytes>, Polled)| {
             self.context.metrics.pulled(outcome);
@@ -280,9 +305,11 @@ impl<S: Store> SyncService for SyncRpc<S> {
         let client = clients::key(&caller, &asked.client_id);
         let targets = asked.targets.into_iter().map(Ok).collect();
         let targets = self.resume(&caller, client.as_ref(), targets).await?;
+        let explained = client.clone().map(|key| Explained::new(key, Call::Subscribe, &targets));
         asked.targets = targets.into_iter().flatten().collect();
         let reader = Reader { caller: &caller, who: &who, client, account: &account, traced };
-        let outgoing = subscribe::start(&self.context, reader, asked)?;
+        let started = subscribe::start(&self.context, reader, asked);
+        let outgoing = self.context.clients.noting(explained.as_ref(), started)?;
         // The stream is sent in place of this empty one.
         let mut answer = Response::new(tokio_stream::empty());
         answer.extensions_mut().insert(outgoing);
@@ -391,13 +418,9 @@ impl<S: Store> SyncService for SyncRpc<S> {
         may_read(&caller, &asked.collection)?;
         let client = clients::key(&caller, &asked.client_id);
         let (name, first) = (asked.collection.clone(), asked.round == Round::Groups);
-        let admitted = asking.held.become_whole_load(&asking.account).await;
-        admitted.map_err(|error| status::exhausted(&error))?;
-        let turn = self.context.load_turn().await;
-        let answer = self.context.read(move |ledger| ledger.reconcile(&asked)).await?;
-        drop(turn);
-        may_read(&caller, &name)?;
-        let answer = answer.map_err(|error| status::reconcile(&error))?;
+        let explained = client.clone().map(|key| Explained::of_round(key, name.clone()));
+        let answer = self.read_round(&asking, &caller, asked).await;
+        let answer = self.context.clients.noting(explained.as_ref(), answer)?;
         let metrics = &self.context.metrics;
         metrics.sent(SentKind::Reconcile, explaining::round_bytes(&answer));
         if first {
@@ -440,12 +463,6 @@ impl<S: Store> SyncService for SyncRpc<S> {
         }
         Ok(Response::new(v1::AckResponse {}))
     }
-}
-
-/// Where the targets of a pull say that they stand; nothing of those that make no sense.
-fn shown(pull: &Pull) -> Vec<Option<(CollectionName, Option<Cursor>)>> {
-    let shown = |target: &Target| (target.collection.clone(), target.cursor);
-    pull.targets.iter().map(|target| target.as_ref().ok().map(shown)).collect()
 }
 
 /// Bytes of the changes that a target is answered.

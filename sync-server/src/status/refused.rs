@@ -132,7 +132,7 @@ pub(crate) fn preceded(by: &str, status: &Status) -> Status {
 #[must_use]
 pub fn reason_of(status: &Status) -> Option<Reason> {
     let told = status.get_details_error_info()?;
-    Reason::ALL.iter().copied().find(|reason| reason.as_str() == told.reason)
+    Reason::of_word(&told.reason)
 }
 
 // === impl Refused ===

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use sync_client::types::{
-    ClientInfo, ClientPosition, CollectionName, Cursor, Decision, Explanation, ResetReason,
+    ClientInfo, ClientPosition, CollectionName, Cursor, Decision, Explanation, Reason, ResetReason,
 };
 
 use crate::Context;
@@ -15,6 +15,40 @@ use crate::text::moment;
 
 #[cfg(test)]
 mod tests;
+
+/// What lies behind a reason, and what to do.
+const MEANINGS: &[(Reason, &str)] = &[
+    (
+        Reason::LoadRepeated,
+        "it begins the same first load again and again without getting on, and is slowed down: look \
+         for devices that share a client id, or that cannot store what they load",
+    ),
+    (
+        Reason::LoadsBusy,
+        "first loads and reconciliations hold as much as they may, and it waits for its turn: raise \
+         --loads-mib, or look for clients that load all the time",
+    ),
+    (
+        Reason::NoRoom,
+        "the server holds as much for its peers as it may: look for peers that do not take their \
+         answers, or raise the setting that the message names",
+    ),
+    (
+        Reason::StreamsTaken,
+        "as many streams or targets are open as may be, of all or of its subject: look at \"syncctl \
+         top\", or raise --streams-max, --targets-max, or their bounds by subject",
+    ),
+    (
+        Reason::NotAllowed,
+        "its credentials do not cover the collection: look at the policy and its token",
+    ),
+    (Reason::Malformed, "it asks what makes no sense: a fault of the client, or of its version"),
+    (Reason::Undecodable, "it asks what makes no sense: a fault of the client, or of its version"),
+    (Reason::Internal, "a fault of the server: its log says more, at level error"),
+];
+
+/// A client that showed the same cursor so often in a row, and was sent more each time, is stuck.
+const STUCK_TIMES: u64 = 3;
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
@@ -52,11 +86,15 @@ struct DecisionFields<'a> {
     call: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     shown: Option<CursorFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_shown: Option<CursorFields>,
     answer: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reset_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failed_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reached: Option<CursorFields>,
     bytes: u64,
@@ -83,9 +121,11 @@ impl<'a> From<&'a Decision> for DecisionFields<'a> {
             collection: decision.collection.as_str(),
             call: &decision.call,
             shown: decision.shown.map(Into::into),
+            first_shown: decision.first_shown.map(Into::into),
             answer: &decision.answer,
             reset_reason: decision.reset_reason.map(reason),
             failed_code: (decision.failed_code != 0).then_some(decision.failed_code),
+            failed_reason: decision.failed_reason.as_deref(),
             reached: decision.reached.map(Into::into),
             bytes: decision.bytes,
         }
@@ -188,10 +228,11 @@ fn place(cursor: Option<Cursor>) -> String {
 
 /// The answer with its reason, in the words of the wire and of the metrics.
 fn answer(decision: &Decision) -> String {
-    match (decision.reset_reason, decision.failed_code) {
-        (Some(why), _) => format!("{} {}", decision.answer, reason(why)),
-        (None, 0) => decision.answer.clone(),
-        (None, code) => format!("{} code {code}", decision.answer),
+    match (decision.reset_reason, &decision.failed_reason, decision.failed_code) {
+        (Some(why), ..) => format!("{} {}", decision.answer, reason(why)),
+        (None, Some(why), _) => format!("{} {why}", decision.answer),
+        (None, None, 0) => decision.answer.clone(),
+        (None, None, code) => format!("{} code {code}", decision.answer),
     }
 }
 
@@ -222,15 +263,25 @@ fn verdicts(
 /// What is to be said of where a client stands.
 fn verdict(client: &ClientInfo, at: &ClientPosition, last: Option<&Decision>) -> Verdict {
     let say = |colour, text: String| Verdict { colour, text };
-    let Some(head) = at.head else {
-        return say(Colour::Yellow, "there is no such collection now".to_owned());
-    };
     if let Some(refused) = last.and_then(refusal) {
         return say(Colour::Red, refused);
     }
+    let Some(head) = at.head else {
+        return say(Colour::Yellow, "there is no such collection now".to_owned());
+    };
+    if let Some(stuck) = last.filter(|last| is_stuck(last)) {
+        return say(Colour::Red, stuck_at(stuck));
+    }
     let since = moment(client.last_seen);
+    let has_it = at.acked == Some(head) || last.is_some_and(|last| last.shown == Some(head));
     match (at.behind, at.sent) {
-        (0, _) => say(Colour::Green, "in step".to_owned()),
+        (0, _) if has_it => say(Colour::Green, "in step".to_owned()),
+        (0, _) => say(
+            Colour::Dim,
+            "it was sent everything, and has neither acknowledged nor shown that since: whether it \
+             has stored it is not known here; its own status tells"
+                .to_owned(),
+        ),
         (behind, Some(sent)) if sent == head && at.acked.is_some() => say(
             Colour::Yellow,
             format!(
@@ -264,8 +315,24 @@ fn verdict(client: &ClientInfo, at: &ClientPosition, last: Option<&Decision>) ->
     }
 }
 
+/// Whether a client was sent the same again and again, and never came further.
+fn is_stuck(last: &Decision) -> bool {
+    let same = last.first_shown == last.shown && last.times >= STUCK_TIMES;
+    same && last.call == "pull" && last.answer == "delta" && last.reached != last.shown
+}
+
+fn stuck_at(last: &Decision) -> String {
+    let from = last.shown.map_or_else(|| "nothing".to_owned(), |shown| shown.to_string());
+    format!(
+        "{} times in a row it showed {from}, and was sent what follows: it does not store what it is \
+         sent, or cannot; look at its own log, and for devices that share a client id",
+        last.times
+    )
+}
+
 /// Why the last answer did not let the client get on, and what to do.
 fn refusal(last: &Decision) -> Option<String> {
+    let why = last.failed_reason.as_deref();
     let text = match (last.answer.as_str(), last.reset_reason) {
         ("reset", Some(ResetReason::BelowFloor)) => {
             "its cursor is older than the deletes that are kept, so it must load anew or reconcile; \
@@ -286,11 +353,10 @@ fn refusal(last: &Decision) -> Option<String> {
         ("denied" | "revoked", _) => {
             "its credentials do not cover the collection: look at the policy and its token"
         }
-        ("failed", _) if last.failed_code == RESOURCE_EXHAUSTED => {
-            "it begins the same first load again and again without getting on, and is slowed down: \
-             look for devices that share a client id, or that cannot store what they load"
-        }
-        ("failed", _) => "its last question failed; the code is above, the server's log says more",
+        ("failed" | "refused", _) => why.and_then(meaning).unwrap_or(
+            "its last question was not answered; the reason is above, and docs/PROTOCOL.md tells \
+             what it means",
+        ),
         _ => return None,
     };
     let times =
@@ -298,5 +364,7 @@ fn refusal(last: &Decision) -> Option<String> {
     Some(format!("{}{times}: {text}", answer(last)))
 }
 
-/// Of `google.rpc.Code`.
-const RESOURCE_EXHAUSTED: i32 = 8;
+fn meaning(word: &str) -> Option<&'static str> {
+    let reason = Reason::of_word(word)?;
+    MEANINGS.iter().find(|(known, _)| *known == reason).map(|(_, text)| *text)
+}

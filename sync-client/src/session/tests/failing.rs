@@ -9,7 +9,8 @@ fn t18_of_a_batch_each_goes_its_own_way() {
     let mut talk = Talk::new(&names, MemoryStore::new());
     let id = talk.stream.as_ref().unwrap().0;
     let failed = |name: &CollectionName| {
-        let failure = Failure { code: 14, message: String::new(), retry_after: Some(MS) };
+        let failure =
+            Failure { code: 14, message: String::new(), retry_after: Some(MS), reason: None };
         Event::Failed(name.clone(), failure)
     };
     for name in &names {
@@ -34,6 +35,7 @@ fn t18_of_a_batch_each_goes_its_own_way() {
                         code: 13,
                         message: String::new(),
                         retry_after: None,
+                        reason: None,
                     }),
                     _ if *seen == 1 => Outcome::Deferred(None),
                     _ => {
@@ -64,7 +66,8 @@ fn a_pull_that_is_refused_as_a_whole_is_taken_apart() {
     let mut talk = Talk::new(&names, MemoryStore::new());
     let id = talk.stream.as_ref().unwrap().0;
     for name in &names {
-        let failure = Failure { code: 13, message: String::new(), retry_after: Some(MS) };
+        let failure =
+            Failure { code: 13, message: String::new(), retry_after: Some(MS), reason: None };
         talk.input(Input::Event(id, Event::Failed(name.clone(), failure)));
     }
     while talk.pulls.first().is_none_or(|(_, pull)| pull.targets.len() < 2) {
@@ -295,8 +298,12 @@ fn a_deferred_pull_waits_as_long_as_its_collection() {
     let mut talk = Talk::live(10);
     talk.push(delta(11, 12));
     talk.pass(60 * MS);
-    let failure =
-        Failure { code: 14, message: String::new(), retry_after: Some(Duration::from_secs(30)) };
+    let failure = Failure {
+        code: 14,
+        message: String::new(),
+        retry_after: Some(Duration::from_secs(30)),
+        reason: None,
+    };
     talk.event(Event::Failed(name(), failure));
     talk.answer(vec![Outcome::Deferred(None)]);
     talk.pass(Duration::from_secs(20));
@@ -317,7 +324,8 @@ fn settings_and_waits_beyond_reason_do_no_harm() {
             panic!("a stream is opened");
         };
         session.handle(Input::Event(id, Event::Accepted(Vec::new(), wait)), now);
-        let failure = Failure { code: 14, message: String::new(), retry_after: Some(wait) };
+        let failure =
+            Failure { code: 14, message: String::new(), retry_after: Some(wait), reason: None };
         session.handle(Input::Event(id, Event::Failed(name(), failure)), now);
         let goodbye = Goodbye { reason: GoodbyeReason::Draining, retry_after: wait, jitter: wait };
         session.handle(Input::Event(id, Event::Goodbye(goodbye)), now);

@@ -17,7 +17,7 @@ fn an_ack_covers_the_processed_prefix_and_is_repeated_until_it_is_taken() {
     assert_eq!(talk.desk.processed(), None, "the first is not done");
     talk.pass(GATHER * 2);
     let failing = |of: &CollectionName| {
-        let failure = Failure { code: 13, message: String::new(), retry_after: None };
+        let failure = Failure { code: 13, message: String::new(), retry_after: None, reason: None };
         if *of == name(2) { Outcome::Failed(failure) } else { empty(0, 4) }
     };
     while !talk.pulls.is_empty() {

@@ -174,7 +174,7 @@ fn a_page_of_what_was_unfollowed_leaves_no_copy() {
     let (inbox, now) = (talk.inbox(), talk.now);
     talk.desk.session.pull_now(&inbox, now);
     talk.input(Input::Session(session::Input::Elapsed));
-    let failure = Failure { code: 13, message: String::new(), retry_after: None };
+    let failure = Failure { code: 13, message: String::new(), retry_after: None, reason: None };
     talk.answer(|_| Outcome::Failed(failure.clone()));
     talk.answer(|_| Outcome::Deferred(None));
     talk.now += Duration::from_secs(11);

@@ -3,7 +3,7 @@
 use super::*;
 
 fn poison() -> Outcome {
-    let failure = Failure { code: 13, message: "poison".into(), retry_after: None };
+    let failure = Failure { code: 13, message: "poison".into(), retry_after: None, reason: None };
     Outcome::Failed(failure)
 }
 

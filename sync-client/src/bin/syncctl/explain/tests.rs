@@ -33,6 +33,10 @@ fn position(sent: u64, acked: Option<u64>, head: Option<u64>) -> ClientPosition 
     }
 }
 
+fn failed(answer: &str, reason: Reason) -> Decision {
+    Decision { failed_reason: Some(reason.as_str().to_owned()), ..decided(answer, None, 8) }
+}
+
 fn decided(answer: &str, reset_reason: Option<ResetReason>, failed_code: i32) -> Decision {
     Decision {
         time: Timestamp::from_millis(2_000),
@@ -42,9 +46,11 @@ fn decided(answer: &str, reset_reason: Option<ResetReason>, failed_code: i32) ->
         collection: CollectionName::new("list").unwrap(),
         call: "pull".to_owned(),
         shown: Some(at(1)),
+        first_shown: None,
         answer: answer.to_owned(),
         reset_reason,
         failed_code,
+        failed_reason: None,
         reached: None,
         bytes: 0,
     }
@@ -92,6 +98,53 @@ fn every_way_of_being_behind_has_its_own_words() {
         (client(1), behind.clone(), Some(decided("failed", None, 8)), Colour::Red, "failed code 8"),
         (client(1), behind, Some(decided("delta", None, 0)), Colour::Yellow, "6 versions behind"),
     ];
+    judge(cases);
+}
+
+/// Who is not known to have what was sent is not called in step; who asks from the same place all the
+/// time is stuck; and what was refused as a whole has its reason.
+#[test]
+fn what_is_not_known_is_not_said() {
+    let behind = position(3, None, Some(9));
+    judge([
+        (client(1), position(9, None, Some(9)), None, Colour::Dim, "it was sent everything, and"),
+        (
+            client(1),
+            position(9, None, Some(9)),
+            Some(Decision { shown: Some(at(9)), ..decided("aligned", None, 0) }),
+            Colour::Green,
+            "in step",
+        ),
+        (
+            client(0),
+            position(9, None, Some(9)),
+            Some(Decision {
+                first_shown: Some(at(1)),
+                reached: Some(at(9)),
+                ..decided("delta", None, 0)
+            }),
+            Colour::Red,
+            "3 times in a row it showed",
+        ),
+        (
+            client(0),
+            behind.clone(),
+            Some(failed("failed", Reason::LoadsBusy)),
+            Colour::Red,
+            "failed LOADS_BUSY, 3 times in a row: first loads",
+        ),
+        (
+            client(0),
+            behind.clone(),
+            Some(failed("refused", Reason::StreamsTaken)),
+            Colour::Red,
+            "refused STREAMS_TAKEN, 3 times in a row: as many streams",
+        ),
+    ]);
+}
+
+/// Says of each of these what is to be said.
+fn judge<const N: usize>(cases: [(ClientInfo, ClientPosition, Option<Decision>, Colour, &str); N]) {
     for (client, at, last, colour, words) in cases {
         let said = verdict(&client, &at, last.as_ref());
         assert_eq!(said.colour, colour, "{said:?}");
