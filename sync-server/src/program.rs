@@ -176,6 +176,14 @@ fn warn_of_danger(config: &Config) {
              everybody on the way can read tokens and contents"
         );
     }
+    if let Some(address) = config.metrics_listen.filter(|address| !address.ip().is_loopback()) {
+        tracing::warn!(
+            setting = "metrics_listen",
+            %address,
+            "PLAINTEXT ANYWHERE: the page of metrics is never encrypted, and the address is not \
+             loopback: everybody on the way can read how much is done here, and no names"
+        );
+    }
 }
 
 async fn bind_if_asked(

@@ -15,7 +15,7 @@ use super::principal::{Principal, Via, check_subject};
 mod tests;
 
 /// Bytes of a token. It is kept for as long as its calls last.
-const TOKEN_LEN_MAX: usize = 8 * 1024;
+pub(crate) const TOKEN_LEN_MAX: usize = 8 * 1024;
 /// Groups of a token.
 const GROUPS_MAX: usize = 256;
 

@@ -158,7 +158,7 @@ impl Policy {
     pub fn parse(text: &str) -> Result<Self, BadPolicy> {
         let wire: FileWire = toml::from_str(text).map_err(|error| BadPolicy::Unreadable {
             line: error.span().map_or(1, |span| line_of(text, span.start)),
-            reason: first_line(error.message()),
+            reason: unquoted(error.message()),
         })?;
         let mut policy = Self { tokens: tokens::check(&wire.tokens)?, ..Self::default() };
         policy.stored = StoredQuota::check(text, wire.stored)?.into();
@@ -301,8 +301,13 @@ pub(super) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.get(..offset).unwrap_or(text).matches('\n').count()
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// What a message of the parser says, without what it quotes of the file: that may be a name, or a
+/// secret in the wrong place. What it would rather have read is ours.
+fn unquoted(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let (said, expected) = line.split_at(line.find(", expected").unwrap_or(line.len()));
+    let first = said.find(['`', '"']).unwrap_or(said.len());
+    format!("{}{expected}", said[..first].trim_end())
 }
 
 // === impl Rights ===

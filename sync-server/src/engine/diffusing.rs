@@ -331,6 +331,11 @@ impl<S: Store> Ledger<S> {
         Ok(())
     }
 
+    /// Entries of inboxes that were written since the start.
+    pub fn entries_written(&self) -> u64 {
+        self.spread.entries.load(Ordering::Relaxed)
+    }
+
     /// How followers are told, and what they were told since the start.
     pub fn spread_totals(&self) -> SpreadTotals {
         let heads = self.heads.read();
@@ -339,7 +344,7 @@ impl<S: Store> Ledger<S> {
         SpreadTotals {
             write_diffused: heads.audiences.len() as u64 - read_diffused,
             read_diffused,
-            entries: count(&self.spread.entries),
+            entries: self.entries_written(),
             to_write: count(&self.spread.to_write),
             to_read: count(&self.spread.to_read),
             sweeps: count(&self.spread.sweeps),

@@ -309,8 +309,10 @@ impl<S: Store> Thread<S> {
             replies.push((reply, room));
             reserves.push(reserved);
         }
-        self.metrics.wrote_group(requests.len());
+        let entries = self.ledger.entries_written();
         let committed = self.ledger.commit(&requests, Timestamp::now(), &mut fresh_epoch);
+        // Only this thread writes any.
+        self.metrics.wrote_group(requests.len(), self.ledger.entries_written() - entries);
         self.count(&requests, &committed);
         // Whoever hears the answer finds it in the heads, and nowhere else.
         drop(reserves);

@@ -23,6 +23,9 @@ pub enum Kind {
     Histogram(&'static [f64]),
 }
 
+/// Entries that are written together: some 2,048 at most, and those of one more commit.
+const ENTRY_BUCKETS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 2_048.0, 4_096.0];
+
 /// Commits that share a sync: at most 512.
 const GROUP_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
@@ -156,6 +159,11 @@ pub const ALL: &[Described] = &[
     ),
     gauge("deltasync_followed_collections", "Names that are followed, by diffusion: write, read."),
     counter("deltasync_inbox_entries_total", "Entries of inboxes that were written."),
+    Described {
+        name: "deltasync_inbox_group_entries",
+        kind: Kind::Histogram(ENTRY_BUCKETS),
+        help: "Entries of inboxes that were written with a group of commits which has some.",
+    },
     counter(
         "deltasync_diffusion_switches_total",
         "Followed names whose diffusion changed, by what to: write, read.",

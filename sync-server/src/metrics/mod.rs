@@ -84,6 +84,7 @@ pub struct Metrics {
 struct Handles {
     traffic: Traffic,
     group_commits: Histogram,
+    group_entries: Histogram,
     sync_seconds: Histogram,
     mutations: Counter,
     commits: ByLabel<CommitResult, 4>,
@@ -179,9 +180,12 @@ impl Metrics {
         self.handles.sync_seconds.record(took);
     }
 
-    /// A group of commits and acks was written together.
-    pub fn wrote_group(&self, commits: usize) {
+    /// A group of commits and acks was written together, with so many entries of inboxes.
+    pub fn wrote_group(&self, commits: usize, entries: u64) {
         self.handles.group_commits.record(as_f64(commits as u64));
+        if entries > 0 {
+            self.handles.group_entries.record(as_f64(entries));
+        }
     }
 
     /// A commit ended; `mutations` = how many it had.
@@ -355,6 +359,7 @@ impl Handles {
         Self {
             traffic: Traffic::new(recorder),
             group_commits: histogram(recorder, "deltasync_commit_group_commits"),
+            group_entries: histogram(recorder, "deltasync_inbox_group_entries"),
             sync_seconds: histogram(recorder, "deltasync_sync_seconds"),
             mutations: counter(recorder, "deltasync_mutations_total", Vec::new()),
             commits: ByLabel::new(recorder, "deltasync_commits_total", "result", None),

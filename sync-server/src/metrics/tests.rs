@@ -17,7 +17,7 @@ fn names(page: &str) -> BTreeSet<&str> {
 fn the_page_is_what_is_described() {
     let metrics = Metrics::on();
     metrics.synced(Duration::from_millis(2));
-    metrics.wrote_group(3);
+    metrics.wrote_group(3, 70);
     metrics.answered("/deltasync.v1.SyncService/Pull", 0, Duration::from_millis(1));
     let (committed, now) = (Timestamp::from_millis(5), Timestamp::from_millis(9));
     metrics.delivered(committed, now);
@@ -51,6 +51,8 @@ fn what_happens_is_counted() {
         metrics.answered("/deltasync.v1.WriteService/Commit", code, Duration::from_millis(30));
     }
     metrics.answered("/some.Other/Call", 0, Duration::ZERO);
+    metrics.wrote_group(2, 0);
+    metrics.wrote_group(3, 70);
     metrics.sent(SentKind::Load, 900);
     metrics.repairs(RepairReader::InStep);
     metrics.delivered(Timestamp::from_millis(5), Timestamp::from_millis(5 + 30));
@@ -73,6 +75,9 @@ fn what_happens_is_counted() {
         "deltasync_resets_total{call=\"pull\",reason=\"below_floor\"} 0",
         "deltasync_page_cache_total{result=\"hit\"} 5",
         "deltasync_store_unsynced_files 1",
+        "deltasync_commit_group_commits_sum 5",
+        "deltasync_inbox_group_entries_sum 70",
+        "deltasync_inbox_group_entries_count 1",
         "deltasync_calls_total{call=\"WriteService/Commit\",result=\"ok\"} 1",
         "deltasync_calls_total{call=\"WriteService/Commit\",result=\"refused\"} 1",
         "deltasync_calls_total{call=\"WriteService/Commit\",result=\"limited\"} 1",

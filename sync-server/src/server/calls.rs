@@ -22,6 +22,7 @@ use super::reply::Reply;
 use super::spans;
 use super::upload::{Shape, Upload, UploadBounds};
 use crate::admission::Held;
+use crate::auth::jwt::TOKEN_LEN_MAX;
 use crate::auth::methods::{Rule, rule_of};
 use crate::auth::principal::Credentials;
 use crate::auth::{Access, AccessError, Caller};
@@ -30,6 +31,9 @@ use crate::metrics::Metrics;
 use crate::rpc::outbox::Outgoing;
 use crate::status;
 use crate::traces::{CallTrace, Traces, parent};
+
+/// Length of a header with credentials: a word, and the longest token that is believed.
+const CREDENTIALS_LEN_MAX: usize = 16 + TOKEN_LEN_MAX;
 
 /// Counts calls, knows who makes them, bounds what they hold, and refuses new ones when the server
 /// stops.
@@ -286,7 +290,9 @@ fn note(metrics: &Metrics, path: &str, code: Code, reason: Option<Reason>, began
 fn shown(request: &Request<Body>, peer: Option<&Peer>) -> Credentials {
     let header = request.headers().get(header::AUTHORIZATION);
     // A header that is no text is shown all the same: it is not as if there were none.
-    let header = header.map(|value| value.to_str().unwrap_or_default());
+    let header = header.map(|value| value.to_str().unwrap_or_default().trim());
+    // Kept for as long as the call lasts, so it has a bound; none that is longer is known.
+    let header = header.map(|value| if value.len() > CREDENTIALS_LEN_MAX { "" } else { value });
     let certificates = peer.and_then(Peer::certificates);
     Credentials { certificates, ..Credentials::of_header(header) }
 }

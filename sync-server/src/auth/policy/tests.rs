@@ -105,6 +105,12 @@ fn what_makes_no_sense_is_named_with_its_line() {
         ("[[tokens]]\nsha256 = \"zz\"\nsubject = \"a\"", "tokens[0].sha256: must be 64"),
         ("[revoked]\nsubject = [\"a\"]", "line 2: unknown field"),
         ("secret", "line 1: "),
+        ("[revoked]\nsubjects = \"secret\"", "line 2: invalid type: string, expected a sequence"),
+        (
+            "[[grants]]\nanyone = true\nvia = [\"secret\"]",
+            "line 3: unknown variant, expected one of",
+        ),
+        ("[[grants]]\nsecret = 1", "line 2: unknown field, expected one of"),
     ] {
         let error = Policy::parse(text).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{text}: {error}");
