@@ -34,7 +34,13 @@ pub struct ReplicaBuilder {
     store: Arc<dyn ReplicaStore>,
     collections: Vec<(CollectionName, Scope)>,
     config: Config,
+    /// `None`: the server is not told how far it is.
+    ack_every: Option<Duration>,
 }
+
+/// How often a replica with a name tells how far it is, at most, when not said; and what may be said.
+const ACK_EVERY: Duration = Duration::from_secs(30);
+const ACK_LIMITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60 * 60));
 
 /// Whose note in the store is the name of a replica that was given none. A collection of this name is
 /// not disturbed: replicas make no other notes.
@@ -46,7 +52,14 @@ impl Replica {
     /// A replica that keeps its copies in `store`.
     pub fn builder(client: SyncClient, store: impl ReplicaStore) -> ReplicaBuilder {
         let config = Config { client_id: client.client_id().to_owned(), ..Config::default() };
-        ReplicaBuilder { client, store: Arc::new(store), collections: Vec::new(), config }
+        let ack_every = (!config.client_id.is_empty()).then_some(ACK_EVERY);
+        ReplicaBuilder {
+            client,
+            store: Arc::new(store),
+            collections: Vec::new(),
+            config,
+            ack_every,
+        }
     }
 
     /// The typed view of a collection.
@@ -130,6 +143,22 @@ impl ReplicaBuilder {
         self
     }
 
+    /// Least time between two acks, which tell the server how far the copies are written, and on the
+    /// disk: 100 ms to 1 h. 30 s when not said; a client without a `client_id` tells nothing then. It
+    /// is for operators, and for what is resumed from acks: the copies are kept right without.
+    #[must_use]
+    pub fn ack_every(mut self, time: Duration) -> Self {
+        self.ack_every = Some(time.clamp(ACK_LIMITS.0, ACK_LIMITS.1));
+        self
+    }
+
+    /// The server is not told how far the copies are.
+    #[must_use]
+    pub fn without_acks(mut self) -> Self {
+        self.ack_every = None;
+        self
+    }
+
     /// Opens the copies, and reads where each stands: this may wait for the disk. Nothing is sent
     /// before the driver runs.
     pub fn build(mut self) -> Result<(Replica, Driver), ReplicaError> {
@@ -154,7 +183,7 @@ impl ReplicaBuilder {
             self.store,
             by_name,
             replica.stats.clone(),
-            Plan::Replica(self.config, replica.views.clone()),
+            Plan::Replica(self.config, replica.views.clone(), self.ack_every),
         );
         Ok((replica, driver))
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use sync_client::{MemoryStore, Replica, ReplicaBuilder, SyncClient};
 use sync_proto::types::{
     ClientInfo, Cursor, Delta, Epoch, Event, Outcome, Plan, ResetReason, Subscribe, Target,
 };
@@ -18,6 +19,8 @@ use sync_tests::server::TestServer;
 use sync_tests::stream::Events;
 use sync_tests::wait::{until_true, within};
 use sync_tests::wire::Wire;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 
 const PHONE: &str = "phone";
@@ -397,5 +400,49 @@ async fn operators_see_where_clients_stand() {
     let bad = v1::ListClientsRequest { page_token: "x".into(), ..Default::default() };
     let refusal = server.wire().admin().list_clients(bad).await.unwrap_err();
     assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+    server.stop().await;
+}
+
+/// Where the server knows that a client has a collection.
+async fn acked_by(wire: &Wire, client_id: &str) -> Option<Cursor> {
+    let known = clients(wire, client_id, 10).await.unwrap();
+    known.first()?.positions.first()?.acked
+}
+
+/// G6, G8: a replica with a name tells how far its copies are, by itself, and goes on with it when the
+/// collection begins another life; one without a name tells nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_tells_how_far_it_is() {
+    let server = TestServer::start().await;
+    let wire = server.wire();
+    wire.commit(vec![put("list", "a", "1")]).await;
+    let stop = CancellationToken::new();
+    let run = |client_id: &str, every: Option<Duration>| {
+        let client = SyncClient::builder(server.uri()).client_id(client_id).build().unwrap();
+        let builder = Replica::builder(client, MemoryStore::new()).collection(name("list"));
+        let builder = builder.heartbeat(Duration::from_millis(200));
+        let builder = every.into_iter().fold(builder, ReplicaBuilder::ack_every);
+        let (replica, driver) = builder.build().unwrap();
+        (replica, TaskTracker::new().spawn(driver.run(stop.clone())))
+    };
+    let every = Duration::from_millis(100);
+    let replicas = [run(PHONE, Some(every)), run("", None)];
+    let told = async |at: Cursor| {
+        until_true("the ack", async || acked_by(wire, PHONE).await == Some(at)).await;
+    };
+    told(wire.head(&name("list")).await.unwrap().cursor()).await;
+    wire.commit(vec![put("list", "b", "1")]).await;
+    told(wire.head(&name("list")).await.unwrap().cursor()).await;
+    wire.delete_collection("list").await;
+    wire.commit(vec![put("list", "c", "1")]).await;
+    told(wire.head(&name("list")).await.unwrap().cursor()).await;
+    let all = clients(wire, "", 100).await.unwrap();
+    assert_eq!(all.len(), 2, "{all:?}");
+    let acked = all.iter().filter(|one| one.positions.iter().any(|at| at.acked.is_some()));
+    assert_eq!(acked.count(), 1, "who has no name of its own tells: {all:?}");
+    stop.cancel();
+    for (_, driving) in replicas {
+        within("the driver to end", driving).await.unwrap().unwrap();
+    }
     server.stop().await;
 }

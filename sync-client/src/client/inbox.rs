@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use sync_proto::convert::polled;
-use sync_proto::types::{CollectionName, Cursor, Outcome, Polled, Pull};
+use sync_proto::types::{Ack, Acked, Outcome, Polled, Pull};
 use sync_proto::v1;
 
 use super::SyncClient;
@@ -43,19 +43,14 @@ impl SyncClient {
         Ok(Pulled { outcomes: outcomes(reply, asked)?, polled, bytes })
     }
 
-    /// Says that a collection is durably processed up to here by a device whose name the account
-    /// keeps. Attempted once: the account tries again when it is time.
+    /// Says that collections are durably processed up to here by a device whose name somebody else
+    /// keeps. Attempted once: whoever asks tries again when it is time.
     pub(crate) async fn ack_as(
         &self,
         client_id: &str,
-        collection: &CollectionName,
-        cursor: Cursor,
+        acked: Vec<Acked>,
     ) -> Result<(), ClientError> {
-        let acked = v1::AckedCursor {
-            collection: collection.as_str().to_owned(),
-            cursor: Some(cursor.into()),
-        };
-        let request = v1::AckRequest { client_id: client_id.to_owned(), acked: vec![acked] };
+        let request = v1::AckRequest::from(Ack { client_id: client_id.to_owned(), acked });
         let mut rpc = self.reader();
         self.attempt(request, async |request| rpc.ack(request).await).await.map(drop)
     }

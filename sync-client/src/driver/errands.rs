@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sync_proto::limits::{PAGE_BYTES_MAX, PAGE_CHANGES_MAX};
-use sync_proto::types::{CollectionName, Cursor, Outcome, Polled, Pull, Target};
+use sync_proto::types::{Acked, CollectionName, Cursor, Outcome, Polled, Pull, Target};
 use tokio::sync::watch;
 
 use super::{Work, now};
@@ -14,9 +14,11 @@ use crate::account::board::Board;
 use crate::account::desk::{AckFault, DeskConfig, Holdings, Input, PollId};
 use crate::account::list::{Followed, Summary};
 use crate::blocking::blocking;
+use crate::client::SyncClient;
 use crate::error::ClientError;
 use crate::session::Fault;
 use crate::store::{Notes, ReplicaStore, StoreError};
+use crate::view::View;
 
 /// What a driver of an account is given.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub(crate) struct Errands {
 pub(super) enum Answer {
     PolledOn(PollId, Result<Polled, Fault>, u64),
     Acked(Result<(), AckFault>),
+    CopiesAcked(Result<(), AckFault>),
 }
 
 /// Reads what the store holds of an account.
@@ -107,14 +110,26 @@ impl Work {
     pub(super) fn ack(&self, cursor: Cursor) {
         let Some(errands) = &self.errands else { return };
         let (client, inbox) = (self.client.clone(), errands.config.subject.inbox());
-        let client_id = errands.config.session.client_id.clone();
-        let asking = async move {
-            let acked = client.ack_as(&client_id, &inbox, cursor).await;
-            Answer::Acked(acked.map_err(|failure| {
-                tracing::debug!(%failure, %cursor, "an ack was not taken");
-                ack_fault(&failure)
-            }))
+        let client_id = self.client_id.clone();
+        let acked = vec![Acked { collection: inbox, cursor }];
+        let asking = async move { Answer::Acked(tell(&client, &client_id, acked).await) };
+        self.answers.push(asking.boxed());
+    }
+
+    /// Where the copies of a replica stand, as they are written by now.
+    pub(super) fn copies_written(&self) -> Vec<(CollectionName, Cursor)> {
+        let kept = self.kept.iter().filter(|_| self.acks.is_some());
+        let at = |(name, view): (&CollectionName, &Arc<View>)| {
+            Some((name.clone(), view.place().borrow().standing.cursor?))
         };
+        kept.flat_map(|kept| kept.iter().filter_map(at)).collect()
+    }
+
+    /// Tells how far the copies of a replica are, if it is time.
+    pub(super) fn acknowledge(&mut self) {
+        let Some(acked) = self.acks.as_mut().and_then(|acks| acks.next(now())) else { return };
+        let (client, client_id) = (self.client.clone(), self.client_id.clone());
+        let asking = async move { Answer::CopiesAcked(tell(&client, &client_id, acked).await) };
         self.answers.push(asking.boxed());
     }
 
@@ -131,6 +146,12 @@ impl Work {
                 Input::PolledOn(id, answer)
             }
             Answer::Acked(answer) => Input::Acked(answer),
+            Answer::CopiesAcked(answer) => {
+                if let Some(acks) = &mut self.acks {
+                    acks.answered(answer, now(), &mut rand::rng());
+                }
+                return;
+            }
         };
         self.machine.tell(input, now());
     }
@@ -168,6 +189,13 @@ fn tells_heads(outcomes: &[Outcome]) -> bool {
         | Outcome::NotFound
         | Outcome::Deferred(_)
         | Outcome::Failed(_) => false,
+    })
+}
+
+async fn tell(client: &SyncClient, client_id: &str, acked: Vec<Acked>) -> Result<(), AckFault> {
+    client.ack_as(client_id, acked).await.map_err(|failure| {
+        tracing::debug!(%failure, "an ack was not taken");
+        ack_fault(&failure)
     })
 }
 

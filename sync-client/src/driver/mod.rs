@@ -13,6 +13,7 @@ use rand::RngExt as _;
 use sync_proto::types::{CollectionName, Event, Polled};
 use tokio_util::sync::CancellationToken;
 
+use self::acks::Acks;
 use self::errands::Asking;
 use self::machine::Machine;
 use crate::account::desk::{Desk, DeskConfig};
@@ -27,6 +28,7 @@ use crate::store::{ReplicaStore, StoreError};
 use crate::view::View;
 use crate::views::Views;
 
+mod acks;
 mod errands;
 mod machine;
 mod work;
@@ -46,8 +48,9 @@ pub struct Driver {
 
 /// What a driver is for.
 pub(crate) enum Plan {
-    /// These collections, whose views are kept as long as it runs.
-    Replica(Config, Arc<BTreeMap<CollectionName, Arc<View>>>),
+    /// These collections, whose views are kept as long as it runs; and how often the server is told
+    /// how far they are, at most.
+    Replica(Config, Arc<BTreeMap<CollectionName, Arc<View>>>, Option<Duration>),
     /// An account.
     Account(Errands),
 }
@@ -67,6 +70,10 @@ struct Work {
     machine: Machine,
     /// Of an account.
     errands: Option<Errands>,
+    /// Of a replica that tells how far it is.
+    acks: Option<Acks>,
+    /// As which client.
+    client_id: String,
     /// Views of a replica.
     kept: Option<Arc<BTreeMap<CollectionName, Arc<View>>>>,
     stream: Stream,
@@ -200,8 +207,15 @@ impl Work {
         stats: Arc<Mutex<Stats>>,
         plan: Plan,
     ) -> Result<Self, StoreError> {
+        let (client_id, acks) = match &plan {
+            Plan::Replica(config, _, every) => {
+                let acks = every.map(|every| Acks::new(every, now(), &mut rand::rng()));
+                (config.client_id.clone(), acks)
+            }
+            Plan::Account(errands) => (errands.config.session.client_id.clone(), None),
+        };
         let (machine, errands, kept) = match plan {
-            Plan::Replica(config, kept) => {
+            Plan::Replica(config, kept, _) => {
                 let mut parts = BTreeMap::new();
                 for (name, view) in &*kept {
                     parts.insert(name.clone(), (view.restate().await?, view.scope().clone()));
@@ -219,8 +233,8 @@ impl Work {
             }
         };
         let lives = store.lives();
-        // What an earlier life wrote last may not be on the disk, and an account acknowledges it.
-        let flush_at = errands.is_some().then(|| now() + FLUSH_AFTER);
+        // What an earlier life wrote last may not be on the disk, and is acknowledged.
+        let flush_at = (errands.is_some() || acks.is_some()).then(|| now() + FLUSH_AFTER);
         Ok(Self {
             client,
             store,
@@ -228,6 +242,8 @@ impl Work {
             stats,
             machine,
             errands,
+            acks,
+            client_id,
             kept,
             stream: Stream::Closed,
             pulls: FuturesUnordered::new(),

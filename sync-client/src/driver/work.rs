@@ -9,6 +9,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use sync_proto::types::{CollectionName, Event, Scope};
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Acks;
 use super::errands::looked;
 use super::{Asked, FLUSH_AFTER, Job, PullAnswer, Stream, Wake, Work, Worked, complain, now};
 use crate::account::desk;
@@ -60,6 +61,7 @@ impl Work {
             }
             // A stream that never pauses must keep neither from happening.
             self.flush_if_due().await;
+            self.acknowledge();
             self.since_sweep += 1;
             if self.sweeping && self.since_sweep >= SWEEP_EVERY {
                 self.sweep().await;
@@ -82,7 +84,8 @@ impl Work {
     /// are few of them, and a stream that never pauses must not keep them waiting.
     async fn wake(&mut self, stop: &CancellationToken) -> Wake {
         let deadline = self.machine.deadline();
-        let deadline = self.flush_at.map_or(deadline, |at| at.min(deadline));
+        let ack_at = self.acks.as_ref().and_then(Acks::deadline);
+        let deadline = [self.flush_at, ack_at].into_iter().flatten().fold(deadline, Ord::min);
         if self.working.is_none() {
             self.working = self.jobs.pop_front().map(|job| self.work(job));
         }
@@ -242,13 +245,19 @@ impl Work {
             return;
         }
         self.flush_at = None;
-        let store = self.store.clone();
+        let (store, written) = (self.store.clone(), self.copies_written());
         let flushed = blocking("flushing the local store", move || store.flush()).await;
         let lost = std::mem::replace(&mut self.lives, self.store.lives()) != self.lives;
         if flushed.is_ok() && self.unflushed.is_none() && !lost {
+            if let Some(acks) = &mut self.acks {
+                acks.flushed(written);
+            }
             return self.machine.tell(desk::Input::Flushed, now());
         }
         // The store was, or is now, opened again, perhaps without what was written last.
+        if let Some(acks) = &mut self.acks {
+            acks.lost();
+        }
         let (standings, failure) = match self.restate().await {
             Ok(standings) => (standings, flushed.err()),
             Err(failure) => (BTreeMap::new(), Some(flushed.err().unwrap_or(failure))),
@@ -259,10 +268,13 @@ impl Work {
             let wait = self.unflushed.get_or_insert(new).next(&mut rand::rng());
             now() + FLUSH_AFTER + wait
         });
+        let failing_until = self.flush_at;
         if self.flush_at.is_none() {
             self.unflushed = None;
+            // What is told is told after a flush.
+            self.flush_at = self.acks.as_ref().map(|_| now() + FLUSH_AFTER);
         }
-        let restated = Input::Restated { standings, failing_until: self.flush_at };
+        let restated = Input::Restated { standings, failing_until };
         self.machine.handle(restated, now());
     }
 
