@@ -6,6 +6,9 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../sync-server/src/requests.rs"]
+mod requests;
+
 #[path = "../../sync-server/src/server"]
 mod server {
     mod framing;
@@ -116,7 +119,9 @@ mod server {
     }
 
     use framing::Framing;
-    use web::heads::{Heads, Requests};
+    use web::heads::Heads;
+
+    use crate::requests::Requests;
 
     /// As the server has it.
     const HEADERS_BYTES_MAX: u32 = 16 * 1024;
