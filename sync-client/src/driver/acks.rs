@@ -52,14 +52,15 @@ impl Acks {
         }
     }
 
-    /// The copies stand there, and that is on the disk.
+    /// All copies that there are stand there, and that is on the disk.
     pub(super) fn flushed(&mut self, at: impl IntoIterator<Item = (CollectionName, Cursor)>) {
-        self.durable.extend(at);
+        self.durable = at.into_iter().collect();
     }
 
     /// The store may have lost what it had taken: nothing is told before it is known again.
     pub(super) fn lost(&mut self) {
         self.durable.clear();
+        self.alone.clear();
     }
 
     /// What is to be told now.
@@ -96,7 +97,8 @@ impl Acks {
             // Of one alone the server has forgotten what it sent, or may not be told.
             Err(AckFault::Refused) if sent.len() == 1 => {
                 self.settle(sent);
-                self.waits.next(dice)
+                self.waits.reset();
+                WAITS.0
             }
             Err(AckFault::Refused) => {
                 self.alone.extend(sent.into_iter().map(|one| one.collection));
@@ -168,7 +170,7 @@ mod tests {
         assert!(acks.deadline().is_some_and(|at| at <= now + EVERY));
         now += EVERY;
         assert_eq!(names(acks.next(now)), ["a", "b"]);
-        acks.flushed([at("a", 5)]);
+        acks.flushed([at("a", 5), at("b", 4)]);
         assert_eq!((acks.next(now), acks.deadline()), (None, None), "one at a time");
         acks.answered(Ok(()), now, &mut dice);
         assert_eq!(acks.deadline(), Some(now + EVERY));
@@ -195,6 +197,7 @@ mod tests {
         assert_eq!(names(acks.next(clock)).len(), 3);
         acks.answered(Err(AckFault::Refused), clock, &mut dice);
         while let Some(at) = acks.deadline() {
+            assert!(at <= clock + WAITS.0, "one that is refused makes none wait for long");
             clock = at;
             let told = names(acks.next(clock));
             assert_eq!(told.len(), 1, "{told:?}");
@@ -216,6 +219,9 @@ mod tests {
         acks.flushed([at("a", 3)]);
         acks.lost();
         assert_eq!((acks.deadline(), acks.next(now + EVERY)), (None, None));
+        acks.flushed([at("a", 3)]);
+        acks.flushed([]);
+        assert_eq!(acks.next(now + EVERY), None, "a copy that is gone is not told");
         acks.flushed([at("a", 2)]);
         assert_eq!(acks.next(now + EVERY).unwrap()[0].cursor, at("a", 2).1);
         acks.answered(Ok(()), now + EVERY, &mut dice);

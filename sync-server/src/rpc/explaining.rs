@@ -193,7 +193,9 @@ fn describe<S: Store>(
     let names: BTreeSet<_> = of_it.map(|one| &one.collection).collect();
     let known: BTreeSet<_> = client.positions.iter().map(|at| at.collection.clone()).collect();
     let room = CLIENT_POSITIONS_MAX.saturating_sub(known.len());
-    let others = names.into_iter().filter(|name| !known.contains(*name)).take(room);
+    let others: Vec<_> = names.into_iter().filter(|name| !known.contains(*name)).collect();
+    client.more_positions |= others.len() > room;
+    let others = others.into_iter().take(room);
     client.positions.extend(others.map(|name| ledger.position(name.clone(), None, None)));
     client.positions.sort_by(|one, other| one.collection.cmp(&other.collection));
     Ok(client)

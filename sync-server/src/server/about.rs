@@ -25,28 +25,40 @@ use crate::status;
 /// Length of a request: the name of a service, or of a file that describes some.
 pub(super) const REQUEST_BYTES_MAX: usize = 4 * 1024;
 
-/// Calls of health at once, and how many of them from one address. Each takes some 20 KiB.
-const HEALTH_MAX: usize = 2_048;
-const HEALTH_OF_PEER_MAX: usize = 256;
+/// The call that lasts for as long as its caller likes.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// Questions for health at once, and how many of them from one address; and likewise those who watch
+/// it, who take no place of those who ask once. Each takes some 20 KiB.
+const HEALTH_MAX: usize = 1_024;
+const HEALTH_OF_PEER_MAX: usize = 128;
 
 /// Reflections at once, which are of callers who are known. An answer has tens of kilobytes.
 const REFLECTIONS_MAX: usize = 64;
+const REFLECTIONS_OF_PEER_MAX: usize = 16;
 
 /// Who may ask about the server at once.
 #[derive(Debug, Clone)]
 pub(super) struct About {
-    health: Arc<Semaphore>,
-    peers: Peers,
-    reflections: Arc<Semaphore>,
+    checks: Places,
+    watches: Places,
+    reflections: Places,
     /// A request must be complete by then.
     patience: Duration,
+}
+
+/// Places for one kind of question.
+#[derive(Debug, Clone)]
+struct Places {
+    all: Arc<Semaphore>,
+    peers: Peers,
 }
 
 /// A place among those who ask, until its call has ended.
 #[derive(Debug)]
 pub(super) struct Place {
     _place: OwnedSemaphorePermit,
-    _seat: Option<Seat>,
+    _seat: Seat,
 }
 
 /// An answer that has a place.
@@ -67,24 +79,24 @@ impl About {
     /// For requests that are borne so long.
     pub(super) fn new(patience: Duration) -> Self {
         Self {
-            health: Arc::new(Semaphore::new(HEALTH_MAX)),
-            peers: Peers::new(HEALTH_OF_PEER_MAX),
-            reflections: Arc::new(Semaphore::new(REFLECTIONS_MAX)),
+            checks: Places::new(HEALTH_MAX, HEALTH_OF_PEER_MAX),
+            watches: Places::new(HEALTH_MAX, HEALTH_OF_PEER_MAX),
+            reflections: Places::new(REFLECTIONS_MAX, REFLECTIONS_OF_PEER_MAX),
             patience,
         }
     }
 
-    /// A place for a call of this rule from `address`.
-    pub(super) fn place(&self, rule: Rule, address: IpAddr) -> Result<Place, Status> {
-        let taken = || {
+    /// A place for a call of this rule and path from `address`.
+    pub(super) fn place(&self, rule: Rule, path: &str, address: IpAddr) -> Result<Place, Status> {
+        let places = match (rule == Rule::Open, path) {
+            (true, WATCH) => &self.watches,
+            (true, _) => &self.checks,
+            (false, _) => &self.reflections,
+        };
+        places.take(address).ok_or_else(|| {
             let text = "as many ask about the server as may at once";
             status::refused(Reason::StreamsTaken, text)
-        };
-        let is_health = rule == Rule::Open;
-        let places = if is_health { &self.health } else { &self.reflections };
-        let place = Arc::clone(places).try_acquire_owned().map_err(|_| taken())?;
-        let seat = if is_health { Some(self.peers.seat(address).ok_or_else(taken)?) } else { None };
-        Ok(Place { _place: place, _seat: seat })
+        })
     }
 
     /// Waits for the head of an answer for as long as a request is borne: it has that when the
@@ -99,6 +111,20 @@ impl About {
             return Ok(status::refused(Reason::UploadTooSlow, text).into_http());
         };
         Ok(answer?.map(|body| Body::new(Placed { body, _place: place })))
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    /// So many, and so many for one address.
+    fn new(most: usize, of_peer: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(most)), peers: Peers::new(of_peer) }
+    }
+
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let place = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Place { _place: place, _seat: self.peers.seat(address)? })
     }
 }
 
@@ -132,33 +158,44 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    /// G11: one address does not take the places of all, and who has a right waits for nobody
-    /// without one.
+    const CHECK: &str = "/grpc.health.v1.Health/Check";
+    const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+    /// G11: one address does not take the places of all, those who watch not those of who asks once, and
+    /// who has a right waits for nobody without one.
     #[test]
     fn one_peer_does_not_take_the_places_of_others() {
         let about = About::new(Duration::from_secs(1));
-        let ask = |last| about.place(Rule::Open, address(last));
-        let mut held: Vec<_> = (0..HEALTH_OF_PEER_MAX).map(|_| ask(1).unwrap()).collect();
-        let refusal = ask(1).unwrap_err();
+        let ask = |path, last| about.place(Rule::Open, path, address(last));
+        let mut held: Vec<_> = (0..HEALTH_OF_PEER_MAX).map(|_| ask(WATCH, 1).unwrap()).collect();
+        let refusal = ask(WATCH, 1).unwrap_err();
         assert_eq!(status::reason_of(&refusal), Some(Reason::StreamsTaken));
-        held.push(ask(2).unwrap());
-        assert!(about.place(Rule::Known, address(1)).is_ok());
+        held.push(ask(WATCH, 2).unwrap());
+        held.push(ask(CHECK, 1).unwrap());
+        assert!(about.place(Rule::Known, REFLECT, address(1)).is_ok());
         held.swap_remove(0);
-        assert!(ask(1).is_ok(), "a place that is left is free");
+        assert!(ask(WATCH, 1).is_ok(), "a place that is left is free");
     }
 
     #[test]
     fn there_are_so_many_places_in_all() {
         let about = About::new(Duration::from_secs(1));
-        let count = |rule, of_each: usize| {
-            let ask =
-                |last| (0..of_each).map_while(|_| about.place(rule, address(last)).ok()).collect();
-            (0..=u8::MAX).map(ask).collect::<Vec<Vec<_>>>()
+        let count = |rule, path| {
+            let ask = |last| {
+                let of_one = || about.place(rule, path, address(last)).ok();
+                std::iter::repeat_with(of_one).map_while(|place| place).collect::<Vec<_>>()
+            };
+            (0..=u8::MAX).map(ask).collect::<Vec<_>>()
         };
-        let health = count(Rule::Open, HEALTH_OF_PEER_MAX);
-        assert_eq!(health.iter().flatten().count(), HEALTH_MAX);
-        assert_eq!(count(Rule::Known, 1).iter().flatten().count(), REFLECTIONS_MAX);
-        drop(health);
-        assert!(about.place(Rule::Open, address(1)).is_ok());
+        let watches = count(Rule::Open, WATCH);
+        let checks = count(Rule::Open, CHECK);
+        let reflections = count(Rule::Known, REFLECT);
+        for (places, most) in
+            [(&watches, HEALTH_MAX), (&checks, HEALTH_MAX), (&reflections, REFLECTIONS_MAX)]
+        {
+            assert_eq!(places.iter().flatten().count(), most);
+        }
+        drop(watches);
+        assert!(about.place(Rule::Open, WATCH, address(1)).is_ok());
     }
 }

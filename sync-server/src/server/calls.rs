@@ -178,7 +178,7 @@ where
         began: Instant,
     ) -> <Self as Service<Request<Body>>>::Future {
         let about = self.layer.about.clone();
-        match about.place(rule, peer.address()) {
+        match about.place(rule, request.uri().path(), peer.address()) {
             Ok(place) => {
                 let answering = self.inner.call(request);
                 Box::pin(async move { about.answer(place, answering).await })
@@ -269,10 +269,14 @@ impl Unanswered {
 }
 
 impl Drop for Unanswered {
-    /// Whoever called has reset the call, or its connection is gone.
+    /// Whoever called has reset the call, or its connection is gone; or the server has a fault.
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            let (code, reason) = (Code::Cancelled, Some(Reason::CallerGone));
+            let (code, reason) = if std::thread::panicking() {
+                (Code::Internal, Some(Reason::Internal))
+            } else {
+                (Code::Cancelled, Some(Reason::CallerGone))
+            };
             note(&self.metrics, path, code, reason, self.began);
         }
     }

@@ -219,7 +219,7 @@ impl Upload {
                     },
                     // A call that was reset is dropped right after. Nothing is to be done for it meanwhile:
                     // tonic would take it for one that is complete.
-                    Some(Err(error)) if self.resets && error.code() == Code::Cancelled => {
+                    Some(Err(error)) if self.resets && is_of_transport(&error) => {
                         self.step = Step::Reset;
                     }
                     Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -299,7 +299,7 @@ impl Upload {
 
     /// Whether the peer has been waited for long enough.
     fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !matches!(self.step, Step::Reading) {
+        if !matches!(self.step, Step::Reading | Step::Reset) {
             return Poll::Pending;
         }
         let between = self.shape == Shape::Importing && self.framing.open().is_none();
@@ -354,6 +354,14 @@ impl http_body::Body for Upload {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Whether the call, or its connection, was cut while the request came; else the request is wrong.
+fn is_of_transport(error: &Status) -> bool {
+    matches!(
+        error.code(),
+        Code::Cancelled | Code::Internal | Code::Unknown | Code::Unavailable | Code::Aborted
+    )
 }
 
 /// The time in which so many bytes arrive when they arrive fast enough.

@@ -80,7 +80,7 @@ impl<S: Store> Stream<S> {
         events: Vec<Event<Bytes>>,
         halves: &Halves,
     ) -> Result<Vec<Event<Bytes>>, End> {
-        if events.len() > SMALL_TARGETS_MAX {
+        if events.iter().map(targets_of).sum::<usize>() > SMALL_TARGETS_MAX {
             return Ok(events);
         }
         let messages: Vec<_> = events.iter().cloned().map(v1::SubscribeResponse::from).collect();
@@ -96,5 +96,23 @@ impl<S: Store> Stream<S> {
             self.let_go_of_room();
         }
         Ok(Vec::new())
+    }
+}
+
+/// How many targets an event tells of: those of which it may be many cost as much to encode.
+fn targets_of(event: &Event<Bytes>) -> usize {
+    match event {
+        Event::Accepted(targets, _) => targets.len(),
+        Event::Bookmark(positions, _) => positions.len(),
+        Event::Changes(..)
+        | Event::Notice(..)
+        | Event::InboxNotice(_)
+        | Event::Reset(..)
+        | Event::Lagging(..)
+        | Event::CaughtUp(..)
+        | Event::Absent(_)
+        | Event::Revoked(_)
+        | Event::Failed(..)
+        | Event::Goodbye(_) => 1,
     }
 }
