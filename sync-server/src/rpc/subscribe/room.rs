@@ -130,7 +130,9 @@ impl<S: Store> Stream<S> {
 
     /// Something small is said, without room. What else is to be said keeps its place meanwhile: it
     /// would begin to wait anew with each sign of life, and never have waited for long.
+    /// Whether that is small, too, is looked at when this has gone.
     pub(super) fn keep_room(&mut self) {
+        self.parked = true;
         if let Some(asked) = &mut self.room {
             asked.held_up(&self.outbox);
         }
