@@ -16,8 +16,6 @@ RUN groupadd --gid 10001 deltasync \
     && install -d -o deltasync -g deltasync -m 0750 /data
 COPY --from=build /out/ /usr/local/bin/
 # By number: where the name is not known, as in Kubernetes, this is seen not to be root.
-# Memory that nobody uses goes back at once, see docs/OPERATIONS.md, Limits.
-ENV MIMALLOC_PURGE_DELAY=10
 USER 10001:10001
 # In a container loopback is nobody else. So a start needs SYNC_SERVER_TLS_CERT_FILE and
 # SYNC_SERVER_TLS_KEY_FILE, or, on a network that can be trusted, SYNC_SERVER_PLAINTEXT_ANYWHERE=true.

@@ -7,8 +7,8 @@
 //! connections, and whoever had written there waited (found with ftrace and perf, docs/PROOF.md).
 //!
 //! Memory that nobody uses goes back to the system after a second, which under attack was up to 40 MiB
-//! of blocks of a megabyte: the process took 255 to 279 MiB (`tests/proof/attacks.rs`), and 237 to 246
-//! with `MIMALLOC_PURGE_DELAY=10` in its environment. Set here, the same delay does less: 258.
+//! of blocks of a megabyte: the process took 255 to 279 MiB, and 229 to 239 since they go back at once
+//! (`tests/proof/attacks.rs`). Batches of 100 cost up to a tenth more.
 
 use std::ffi::c_long;
 
