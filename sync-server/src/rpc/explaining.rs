@@ -50,15 +50,16 @@ impl Explained {
         Self { key, call: Call::Reconcile, shown: vec![Some((name, None))] }
     }
 
-    /// What a pull was answered, target by target.
+    /// Who was answered what by a pull, target by target.
     pub(super) fn answered<'o>(
         self,
         outcomes: impl Iterator<Item = &'o Outcome<Bytes>>,
-    ) -> impl Iterator<Item = (CollectionName, Decided)> {
-        self.shown.into_iter().zip(outcomes).filter_map(|(shown, outcome)| {
+    ) -> (ClientKey, impl Iterator<Item = (CollectionName, Decided)>) {
+        let decided = self.shown.into_iter().zip(outcomes).filter_map(|(shown, outcome)| {
             let (name, cursor) = shown?;
             Some((name, of_outcome(cursor, outcome)))
-        })
+        });
+        (self.key, decided)
     }
 }
 

@@ -273,8 +273,8 @@ impl<S: Store> SyncService for SyncRpc<S> {
         });
         let outcomes: Vec<_> = outcomes.collect();
         if let Some(explained) = explained {
-            let told = outcomes.iter().map(|(outcome, _)| outcome);
-            self.context.clients.decided(&explained.key.clone(), explained.answered(told));
+            let (key, decided) = explained.answered(outcomes.iter().map(|(outcome, _)| outcome));
+            self.context.clients.decided(&key, decided);
         }
         let counted = |(outcome, _): &(Outcome<Bytes>, Polled)| {
             self.context.metrics.pulled(outcome);

@@ -3,13 +3,10 @@
 //! them a stranger, who may ask for health, could hold 4 MiB with each call and any number of calls.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use sync_proto::types::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -61,12 +58,6 @@ pub(super) struct Place {
     _seat: Seat,
 }
 
-/// An answer that has a place.
-struct Placed {
-    body: Body,
-    _place: Place,
-}
-
 /// Health, and whoever tells of it. It is asked in a few words.
 pub(super) fn health() -> (HealthReporter, HealthServer<impl Health>) {
     let (reporter, service) = health_reporter();
@@ -110,7 +101,12 @@ impl About {
             let text = "upload_timeout_s: the request was not complete within it";
             return Ok(status::refused(Reason::UploadTooSlow, text).into_http());
         };
-        Ok(answer?.map(|body| Body::new(Placed { body, _place: place })))
+        Ok(answer?.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _until_the_body_goes = &place;
+                frame
+            }))
+        }))
     }
 }
 
@@ -125,28 +121,6 @@ impl Places {
     fn take(&self, address: IpAddr) -> Option<Place> {
         let place = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _place: place, _seat: self.peers.seat(address)? })
-    }
-}
-
-// === impl Placed ===
-
-impl http_body::Body for Placed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
